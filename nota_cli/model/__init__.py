@@ -1,0 +1,1 @@
+"""Encoders, connector, decoder and their composition."""
