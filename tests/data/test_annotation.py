@@ -1,0 +1,185 @@
+"""Annotation files: what is read, and every problem of a bad one at once."""
+
+import json
+import time
+
+import pytest
+
+from nota_cli.data.annotation import KNOWN_TASKS, Row, family, missing_files, read_annotation, row_id
+from nota_cli.errors import DataError, UsageError
+
+GOOD = {"path": "a.wav", "text": "hello", "task": "asr"}
+
+
+def _file(folder, rows):
+    path = folder / "a.json"
+    path.write_text(json.dumps({"annotation": rows}), encoding="utf-8")
+    return path
+
+
+def test_every_field(tmp_path):
+    rows = [
+        GOOD,
+        {
+            "path": "/abs/b.flac",
+            "text": "yes",
+            "task": "QA",
+            "Q": "is it rain?",
+            "testset_id": "test0042",
+            "expand_wav": ["c.wav", "d.wav"],
+            "label": "rain",
+            "speaker": "ann",
+            "texts": ["yes", "it is"],
+            "duration": 3,  # keys of other tools are left alone
+        },
+        {"path": "c.wav", "task": "audiocaption", "text": None, "Q": None, "testset_id": None, "expand_wav": None},
+    ]
+    first, second, third = read_annotation(_file(tmp_path, rows))
+    assert first == Row(0, "a.wav", "asr", "hello", None, None, ())
+    assert second == Row(
+        *(1, "/abs/b.flac", "QA", "yes", "is it rain?", "test0042", ("c.wav", "d.wav")),
+        **{"label": "rain", "speaker": "ann", "texts": ("yes", "it is")},
+    )
+    assert third == Row(2, "c.wav", "audiocaption", None, None, None, ())
+    assert [row_id(row) for row in (first, second, third)] == ["test0000", "test0042", "test0002"]
+
+
+def test_families():
+    assert [family(task) for task in ("asr", "audiocaption", "audiocaption_v2", "QA", "gender_QA")] == [
+        *("asr", "aac", "aac", "qa", "qa")
+    ]
+    assert family("phone_recognition") is None
+    assert {"asr", "gender_QA", "phone_recognition", "speech_query"} <= KNOWN_TASKS
+
+
+def test_default_task_fills_only_the_gaps(tmp_path):
+    path = _file(tmp_path, [{"path": "a"}, {"path": "b", "task": "audiocaption"}, {"path": "c", "task": None}])
+    assert [row.task for row in read_annotation(path, default_task="asr")] == ["asr", "audiocaption", "asr"]
+    with pytest.raises(DataError, match="row 0: lacks `task`"):
+        read_annotation(path)
+
+
+def test_byte_order_mark_is_read_over(tmp_path):
+    path = _file(tmp_path, [GOOD])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(read_annotation(path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "not JSON: Expecting value at line 1, column 1"),
+        (b'{"annotation":\n [}', "at line 2, column 3"),
+        (b"path,text\na.wav,hello\n", "not JSON"),
+        (b'{"annotation":\n [{"path": "caf\xe9"}]}', "line 2 is not UTF-8 (byte 30)"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[]", "lacks the key `annotation`"),
+        (b'{"annotations": []}', "lacks the key `annotation`"),
+        (b'{"annotation": {}}', "`annotation` is an object, not a list"),
+        (b'{"annotation": null}', "`annotation` is null, not a list"),
+        (b'{"annotation": []}', "`annotation` is empty"),
+    ],
+)
+def test_unusable_file(tmp_path, content, expected):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_annotation(tmp_path / "a.json")
+    assert expected in str(caught.value)
+    assert str(tmp_path / "a.json") in str(caught.value)
+
+
+def test_absent_file_is_wrong_use(tmp_path):
+    with pytest.raises(UsageError, match="none.json: No such file"):
+        read_annotation(tmp_path / "none.json")
+    with pytest.raises(UsageError, match="cannot read the annotation"):
+        read_annotation(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("a.wav", "is a string, not an object"),
+        (None, "is null, not an object"),
+        ({"task": "asr"}, "lacks `path`"),
+        (GOOD | {"path": ""}, "`path` is empty"),
+        (GOOD | {"path": "a\0b"}, "has a NUL"),
+        (GOOD | {"path": 5}, "`path` is a number, not a string"),
+        (GOOD | {"task": "ASR"}, "unknown task 'ASR'; did you mean asr"),
+        (GOOD | {"task": "audio_caption"}, "did you mean audiocaption"),
+        (GOOD | {"task": "zzzz"}, "unknown task 'zzzz'; known: QA, asr,"),
+        (GOOD | {"task": ["asr"]}, "`task` is a list, not a string"),
+        (GOOD | {"task": ""}, "unknown task ''"),
+        (GOOD | {"text": 7}, "`text` is a number"),
+        (GOOD | {"text": ["a"]}, "`text` is a list"),
+        (GOOD | {"Q": {}}, "`Q` is an object"),
+        (GOOD | {"testset_id": 1}, "`testset_id` is a number"),
+        (GOOD | {"testset_id": True}, "`testset_id` is true or false"),
+        (GOOD | {"testset_id": ""}, "`testset_id` is empty"),
+        (GOOD | {"label": 3}, "`label` is a number"),
+        (GOOD | {"expand_wav": "b.wav"}, "`expand_wav` is not a list of non-empty strings"),
+        (GOOD | {"expand_wav": ["b.wav", 2]}, "`expand_wav` is not a list of non-empty strings"),
+        (GOOD | {"texts": [""]}, "`texts` is not a list of non-empty strings"),
+        (GOOD | {"task": "QA"}, "task 'QA' needs a question; add `Q`"),
+        (GOOD | {"task": "gender_QA", "Q": ""}, "task 'gender_QA' needs a question"),
+    ],
+)
+def test_unusable_row(tmp_path, row, expected):
+    with pytest.raises(DataError) as caught:
+        read_annotation(_file(tmp_path, [GOOD, row, GOOD]))
+    head, *problems = str(caught.value).splitlines()
+    assert "a.json: 1 problem " in head
+    assert len(problems) == 1
+    assert "row 1: " in problems[0]
+    assert expected in problems[0]
+
+
+def test_all_problems_at_once(tmp_path):
+    rows = [
+        {"task": "asr", "text": 5},
+        GOOD | {"testset_id": "test0003"},
+        GOOD | {"task": "aks"},
+        GOOD,  # its id is its place, test0003
+        GOOD | {"testset_id": "x"},
+        GOOD | {"testset_id": "x"},
+    ]
+    with pytest.raises(DataError) as caught:
+        read_annotation(_file(tmp_path, rows))
+    message = str(caught.value)
+    assert "a.json: 5 problems (rows counted from 0)" in message
+    for part in (
+        "row 0: lacks `path`",
+        "row 0: `text` is",
+        "row 2: unknown task",
+        "row 3: testset_id 'test0003' is also",
+    ):
+        assert part in message
+    assert "row 5: testset_id 'x' is also row 4's" in message
+
+
+def test_missing_and_empty_files(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    rows = [
+        GOOD | {"path": "a.wav"},
+        GOOD | {"path": "none.wav"},
+        GOOD | {"path": str(tmp_path / "a.wav"), "expand_wav": ["empty.wav", "a.wav"]},
+        GOOD | {"path": "folder"},
+        GOOD | {"path": "a.wav/b.wav"},
+    ]
+    path = _file(tmp_path, rows)
+    messages = missing_files(read_annotation(path), tmp_path)
+    assert [message.split(":")[0] for message in messages] == ["row 1", "row 2", "row 3", "row 4"]
+    assert f"there is no file {tmp_path / 'none.wav'}" in messages[0]
+    assert "empty.wav is empty (0 bytes)" in messages[1]
+    assert "is a folder" in messages[2]
+    with pytest.raises(DataError, match=r"4 problems[\s\S]*row 1: there is no file"):
+        read_annotation(path, audio_root=tmp_path)
+
+
+def test_quick_for_many_rows(tmp_path):
+    rows = [GOOD | {"path": f"{i}.wav", "testset_id": f"clip{i}"} for i in range(100_000)]
+    path = _file(tmp_path, rows)
+    start = time.process_time()
+    assert len(read_annotation(path)) == 100_000
+    assert time.process_time() - start < 5  # about 1 s; a quadratic check would take minutes
