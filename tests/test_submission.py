@@ -234,8 +234,8 @@ def test_missing_files_and_folders_are_wrong_use(tmp_path):
     (tmp_path / "s.csv").write_bytes(OK)
     with pytest.raises(UsageError, match="none.json"):
         validate(tmp_path / "s.csv", tmp_path / "none.json")
+    (tmp_path / "a.json").write_text("{}")
     with pytest.raises(DataError, match="lacks the key `annotation`"):
-        (tmp_path / "a.json").write_text("{}")
         validate(tmp_path / "s.csv", tmp_path / "a.json")
 
 

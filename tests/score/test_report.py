@@ -70,7 +70,7 @@ def test_audiocaps(tmp_path, count, cider, wer):
     )
     start = time.process_time()
     result = score_submission(*files, "aac")
-    assert time.process_time() - start < 3
+    assert time.process_time() - start < 5  # about 2 s at 7,294 rows; room for slower machines
     assert result["printed"] == cider
     assert f"WER: {result['wer']:.4f}%" == wer
 
