@@ -1,0 +1,125 @@
+"""Spectrograms for the encoders: Whisper's log-mel and Kaldi's filter bank, in batches and on any device."""
+
+import functools
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from nota_cli.errors import DataError
+
+SAMPLE_RATE = 16_000  # Hz
+HOP = 160  # samples: 10 ms, so 100 frames a second
+WINDOW = 400  # samples: 25 ms
+WHISPER_SAMPLES = 30 * SAMPLE_RATE  # what Whisper's published encoders always see
+KALDI_FFT = 512  # the next power of two above the window
+KALDI_LOW_HZ = 20.0
+KALDI_PREEMPHASIS = 0.97
+POVEY_POWER = 0.85
+INT16_SCALE = 2.0**15  # Kaldi works on 16-bit sample values
+BEATS_MEAN = 15.41663  # of the log filter bank over AudioSet (BEATs, Chen et al. 2022)
+BEATS_STD = 6.55582
+
+
+def log_mel(waveform: torch.Tensor, n_mels: int, pad_to: int | None = WHISPER_SAMPLES) -> torch.Tensor:
+    """Whisper's log-mel spectrogram (Radford et al. 2022), equal to transformers' `WhisperFeatureExtractor`.
+
+    Args:
+        waveform: `[n]` or `[B, n]`, float in [-1, 1] at 16 kHz; a batch has one common length.
+        n_mels: 80, or 128 for large-v3 and turbo; any number works.
+        pad_to: samples to pad with zeros or cut to; None covers the clip's own length.
+
+    Returns:
+        float32 `[n_mels, frames]` or `[B, n_mels, frames]`, 100 frames a second. The floor, 8 below the loudest
+        place, is the clip's own.
+
+    Raises:
+        DataError: the waveform is shorter than half a window.
+    """
+    waveform = waveform.float()
+    if pad_to is not None:
+        waveform = F.pad(waveform, (0, pad_to - waveform.shape[-1]))  # a negative padding cuts
+    if waveform.shape[-1] <= WINDOW // 2:
+        raise DataError(f"a log-mel needs more than {WINDOW // 2} samples, got {waveform.shape[-1]}.")
+    window = _hann(waveform.device)
+    spectrum = torch.stft(waveform, WINDOW, HOP, window=window, return_complex=True)[..., :-1]
+    power = spectrum.real.square() + spectrum.imag.square()
+    mel = _slaney_filters(n_mels, waveform.device) @ power
+    log_power = mel.clamp(min=1e-10).log10()
+    floor = log_power.amax(dim=(-2, -1), keepdim=True) - 8.0
+    return (torch.maximum(log_power, floor) + 4.0) / 4.0
+
+
+def kaldi_fbank(
+    waveform: torch.Tensor, n_mels: int = 128, mean: float = BEATS_MEAN, std: float = BEATS_STD
+) -> torch.Tensor:
+    """Kaldi's log mel filter bank, normalised as BEATs wants it: `(x - mean) / (2 std)`.
+
+    Before the normalisation it equals `torchaudio.compliance.kaldi.fbank(waveform * 2**15, num_mel_bins=n_mels,
+    sample_frequency=16000, frame_length=25, frame_shift=10)`: Povey window, no dither, whole windows only.
+
+    Args:
+        waveform: `[n]` or `[B, n]`, float in [-1, 1] at 16 kHz; a batch has one common length.
+        n_mels: number of mel bins.
+        mean, std: of the normalisation; BEATs' by default (0 and 0.5 leave the filter bank as it is).
+
+    Returns:
+        float32 `[frames, n_mels]` or `[B, frames, n_mels]`, frames = 1 + (n - 400) // 160.
+
+    Raises:
+        DataError: the waveform is shorter than one window.
+    """
+    if waveform.shape[-1] < WINDOW:
+        raise DataError(f"a filter bank needs at least {WINDOW} samples, got {waveform.shape[-1]}.")
+    frames = (waveform.float() * INT16_SCALE).unfold(-1, WINDOW, HOP)
+    frames = frames - frames.mean(dim=-1, keepdim=True)
+    previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
+    frames = (frames - KALDI_PREEMPHASIS * previous) * _povey(waveform.device)
+    spectrum = torch.fft.rfft(frames, n=KALDI_FFT)
+    power = spectrum.real.square() + spectrum.imag.square()
+    energies = power @ _kaldi_filters(n_mels, waveform.device)
+    log_energies = energies.clamp(min=torch.finfo(torch.float32).eps).log()
+    return (log_energies - mean) / (2.0 * std)
+
+
+def _constant(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    # Made outside inference mode even if first asked for inside it: these are cached and shared with training.
+    with torch.inference_mode(False):
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
+
+
+@functools.lru_cache(maxsize=8)
+def _hann(device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.hann_window(WINDOW, device=device)
+
+
+@functools.lru_cache(maxsize=8)
+def _povey(device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.hann_window(WINDOW, periodic=False, device=device).pow(POVEY_POWER)
+
+
+@functools.lru_cache(maxsize=16)
+def _slaney_filters(n_mels: int, device: torch.device) -> torch.Tensor:
+    """`[n_mels, 201]` triangles of equal area on Slaney's mel scale, 0 to 8,000 Hz."""
+    from transformers.audio_utils import mel_filter_bank  # late: only models that read log-mels need transformers here
+
+    filters = mel_filter_bank(WINDOW // 2 + 1, n_mels, 0.0, 8000.0, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+    return _constant(filters.T, device)
+
+
+@functools.lru_cache(maxsize=16)
+def _kaldi_filters(n_mels: int, device: torch.device) -> torch.Tensor:
+    """`[257, n_mels]` triangles of height 1, straight in mel, 20 Hz to 8,000 Hz; the Nyquist bin counts for nothing."""
+    low, high = _kaldi_mel(np.array([KALDI_LOW_HZ, SAMPLE_RATE / 2]))
+    edges = np.linspace(low, high, n_mels + 2)
+    bins = _kaldi_mel(np.arange(KALDI_FFT // 2) * SAMPLE_RATE / KALDI_FFT)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    filters = np.maximum(0.0, np.minimum(rising, falling))
+    return _constant(np.pad(filters, ((0, 1), (0, 0))), device)
+
+
+def _kaldi_mel(hertz: np.ndarray) -> np.ndarray:
+    return 1127.0 * np.log1p(hertz / 700.0)
