@@ -75,6 +75,10 @@ MALFORMED = {
     "truth only": (HEAD + b"test0000,true\ntest0001,FALSE\n", [(None, None, "every text is true or false")]),
     "unclosed quote": (OK + b'test0001,"b\ntest0002,c\n', [(3, None, "a quote is opened here and never closed")]),
     "unclosed quote without a last line end": (OK + b'test0001,"b', [(3, None, "never closed")]),
+    "unclosed quote below other problems": (
+        HEAD + b'test0000,\ntest0001,"b\n',
+        [(2, "test0000", "empty text"), (3, None, "never closed")],
+    ),
     "endless field": (OK + b"test0001," + b"x" * 140_000 + b"\n", [(3, None, "cannot be read as CSV: field larger")]),
     "line numbers after a text of three lines": (
         HEAD + b'test0000,"a\nb\nc"\n\ntest0001,\n',

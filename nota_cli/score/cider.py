@@ -31,7 +31,7 @@ class CiderResult:
 
 @dataclass(frozen=True)
 class _Weights:
-    """A text's tf-idf weights and their Euclidean norm for each n-gram order, and its length in words less one."""
+    """A text's tf-idf weights and their Euclidean norm for each n-gram order, and its length in words."""
 
     by_order: list[dict[Ngram, float]]
     norms: list[float]
@@ -86,9 +86,7 @@ def _weigh(counts: Counter[Ngram], idf: dict[Ngram, float], unseen: float) -> _W
         weight = count * idf.get(ngram, unseen)
         by_order[order][ngram] = weight
         squares[order] += weight**2
-        # The reference implementation takes the number of 2-grams for the length. Both sides lose one word by
-        # it, except a text of no words at all, whose length is 0 like that of a single word.
-        length += count if order == 1 else 0
+        length += count if order == 0 else 0
     return _Weights(by_order, [math.sqrt(square) for square in squares], length)
 
 

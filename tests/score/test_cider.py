@@ -31,8 +31,7 @@ def _slow_cider_d(hypotheses, references):
 
     values = []
     for hypothesis, reference in zip(hypotheses, references, strict=True):
-        # length = number of 2-grams
-        difference = len(occurrences(hypothesis, 2)) - len(occurrences(reference, 2))
+        difference = len(hypothesis.split()) - len(reference.split())
         cosines = []
         for order in (1, 2, 3, 4):
             said, meant = occurrences(hypothesis, order), occurrences(reference, order)
