@@ -4,7 +4,7 @@
     python scripts/make_samples.py --train 400 --seed 1 --out DIR      # training clips; never one of the shipped ones
 
 Speech is digit strings spoken by espeak-ng (a program of its own: `apt-get install espeak-ng`; the shipped files come
-from version 1.51, another may speak otherwise), sounds are synthesised with numpy. All files are 16 kHz mono 16-bit FLAC.
+from version 1.51, another may speak otherwise), sounds are synthesised with numpy. All are 16 kHz mono 16-bit FLAC.
 """
 
 import argparse
