@@ -18,7 +18,7 @@ MIN_SECONDS = 1.0  # shorter clips get zeros at the end
 EXPANSION_GAP_SECONDS = 0.1  # silence between the files of one clip
 RESAMPLER_MARGIN_SECONDS = 1.0  # read past the cut, so that the resampler's edge lies beyond it
 
-# Programs writing to a pipe do not know the length and leave 0 or a huge number: espeak-ng 0x7ffff000, ffmpeg 0xffffffff.
+# Programs that write to a pipe cannot know the length and state 0 or a huge one: espeak-ng 0x7ffff000, ffmpeg 2^32 - 1.
 STREAMED_SIZE = 0x7FFF_F000
 # libsndfile's count for "length not stated" is the largest 63-bit number; nothing real comes near this one.
 UNSTATED_FRAMES = 1 << 60
@@ -99,9 +99,10 @@ def _decode(path: Path, row: int | str | None, max_seconds: float) -> tuple[np.n
             wanted = math.ceil((max_seconds + RESAMPLER_MARGIN_SECONDS) * rate)
             stated = sound.frames
             samples = sound.read(frames=wanted, dtype="float64", always_2d=True)[:, 0]
-    except soundfile.LibsndfileError as error:
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: a headerless .raw, whose rate nobody knows
+        reason = getattr(error, "error_string", str(error)).rstrip(".")
         raise DataError(
-            f"{where}: not audio that can be decoded ({error.error_string.rstrip('.')}). "
+            f"{where}: not audio that can be decoded ({reason}). "
             "Convert it to wav or flac, or copy it again if it is damaged."
         ) from error
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +53,8 @@ class BeatsConfig:
 
     def __post_init__(self) -> None:
         problems = []
+        if self.encoder_layers < 1:
+            problems.append("encoder_layers must be 1 or more")
         if self.activation_fn != "gelu":
             problems.append(f"activation_fn is {self.activation_fn!r}, only 'gelu' is known")
         if not (self.relative_position_embedding and self.gru_rel_pos):
@@ -171,8 +172,6 @@ class _Transformer(nn.Module):
             states = states.masked_fill(~mask[..., None], 0.0)
         states = self.layer_norm(states + self.pos_conv(states))
         states = F.dropout(states, p=self.config.dropout, training=self.training)
-        if not self.layers:
-            return states
         bias = self._position_bias(states.shape[1], states.device)
         for layer in self.layers:
             if self.training and torch.rand(()).item() < self.config.encoder_layerdrop:
@@ -297,7 +296,7 @@ def load_beats(path: str | Path) -> BeatsEncoder:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file. Download a BEATs checkpoint or mend the path.") from error
-    except (pickle.UnpicklingError, EOFError, RuntimeError, OSError) as error:
+    except Exception as error:  # damaged bytes can raise almost anything while they are unpickled
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path}: not a readable file of weights ({reason}). Download it again from its publisher."

@@ -1,0 +1,183 @@
+"""Decoding: the organisers' waveforms to the bit, and a clear word about every file that cannot be used."""
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from safetensors.numpy import load_file
+
+from nota_cli.data.audio import SAMPLE_RATE, load_audio, load_clip
+from nota_cli.errors import DataError
+
+GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "nota"
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")
+
+
+def tone(seconds, rate=SAMPLE_RATE, hertz=440.0):
+    return 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+
+
+def write(path, samples, rate=SAMPLE_RATE, **kwargs):
+    soundfile.write(path, samples, rate, **kwargs)
+    return path
+
+
+@needs_golden
+@pytest.mark.parametrize("name", ["a1", "a2", "a3"])  # 8 kHz; 44.1 kHz stereo; 0.4 s
+def test_equals_the_organisers_waveform_to_the_bit(name):
+    expected = load_file(GOLDEN / "golden.safetensors")[f"wave{name[1]}"]
+    actual = load_audio(GOLDEN / "audio" / f"{name}.wav")
+    assert actual.dtype == np.float32
+    np.testing.assert_array_equal(actual, expected)
+
+
+@needs_golden
+def test_cuts_at_thirty_seconds():
+    samples, rate = soundfile.read(GOLDEN / "audio" / "a4.flac", dtype="float32")
+    assert rate == SAMPLE_RATE
+    assert len(samples) > 30 * rate
+    np.testing.assert_array_equal(load_audio(GOLDEN / "audio" / "a4.flac"), samples[: 30 * rate])
+
+
+def test_reading_only_what_is_kept_gives_the_same_as_reading_all(tmp_path):
+    path = write(tmp_path / "long.flac", np.random.default_rng(0).normal(0, 0.1, 44_100 * 8), 44_100)
+    whole = load_audio(path)
+    np.testing.assert_allclose(load_audio(path, max_seconds=3.0), whole[: 3 * SAMPLE_RATE], atol=1e-6)
+
+
+def test_keeps_the_first_channel(tmp_path):
+    left, right = tone(1.5), tone(1.5, hertz=900.0)
+    path = write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), subtype="FLOAT")
+    np.testing.assert_array_equal(load_audio(path), left.astype(np.float32))
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 48_000])
+@pytest.mark.parametrize("samples", [1, 777, 30_001])
+def test_length_is_that_of_the_padded_clip_rounded_up(tmp_path, rate, samples):
+    path = write(tmp_path / "clip.wav", np.full(samples, 0.1), rate)
+    expected = -(-max(samples, rate) * SAMPLE_RATE // rate)
+    assert load_audio(path).shape == (expected,)
+
+
+def test_short_clips_get_zeros_behind(tmp_path):
+    waveform = load_audio(write(tmp_path / "short.wav", tone(0.25)))
+    assert waveform.shape == (SAMPLE_RATE,)
+    assert np.any(waveform[: SAMPLE_RATE // 4])
+    assert not np.any(waveform[SAMPLE_RATE // 4 :])
+
+
+def test_resampling_keeps_the_tone(tmp_path):
+    waveform = load_audio(write(tmp_path / "tone.wav", tone(2, 44_100), 44_100))
+    inner = slice(1_000, -1_000)
+    np.testing.assert_allclose(waveform[inner], tone(2)[inner], atol=1e-3)
+
+
+def test_a_clip_of_several_files_has_a_tenth_of_silence_between(tmp_path):
+    paths = [write(tmp_path / f"{i}.wav", np.full(n, 0.25)) for i, n in enumerate([16_000, 8_000, 4_000])]
+    waveform = load_clip(paths)
+    assert waveform.shape == (16_000 + 1_600 + 8_000 + 1_600 + 4_000,)
+    silent = np.flatnonzero(waveform == 0)
+    np.testing.assert_array_equal(silent, [*range(16_000, 17_600), *range(25_600, 27_200)])
+
+
+def test_short_files_of_a_clip_are_padded_together_not_one_by_one(tmp_path):
+    paths = [write(tmp_path / f"{i}.wav", tone(0.3)) for i in range(2)]
+    waveform = load_clip(paths)
+    assert waveform.shape == (SAMPLE_RATE,)
+    np.testing.assert_array_equal(waveform[6_400:11_200], waveform[:4_800])
+
+
+def test_files_of_unlike_rates_join(tmp_path):
+    paths = [write(tmp_path / "a.wav", tone(1)), write(tmp_path / "b.wav", tone(1, 8_000), 8_000)]
+    waveform = load_clip(paths)
+    assert waveform.shape == (2 * SAMPLE_RATE + 1_600,)
+    np.testing.assert_allclose(waveform[18_600:32_600], tone(1)[1_000:15_000], atol=1e-3)
+
+
+def test_a_clip_is_cut_as_a_whole(tmp_path):
+    paths = [write(tmp_path / f"{i}.wav", tone(2)) for i in range(2)]
+    assert load_clip(paths, max_seconds=3.0).shape == (3 * SAMPLE_RATE,)
+
+
+def refusal(path, **kwargs):
+    with pytest.raises(DataError) as caught:
+        load_audio(path, **kwargs)
+    return str(caught.value)
+
+
+def test_refusals_name_the_file_and_the_row(tmp_path):
+    message = refusal(tmp_path / "gone.wav", row=12)
+    assert str(tmp_path / "gone.wav") in message
+    assert "row 12" in message
+    assert "--audio-root" in message
+
+
+def test_refuses_what_is_not_audio(tmp_path):
+    (tmp_path / "text.wav").write_text("this is no sound at all, whatever its name says\n" * 20)
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "headerless.raw").write_bytes(bytes(4_000))
+    assert "not audio" in refusal(tmp_path / "text.wav")
+    assert "empty" in refusal(tmp_path / "empty.wav")
+    assert "not audio" in refusal(tmp_path / "headerless.raw")
+    assert "cannot be read" in refusal(tmp_path)  # a folder
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user")
+def test_refuses_a_file_it_may_not_read(tmp_path):
+    path = write(tmp_path / "private.wav", tone(1))
+    path.chmod(0)
+    assert "permission" in refusal(path).lower()
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+@pytest.mark.parametrize("kept", [0.3, 0.9])
+def test_refuses_a_truncated_file(tmp_path, suffix, kept):
+    path = write(tmp_path / f"cut.{suffix}", np.random.default_rng(0).normal(0, 0.1, 32_000))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    assert "again" in refusal(path)
+
+
+def test_a_wav_cut_behind_the_part_that_is_read_is_refused_too(tmp_path):
+    path = write(tmp_path / "cut.wav", tone(10))
+    path.write_bytes(path.read_bytes()[:-2_000])
+    assert "truncated" in refusal(path, max_seconds=1.0)
+
+
+@pytest.mark.parametrize("size", [0x7FFF_F000, 0xFFFF_FFFF])
+def test_a_wav_written_to_a_pipe_is_read(tmp_path, size):
+    path = write(tmp_path / "streamed.wav", tone(2))
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data")
+    content[4:8] = struct.pack("<I", min(size + 36, 0xFFFF_FFFF))
+    content[at + 4 : at + 8] = struct.pack("<I", size)
+    path.write_bytes(content)
+    assert load_audio(path).shape == (2 * SAMPLE_RATE,)
+
+
+def test_chunks_round_the_samples_do_no_harm(tmp_path):
+    content = write(tmp_path / "plain.wav", tone(1)).read_bytes()
+    at = content.index(b"data")
+    odd = b"note" + struct.pack("<I", 3) + b"abc\0"
+    path = tmp_path / "chunks.wav"
+    path.write_bytes(content[:4] + struct.pack("<I", len(content) + 16) + content[8:at] + odd + content[at:] + odd)
+    np.testing.assert_array_equal(load_audio(path), load_audio(tmp_path / "plain.wav"))
+
+
+def test_refuses_a_file_without_samples(tmp_path):
+    assert "no samples" in refusal(write(tmp_path / "none.wav", np.zeros(0)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_refuses_samples_that_are_no_numbers(tmp_path, bad):
+    samples = tone(1)
+    samples[100] = bad
+    assert "NaN or infinite" in refusal(write(tmp_path / "bad.wav", samples, subtype="FLOAT"))
+
+
+def test_refuses_a_clip_of_no_files():
+    with pytest.raises(DataError, match="row 3"):
+        load_clip([], row=3)
