@@ -1,0 +1,247 @@
+"""The command line: one short function a command, heavy imports inside them, the only place that exits."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nota_cli import __version__
+from nota_cli.console import fail, print_json, say, table
+from nota_cli.errors import NotaError, UsageError
+
+if TYPE_CHECKING:
+    from nota_cli.data.prepare import Prepared
+    from nota_cli.recipe.schema import Recipe
+
+app = typer.Typer(
+    help="Train, run, score and measure small audio language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+prepare_app = typer.Typer(help="Turn corpora on disk into annotation files.", no_args_is_help=True)
+app.add_typer(prepare_app, name="prepare")
+
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", "-r", help="Recipe: a name, a YAML file or a checkpoint folder.")
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe value: generate.beams=1.")]
+CheckpointOption = Annotated[Path | None, typer.Option(help="Trained weights: a checkpoint folder or a .pth file.")]
+AnnotationOption = Annotated[Path | None, typer.Option(help="Annotation JSON.")]
+AudioRootOption = Annotated[Path | None, typer.Option(help="Folder that the annotation's paths are relative to.")]
+TaskOption = Annotated[str | None, typer.Option(help="asr, aac or qa.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"nota {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog="Example: `nota infer --task aac --out submission.csv`")
+def infer(
+    task: TaskOption = None,
+    recipe: RecipeOption = None,
+    checkpoint: CheckpointOption = None,
+    annotation: AnnotationOption = None,
+    audio_root: AudioRootOption = None,
+    out: Annotated[Path | None, typer.Option(help="The CSV; submissions/RECIPE-TASK.csv if not given.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")] = None,
+    settings: SetOption = None,
+    device: DeviceOption = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode audio ahead of the model.")] = 1,
+) -> None:
+    """Run a model over a test set into a submission CSV.
+
+    With no other flag than `--task` the small model that ships with nota runs over the sample recordings.
+    Every row is asked what its own `task` says; `--task` names the test set and serves rows without one.
+    """
+    from nota_cli.commands import run_infer
+
+    summary = run_infer(
+        _task(task), _recipe(recipe, checkpoint, settings), annotation, audio_root, out, limit, device, workers
+    )
+    table("Inference", ["", ""], [[name, str(value)] for name, value in summary.items()])
+
+
+@app.command(epilog="Example: `nota train tiny --out checkpoints/mine`")
+def train(
+    recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder; checkpoints/RECIPE if not given.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Checkpoint folder to start from.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was cut off.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away.")] = False,
+    settings: SetOption = None,
+) -> None:
+    """Train what the recipe trains; a run that was killed goes on with `--resume`."""
+    from nota_cli.recipe.load import load_recipe
+    from nota_cli.training.loop import train as run
+
+    changes = [*(settings or []), *([] if init is None else [f"train.init={init}"])]
+    loaded = load_recipe(recipe, changes)
+    done = run(loaded, out or Path("checkpoints") / loaded.name, resume=resume, restart=restart)
+    rows = [["checkpoint", str(done.folder)], ["steps", str(done.steps)]]
+    table("Training", ["", ""], [*rows, *([name, f"{value:.4f}"] for name, value in done.metrics.items())])
+
+
+@app.command(epilog="Example: `nota quantize checkpoints/tiny-stage1 --recipe tiny-stage1 --out checkpoints/tiny-gptq`")
+def quantize(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder with a full-precision decoder.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write, its decoder in 4-bit GPTQ.")],
+    recipe: RecipeOption = None,
+    bits: Annotated[int, typer.Option(help="Bits a weight.")] = 4,
+    group_size: Annotated[int, typer.Option(help="Weights that share a scale.")] = 32,
+    clips: Annotated[int, typer.Option(min=1, help="Calibration clips, drawn from the recipe's training data.")] = 256,
+    settings: SetOption = None,
+) -> None:
+    """Turn a trained decoder into 4-bit GPTQ, calibrated on the audio embeddings and prompts that it really sees."""
+    from nota_cli.commands import run_quantize
+
+    rows = run_quantize(_recipe(recipe, checkpoint, settings), checkpoint, out, bits, group_size, clips)
+    table("Quantised layers", ["layer", "relative output error"], rows)
+
+
+@app.command(epilog="Example: `nota score submission.csv --annotation test.json --task aac`")
+def score(
+    csv: Annotated[Path, typer.Argument(help="The submission CSV.")],
+    annotation: Annotated[Path, typer.Option(help="Annotation JSON with the references.")],
+    task: Annotated[str, typer.Option(help="asr, aac or qa.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Score a CSV exactly as the organisers do."""
+    from nota_cli.score.report import score_submission
+
+    report = score_submission(csv, annotation, _task(task) or task)
+    if as_json:
+        print_json(report)
+    else:
+        table(f"Score of {csv.name}", ["", ""], [[name, str(value)] for name, value in report.items()])
+
+
+@app.command("validate-submission", epilog="Example: `nota validate-submission submission.csv --annotation test.json`")
+def validate_submission(
+    csv: Annotated[Path | None, typer.Argument(help="The CSV; else submission.csv here, else the newest one.")] = None,
+    annotation: AnnotationOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check a CSV against the organisers' rules and more; every problem is named with its row."""
+    from nota_cli.submission import find_submission, validate
+
+    path = csv or find_submission(Path.cwd())
+    problems = validate(path, annotation)
+    if as_json:
+        print_json({"file": str(path), "valid": not problems, "problems": [vars(problem) for problem in problems]})
+    elif problems:
+        rows = [[str(p.row or ""), p.id or "", p.message] for p in problems]
+        table(f"{path}: {len(problems)} problems", ["line", "id", "problem"], rows)
+    else:
+        say(f"{path}: valid")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `nota efficiency --json`")
+def efficiency(
+    recipe: RecipeOption = None,
+    checkpoint: CheckpointOption = None,
+    audio_seconds: Annotated[float, typer.Option(min=1.0, max=30.0, help="Length of the random clip.")] = 10.0,
+    tokens: Annotated[int, typer.Option(min=2, help="Decode steps measured a round.")] = 32,
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds, after warm-up.")] = 20,
+    settings: SetOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Measure memory, time to first token and time per output token."""
+    from nota_cli.commands import pick_device
+    from nota_cli.efficiency import measure
+
+    report = measure(_recipe(recipe, checkpoint, settings), pick_device(device), audio_seconds, tokens, rounds)
+    if as_json:
+        print_json(report)
+    else:
+        table(f"Efficiency of {report['recipe']}", ["", ""], [[name, str(value)] for name, value in report.items()])
+
+
+@prepare_app.command("fsdd", epilog="Example: `nota prepare fsdd data/fsdd --out data`")
+def prepare_fsdd(
+    folder: Annotated[Path, typer.Argument(help="The Free Spoken Digit Dataset's recordings.")],
+    out: Annotated[Path, typer.Option(help="Folder for fsdd-train.json and fsdd-dev.json.")] = Path("data"),
+    hold_out: Annotated[str, typer.Option(help="Recording indices kept out of training: FIRST-LAST.")] = "5-9",
+) -> None:
+    """Spoken digits: single ones to train on, strings of held-out ones to test on."""
+    from nota_cli.data.prepare import prepare_digits
+
+    first, separator, last = hold_out.partition("-")
+    if not (separator and first.isdigit() and last.isdigit()):
+        raise UsageError(f"--hold-out {hold_out!r}: write it as FIRST-LAST, for example 5-9")
+    _summary(prepare_digits(folder, out, hold_out=range(int(first), int(last) + 1)))
+
+
+@prepare_app.command("esc10", epilog="Example: `nota prepare esc10 data/esc10 --out data`")
+def prepare_esc10(
+    folder: Annotated[Path, typer.Argument(help="ESC-10: one folder a class.")],
+    out: Annotated[Path, typer.Option(help="Folder for esc10-train.json and esc10-dev.json.")] = Path("data"),
+    hold_out_fold: Annotated[int, typer.Option(help="The fold kept out of training.")] = 4,
+) -> None:
+    """Environmental sounds with a caption each."""
+    from nota_cli.data.prepare import prepare_esc10 as run
+
+    _summary(run(folder, out, hold_out_fold=hold_out_fold))
+
+
+@prepare_app.command("tokenizer", epilog="Example: `nota prepare tokenizer tiny-stage1 --out data/tiny-tokenizer`")
+def prepare_tokenizer(
+    recipe: Annotated[str, typer.Argument(help="The recipe whose prompts and training texts give the words.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
+) -> None:
+    """Build a word-level tokenizer for a decoder that starts from random weights."""
+    from nota_cli.commands import run_prepare_tokenizer
+
+    say(f"{run_prepare_tokenizer(recipe, out)} words in {out}")
+
+
+def _task(task: str | None) -> str | None:
+    from nota_cli.data.annotation import FAMILIES
+
+    if task is not None and task not in FAMILIES:
+        raise UsageError(f"--task {task!r}: there are {', '.join(FAMILIES)}")
+    return task
+
+
+def _recipe(name: str | None, checkpoint: Path | None, settings: list[str] | None) -> "Recipe":
+    from nota_cli.recipe.load import DEFAULT_RECIPE, load_recipe
+
+    if name is None and checkpoint is not None and (checkpoint / "recipe.yaml").is_file():
+        name = str(checkpoint)
+    if name is None:
+        name = DEFAULT_RECIPE
+        say("recipe tiny, the small model that ships with nota; for the full-size systems: --recipe gemma2-2b-gptq")
+    loaded = load_recipe(name, settings)
+    if checkpoint is None and (Path(name) / "recipe.yaml").is_file():
+        checkpoint = Path(name)
+    return loaded if checkpoint is None else loaded.model_copy(update={"checkpoint": str(checkpoint)})
+
+
+def _summary(written: "list[Prepared]") -> None:
+    rows = [[str(file.path), f"{file.rows:,}", str(len(file.groups)), f"{file.seconds / 60:.1f}"] for file in written]
+    table("Prepared", ["file", "rows", "speakers or classes", "minutes"], rows)
+
+
+def main() -> None:
+    """Run the app; an error that the user can mend becomes one message and its exit status."""
+    # Forked data workers after tokenizers were used: their thread pool would only warn.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except NotaError as error:
+        fail(str(error))
+        raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,277 @@
+"""Loading 4-bit GPTQ decoders through transformers, optimum and gptqmodel, quietly and without a compiler.
+
+`gptq_quantize.py` makes them. What both know about gptqmodel is here; it is imported inside functions only, for it is slow.
+"""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from nota_cli.errors import CheckpointError, RecipeError, UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def silence_gptqmodel() -> None:
+    """Stop gptqmodel from writing to stdout, where results go: its banner, and the log it keeps through `logbar`.
+
+    Cheap: gptqmodel itself is not imported. Call it before anything that may import gptqmodel, which peft does for
+    every LoRA. What goes wrong in gptqmodel still arrives as an exception.
+    """
+    with contextlib.redirect_stdout(io.StringIO()):  # making the shared logger prints an empty line
+        from logbar import LogBar
+
+        LogBar.shared().setLevel(logging.CRITICAL + 1)
+
+
+def import_gptqmodel() -> None:
+    """Import gptqmodel quietly.
+
+    Raises:
+        UsageError: it or something it needs is not installed.
+    """
+    silence_gptqmodel()
+    try:
+        with _quietly():
+            import gptqmodel  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"GPTQ needs gptqmodel, which does not import here: {error}. Reinstall nota-cli.") from error
+
+
+def is_gptq_folder(folder: Path) -> bool:
+    """Whether `folder` holds a GPTQ checkpoint: its config.json says so, or it has AutoGPTQ's quantize_config.json.
+
+    Raises:
+        CheckpointError: one of these files is not JSON.
+    """
+    return _quantisation_of(Path(folder)) is not None
+
+
+def load_gptq_decoder(
+    folder: Path,
+    kernel: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    attn_implementation: str | None = None,
+) -> "PreTrainedModel":
+    """Load an AutoGPTQ-format folder; the model comes in evaluation mode.
+
+    Args:
+        folder: config.json with `quantization_config`, safetensors with qweight, qzeros, scales, g_idx.
+        kernel: `auto`: on CPU gptqmodel's `torch` kernel, which needs no C++ compiler and can be trained through;
+            elsewhere gptqmodel's choice (`auto_trainable`: its choice among those that train). Or a name from
+            `available_kernels`. What was chosen: `kernel_name`.
+        dtype: of everything that is not quantised, and of the arithmetic.
+        device: "cpu", "cuda", "cuda:1" ...
+        attn_implementation: transformers' name; by default "eager" where the model caps attention scores (Gemma 2),
+            which the fused kernels leave out, else "sdpa".
+
+    Raises:
+        CheckpointError: no GPTQ checkpoint there, or weights missing, unexpected or of another shape.
+        RecipeError: the kernel is unknown or cannot run this checkpoint here.
+    """
+    folder = Path(folder)
+    quantisation = _quantisation_of(folder)
+    if quantisation is None:
+        raise CheckpointError(
+            f"{folder} is not a GPTQ checkpoint: no config.json there with quantization_config.quant_method 'gptq'. "
+            "Quantise the decoder first, or set decoder.quantisation to none."
+        )
+    import_gptqmodel()
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    backend = _choose_kernel(kernel, torch.device(device), dtype, quantisation)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        config.quantization_config = {**quantisation, "backend": backend}
+        if attn_implementation is None:
+            attn_implementation = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+        with _quietly():
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                device_map={"": device},
+                attn_implementation=attn_implementation,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported below, with the rest
+            )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"GPTQ decoder {folder}: {error}") from error
+    problems = {
+        "missing": sorted(set(loaded["missing_keys"]) - set(model._tied_weights_keys or ())),
+        "unexpected": sorted(loaded["unexpected_keys"]),
+        "of another shape": sorted(str(key[0]) for key in loaded["mismatched_keys"]),
+    }
+    if any(problems.values()):
+        found = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
+        raise CheckpointError(f"GPTQ decoder {folder}: weights {found}")
+    for module in quantised_layers(model).values():
+        _without_compile(module)
+        if dtype == torch.float32:
+            exact_scales(module)
+    return model.eval()
+
+
+def available_kernels(device: str = "cpu") -> list[str]:
+    """Names of gptqmodel's GPTQ kernels that are written for this kind of device, the ones it prefers first.
+
+    Some may still refuse a checkpoint's bits or group size, or want a compiler or package that is not there.
+    """
+    import_gptqmodel()
+    from gptqmodel.models._const import DEVICE
+    from gptqmodel.quantization import FORMAT, METHOD
+    from gptqmodel.utils.importer import iter_quant_linear_kernels
+
+    kind = DEVICE(torch.device(device).type)
+    found = [
+        (kernel.SUPPORTS_FORMATS[FORMAT.GPTQ], _short_name(backend))
+        for kernel in iter_quant_linear_kernels()
+        if METHOD.GPTQ in kernel.SUPPORTS_METHODS and FORMAT.GPTQ in kernel.SUPPORTS_FORMATS
+        if kind in kernel.SUPPORTS_DEVICES or DEVICE.ALL in kernel.SUPPORTS_DEVICES
+        for backend in kernel.SUPPORTS_BACKENDS
+    ]
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def kernel_name(model: nn.Module) -> str:
+    """The GPTQ kernel that `model`'s layers run on, as in `available_kernels`; "none" if nothing is quantised."""
+    return next((_short_name(module.backend) for module in quantised_layers(model).values()), "none")
+
+
+def count_quantised(model: nn.Module) -> dict[str, Any]:
+    """How much of `model` is quantised.
+
+    Returns:
+        `quantised` and `linear`: numbers of gptqmodel layers and of ordinary linear layers (adapters not counted);
+        `bits`: None if nothing is quantised; `kernel_class`: the gptqmodel class, or None.
+    """
+    quantised = quantised_layers(model)
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".lora_" not in name]
+    one = next(iter(quantised.values()), None)
+    return {
+        "quantised": len(quantised),
+        "linear": len(linear),
+        "bits": None if one is None else int(one.bits),
+        "kernel_class": None if one is None else type(one).__name__,
+    }
+
+
+def cache_weights(model: nn.Module, enabled: bool = True) -> int:
+    """Let torch-kernel layers keep their dequantised weights in evaluation mode: faster, at the price of the memory.
+
+    gptqmodel's own option; the cache is not used while training. Returns the number of layers that have it.
+    """
+    layers = [module for module in quantised_layers(model).values() if hasattr(module, "enable_weight_cache")]
+    for module in layers:
+        module.enable_weight_cache(enabled)
+    return len(layers)
+
+
+def quantised_layers(model: nn.Module) -> dict[str, Any]:
+    """The gptqmodel layers of `model` by name."""
+    import_gptqmodel()
+    from gptqmodel.nn_modules.qlinear import BaseQuantLinear
+
+    return {name: module for name, module in model.named_modules() if isinstance(module, BaseQuantLinear)}
+
+
+def exact_scales(module: Any) -> None:
+    """Let the torch kernel multiply codes by scales in float32, where the file's half-precision scales are exact.
+
+    Otherwise it multiplies in half precision, and every weight is off by up to 0.05%.
+    """
+    if _short_name(module.backend) == "torch":
+        module.scales = module.scales.float()
+        if module.bias is not None:
+            module.bias = module.bias.float()
+
+
+def _without_compile(module: Any) -> None:
+    """Undo the `torch.compile` wrapper that the torch kernel puts over its method; it has not run yet.
+
+    Compiling would cost 10 to 30 s at the first forward and needs a C++ compiler.
+    """
+    module.__dict__.pop("dequantize_weight", None)
+
+
+def _short_name(backend: Any) -> str:
+    return str(backend.value).removeprefix("gptq_")
+
+
+def _quantisation_of(folder: Path) -> dict[str, Any] | None:
+    """The `quantization_config` of a GPTQ folder, or None."""
+    for name in ("config.json", "quantize_config.json"):
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is not JSON: {error}") from error
+        if name == "config.json":
+            content = content.get("quantization_config") or {}
+        else:
+            content = {"quant_method": "gptq", **content}  # AutoGPTQ left it out
+        if content.get("quant_method") == "gptq" and content.get("bits"):
+            return {
+                key: value for key, value in content.items() if key != "dataset"
+            }  # calibration text, of no use here
+    return None
+
+
+def _choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, quantisation: Mapping[str, Any]) -> str:
+    from gptqmodel.utils.importer import hf_select_quant_linear_v2
+
+    if kernel in ("auto", "auto_trainable"):
+        return "gptq_torch" if device.type == "cpu" else kernel
+    here = available_kernels(str(device))
+    choices = ", ".join(["auto", *here])
+    name = kernel.lower().removeprefix("gptq_")
+    if name not in here:
+        raise RecipeError(f"decoder.kernel: {kernel!r} is no GPTQ kernel for {device.type}. Choose one of: {choices}")
+    try:
+        hf_select_quant_linear_v2(
+            bits=quantisation["bits"],
+            group_size=quantisation.get("group_size", 128),
+            desc_act=bool(quantisation.get("desc_act", False)),
+            sym=bool(quantisation.get("sym", True)),
+            format=quantisation.get("checkpoint_format") or quantisation.get("format") or "gptq",
+            quant_method="gptq",
+            dtype=None if name == "torch" else dtype,  # it declares half precision only, and computes in any
+            device_map={"": str(device)},
+            backend=f"gptq_{name}",
+            pack=False,
+        )
+    except (ValueError, NotImplementedError, ImportError) as error:
+        raise RecipeError(
+            f"decoder.kernel: {kernel!r} cannot run this checkpoint here: {error} Choose one of: {choices}"
+        ) from error
+    return f"gptq_{name}"
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """No prints, warnings or log lines below critical.
+
+    For imports and loading alone, whose results are checked: torchao complains about CUDA files, and optimum touches
+    every deprecated property of the model.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,200 @@
+"""Annotation rows to batches of features: at random for training, in order for inference."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch.utils.data import DataLoader, Dataset
+
+from nota_cli.data.annotation import Row, read_annotation
+from nota_cli.data.audio import SAMPLE_RATE, load_clip
+from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll
+from nota_cli.data.inputs import Features, extract
+from nota_cli.errors import DataError
+from nota_cli.prompts import Query
+from nota_cli.recipe.schema import Augment, Source
+
+CACHE_BYTES = 512 * 2**20  # decoded clips kept by each worker, so that a small corpus is decoded once
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a step of training or inference needs of some rows."""
+
+    features: Features
+    queries: list[Query]
+    texts: list[str]
+    labels: list[str | None]
+    rows: list[int]
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What the model's encoders want: see `nota_cli.data.inputs.extract`."""
+
+    mel_bins: int
+    fbank_bins: int | None
+    pad: str
+    max_seconds: float
+
+
+def query_of(row: Row) -> Query:
+    """What is asked of the clip of one annotation row."""
+    return Query(row.task, row.question)
+
+
+def clip_paths(row: Row, audio_root: str | Path) -> list[Path]:
+    """The row's file and those that `expand_wav` appends to it."""
+    return [Path(audio_root) / name for name in (row.path, *row.expand)]
+
+
+class RowBatches(Dataset[Batch]):
+    """Batches of given rows, for inference and validation; item `i` is the `i`-th group of row positions."""
+
+    def __init__(self, rows: Sequence[Row], groups: list[list[int]], audio_root: str | Path, spec: FeatureSpec):
+        self.rows, self.groups, self.audio_root, self.spec = rows, groups, audio_root, spec
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> Batch:
+        positions = self.groups[index]
+        chosen = [self.rows[position] for position in positions]
+        waves = [
+            load_clip(clip_paths(row, self.audio_root), row=row.index, max_seconds=self.spec.max_seconds)
+            for row in chosen
+        ]
+        return Batch(
+            extract(waves, self.spec.mel_bins, fbank_bins=self.spec.fbank_bins, pad=self.spec.pad),
+            [query_of(row) for row in chosen],
+            [row.text or "" for row in chosen],
+            [row.label for row in chosen],
+            positions,
+        )
+
+
+class _Corpus:
+    """One training source: its rows, and a random training clip of them on demand."""
+
+    def __init__(self, source: Source, max_seconds: float) -> None:
+        self.source = source
+        self.max_seconds = max_seconds
+        self.rows = read_annotation(Path(source.annotation))
+        lacking = [str(row.index) for row in self.rows if row.text is None]
+        if lacking:
+            raise DataError(f"{source.annotation}: rows {', '.join(lacking[:10])} have no text to train on")
+        self.mates = _groups(self.rows, "speaker") if source.join > 1 else {}
+        self.same_label = _groups(self.rows, "label") if source.mix_same_label else {}
+        self.background = read_annotation(Path(source.background)) if source.background else []
+        self._cache: dict[Path, np.ndarray] = {}
+        self._cached_bytes = 0
+
+    def draw(self, rng: Generator, augment: Augment) -> tuple[np.ndarray, Row, str]:
+        """A random clip [samples], its row and its text."""
+        row = self.rows[rng.integers(len(self.rows))]
+        text = str(rng.choice(row.texts)) if row.texts else row.text or ""
+        if self.source.join > 1:
+            wave, text = self._join(row, rng)
+        else:
+            wave = self._load(row, self.source.audio_root, 1.0)
+        if row.label is not None and rng.random() < augment.roll:
+            wave = roll(wave, rng)
+        if row.label is not None and rng.random() < self.source.mix_same_label:
+            others = self.same_label[row.label]
+            other = self._load(others[rng.integers(len(others))], self.source.audio_root, 1.0)
+            wave = mix(wave, roll(other, rng), rng.uniform(-3, 10))
+        if self.source.crop_seconds is not None:
+            wave = crop(wave, self.source.crop_seconds, rng)
+        if self.background and rng.random() < self.source.background_probability:
+            sound = self.background[rng.integers(len(self.background))]
+            wave = mix(wave, roll(self._load(sound, self.source.background_root or "", 1.0), rng), rng.uniform(3, 25))
+        wave = augment_waveform(wave, augment, rng)
+        short = SAMPLE_RATE - len(wave)
+        return (np.pad(wave, (0, short)) if short > 0 else wave[: int(self.max_seconds * SAMPLE_RATE)]), row, text
+
+    def _join(self, first: Row, rng: Generator) -> tuple[np.ndarray, str]:
+        mates = self.mates[first.speaker]
+        count = int(rng.integers(1, self.source.join + 1))
+        chosen = [first, *(mates[rng.integers(len(mates))] for _ in range(count - 1))]
+        pieces = [self._silence(rng)]
+        for row in chosen:
+            pieces += [self._load(row, self.source.audio_root, 0.0), self._silence(rng)]
+        return np.concatenate(pieces), " ".join(row.text or "" for row in chosen)
+
+    def _silence(self, rng: Generator) -> np.ndarray:
+        return np.zeros(int(rng.uniform(*self.source.gap_seconds) * SAMPLE_RATE), dtype=np.float32)
+
+    def _load(self, row: Row, root: str, min_seconds: float) -> np.ndarray:
+        paths = clip_paths(row, root)
+        if paths[0] in self._cache:
+            return self._cache[paths[0]]
+        wave = load_clip(paths, row=row.index, max_seconds=self.max_seconds, min_seconds=min_seconds)
+        if self._cached_bytes + wave.nbytes <= CACHE_BYTES:
+            self._cache[paths[0]] = wave
+            self._cached_bytes += wave.nbytes
+        return wave
+
+
+class TrainingBatches(Dataset[Batch]):
+    """Random training batches; item `i` depends on `seed` and `i` alone, so a resumed run sees the same."""
+
+    def __init__(self, sources: list[Source], spec: FeatureSpec, augment: Augment, batch_size: int, seed: int) -> None:
+        self.corpora = [_Corpus(source, spec.max_seconds) for source in sources]
+        weights = np.array([source.weight for source in sources])
+        self.shares = weights / weights.sum()
+        self.spec, self.augment, self.batch_size, self.seed = spec, augment, batch_size, seed
+
+    @property
+    def label_names(self) -> list[str]:
+        """Every `label` of the sources, sorted."""
+        return sorted({row.label for corpus in self.corpora for row in corpus.rows if row.label is not None})
+
+    def __getitem__(self, index: int) -> Batch:
+        rng = np.random.default_rng([self.seed, index])
+        waves, rows, texts = [], [], []
+        for choice in rng.choice(len(self.corpora), size=self.batch_size, p=self.shares):
+            wave, row, text = self.corpora[choice].draw(rng, self.augment)
+            waves.append(wave)
+            rows.append(row)
+            texts.append(text)
+        features = extract(waves, self.spec.mel_bins, fbank_bins=self.spec.fbank_bins, pad=self.spec.pad)
+        if self.augment.mask_time or self.augment.mask_frequency:
+            self._mask(features, rng)
+        return Batch(features, [query_of(row) for row in rows], texts, [row.label for row in rows], [])
+
+    def _mask(self, features: Features, rng: Generator) -> None:
+        for row, length in zip(features.log_mel, features.log_mel_lengths.tolist(), strict=True):
+            row[:, :length] = mask_spectrogram(row[:, :length].T, self.augment, rng).T
+        if features.fbank is not None and features.fbank_lengths is not None:
+            for row, length in zip(features.fbank, features.fbank_lengths.tolist(), strict=True):
+                row[:length] = mask_spectrogram(row[:length], self.augment, rng)
+
+
+def loader(dataset: Dataset[Batch], order: Sequence[int], workers: int) -> DataLoader[Batch]:
+    """Batches in the given order, made ahead by worker processes (0: in this one)."""
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=order,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_single_thread,
+    )
+
+
+def _single_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _groups(rows: list[Row], field: str) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        value = getattr(row, field)
+        if value is None:
+            raise DataError(f"row {row.index} ({row.path}) has no `{field}`, which this source's settings need")
+        groups[value].append(row)
+    return groups

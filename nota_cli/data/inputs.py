@@ -1,0 +1,61 @@
+"""Waveforms of a batch to the padded features that the encoders take."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nota_cli.data.features import kaldi_fbank, log_mel
+
+WHISPER_SAMPLES = 480_000  # 30 s at 16 kHz
+FBANK_BINS = 128  # of the Kaldi filter bank that BEATs was trained on
+
+
+@dataclass(frozen=True)
+class Features:
+    """Both spectrograms of a batch, zero-padded, with their real lengths in frames of 10 ms.
+
+    Attributes:
+        log_mel: [batch, mel bins, frames] and `log_mel_lengths` [batch].
+        fbank: [batch, frames, bins] and `fbank_lengths` [batch], or None without an audio encoder.
+    """
+
+    log_mel: Tensor
+    log_mel_lengths: Tensor
+    fbank: Tensor | None = None
+    fbank_lengths: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Features":
+        """The same features on another device."""
+        fbank = None if self.fbank is None else self.fbank.to(device)
+        lengths = None if self.fbank_lengths is None else self.fbank_lengths.to(device)
+        return Features(self.log_mel.to(device), self.log_mel_lengths.to(device), fbank, lengths)
+
+
+def extract(
+    waveforms: list[np.ndarray], mel_bins: int, *, fbank_bins: int | None = FBANK_BINS, pad: str = "30s"
+) -> Features:
+    """Features of clips at 16 kHz, each computed alone, so that a clip's features never depend on its neighbours.
+
+    Args:
+        waveforms: float32 arrays [samples].
+        mel_bins: bins of Whisper's log-mel (80 or 128).
+        fbank_bins: bins of the Kaldi filter bank, or None if no encoder wants it.
+        pad: "30s" pads the log-mel's waveform to 30 s, "clip" leaves it at its own length.
+    """
+    tensors = [torch.from_numpy(np.ascontiguousarray(waveform)) for waveform in waveforms]
+    mels = [log_mel(x, mel_bins, pad_to=WHISPER_SAMPLES if pad == "30s" else None) for x in tensors]
+    lengths = torch.tensor([mel.size(-1) for mel in mels])
+    batch = mels[0].new_zeros(len(mels), mel_bins, int(lengths.max()) + int(lengths.max()) % 2)
+    for row, mel in zip(batch, mels, strict=True):
+        row[:, : mel.size(-1)] = mel
+    if fbank_bins is None:
+        return Features(batch, lengths)
+    banks = [kaldi_fbank(x, fbank_bins) for x in tensors]
+    return Features(
+        batch,
+        lengths,
+        torch.nn.utils.rnn.pad_sequence(banks, batch_first=True),
+        torch.tensor([len(bank) for bank in banks]),
+    )

@@ -1,0 +1,51 @@
+"""A model and annotation rows to texts, in order."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nota_cli.data.annotation import Row
+from nota_cli.data.batches import FeatureSpec, RowBatches, loader
+from nota_cli.data.inputs import FBANK_BINS
+from nota_cli.model.audio_lm import AudioLM
+from nota_cli.recipe.schema import Generate
+
+
+def feature_spec(model: AudioLM) -> FeatureSpec:
+    """What the model's encoders want from the audio."""
+    audio = model.recipe.audio
+    bins = None if model.audio_encoder is None else FBANK_BINS
+    return FeatureSpec(model.speech_encoder.config.num_mel_bins, bins, audio.pad, audio.max_seconds)
+
+
+def predict(
+    model: AudioLM,
+    rows: Sequence[Row],
+    audio_root: str | Path,
+    *,
+    settings: Generate | None = None,
+    workers: int = 1,
+    on_batch: Callable[[int], None] = lambda count: None,
+) -> list[str]:
+    """The text of every row, in the rows' order.
+
+    Args:
+        model: as built, in eval mode.
+        rows: annotation rows.
+        audio_root: what their paths are relative to.
+        settings: search settings, the recipe's if not given.
+        workers: processes that decode audio and make features ahead of the model.
+        on_batch: told the number of rows that each finished batch held.
+
+    Raises:
+        DataError: a file cannot be used; the message names file and row.
+    """
+    settings = settings or model.recipe.generate
+    size = settings.batch_size
+    groups = [list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
+    dataset = RowBatches(rows, groups, audio_root, feature_spec(model))
+    texts = [""] * len(rows)
+    for batch in loader(dataset, range(len(groups)), workers):
+        for position, text in zip(batch.rows, model.generate(batch.features, batch.queries, settings), strict=True):
+            texts[position] = text
+        on_batch(len(batch.rows))
+    return texts

@@ -1,0 +1,145 @@
+"""Checkpoints: our folder format, the teams' `.pth` files, and what is missing or unexpected in either.
+
+A folder holds `recipe.yaml`, `model.safetensors` (everything outside the decoder that cannot be had from the recipe's
+own paths), `adapter/` (LoRA, PEFT's format), `decoder/` (where the decoder itself was trained or quantised here) and
+`metrics.json`.
+"""
+
+import re
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from nota_cli.errors import CheckpointError, listing
+from nota_cli.files import atomic_path, write_text
+from nota_cli.recipe.load import dump_recipe
+from nota_cli.recipe.schema import Data, Recipe
+
+if TYPE_CHECKING:
+    from nota_cli.model.audio_lm import AudioLM
+
+WEIGHTS = "model.safetensors"
+# The organisers' and the teams' names, and ours.
+RENAMES = [
+    (re.compile(r"^speech_gemma_proj\."), "connector.speech_llama_proj."),
+    (
+        re.compile(r"^(speech_Qformer\.|speech_query_tokens$|ln_speech\.|ln_audio\.|speech_llama_proj\.)"),
+        r"connector.\1",
+    ),
+    (re.compile(r"^(llama_model|gemma_model|qwen_model|llm_model)\."), "decoder.model."),
+]
+
+
+def own_state(model: "AudioLM") -> dict[str, Tensor]:
+    """The tensors of `model.safetensors`: parts outside the decoder that no path of the recipe provides."""
+    recipe = model.recipe
+    provided = tuple(
+        f"{part}."
+        for part, spec in (("speech_encoder", recipe.speech_encoder), ("audio_encoder", recipe.audio_encoder))
+        if spec.path is not None and not spec.train
+    )
+    skipped = ("decoder.", *provided)
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(skipped)}
+
+
+def save_checkpoint(model: "AudioLM", folder: Path) -> None:
+    """Write the folder that `load_checkpoint` and `AudioLM.from_pretrained` read, replacing its files one by one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = model.recipe
+    with atomic_path(folder / WEIGHTS) as part:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in own_state(model).items()}, part)
+    if recipe.lora is not None:
+        model.decoder.model.save_pretrained(folder / "adapter")
+        (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's template, nothing filled in
+    write_text(folder / "recipe.yaml", dump_recipe(_self_contained(model, folder)))
+
+
+def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
+    """The recipe as it stands in the folder: a decoder that was made here is copied in and named relative to it."""
+    # Where this machine keeps its corpora is nothing that whoever loads the weights can use.
+    train = model.recipe.train.model_copy(update={"init": None})
+    recipe = model.recipe.model_copy(update={"checkpoint": None, "data": Data(), "train": train})
+    target = folder / "decoder"
+    if recipe.decoder.train:
+        model.decoder.base.save_pretrained(target)
+        model.decoder.tokenizer.save_pretrained(target)
+    elif recipe.decoder.path and Path(recipe.decoder.path).is_dir():
+        if Path(recipe.decoder.path).resolve() != target.resolve():
+            shutil.copytree(recipe.decoder.path, target, dirs_exist_ok=True)
+    else:
+        return recipe
+    decoder = recipe.decoder.model_copy(update={"path": "./decoder", "config": None, "tokenizer": None})
+    return recipe.model_copy(update={"decoder": decoder})
+
+
+def load_checkpoint(model: "AudioLM", path: Path) -> None:
+    """Load a folder of ours or a team's `.pth` over the model.
+
+    Raises:
+        CheckpointError: something is not there, does not fit, is missing or unexpected; every key is named.
+    """
+    if path.is_file():
+        state = {_our_name(name): tensor for name, tensor in read_pth(path).items()}
+        expected = set(own_state(model)) | {name for name in model.state_dict() if "lora_" in name}
+        _load(model, state, expected, path)
+        return
+    if not (path / WEIGHTS).is_file():
+        raise CheckpointError(f"checkpoint {path}: no {WEIGHTS} there. Train it first, or give another --checkpoint.")
+    try:
+        state = load_file(path / WEIGHTS)
+    except SafetensorError as error:
+        raise CheckpointError(f"checkpoint {path / WEIGHTS} is damaged ({error}); copy or train it again") from error
+    expected = set(own_state(model))
+    if model.recipe.lora is not None:
+        state |= _read_adapter(path / "adapter")
+        expected |= {name for name in model.state_dict() if "lora_" in name}
+    _load(model, state, expected, path)
+
+
+def read_pth(path: Path) -> dict[str, Tensor]:
+    """The trained weights of a `.pth`, read without running any code that it may hold."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or unsafe file; each becomes one message
+        raise CheckpointError(f"checkpoint {path} is not a weights-only file that torch can read: {error}") from error
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"checkpoint {path} has no `model` entry with weights")
+    return state
+
+
+def _our_name(name: str) -> str:
+    for pattern, ours in RENAMES:
+        name, found = pattern.subn(ours, name)
+        if found:
+            break
+    return name
+
+
+def _read_adapter(folder: Path) -> dict[str, Tensor]:
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        raise CheckpointError(f"checkpoint {folder.parent}: the recipe has LoRA and {file} is not there")
+    renamed = {}
+    for name, tensor in load_file(file).items():
+        renamed["decoder.model." + re.sub(r"(lora_[AB])\.weight$", r"\1.default.weight", name)] = tensor
+    return renamed
+
+
+def _load(model: "AudioLM", state: dict[str, Tensor], expected: set[str], path: Path) -> None:
+    own = model.state_dict()
+    problems = [f"missing: {name}" for name in sorted(expected - set(state))]
+    problems += [f"unexpected: {name}" for name in sorted(set(state) - expected)]
+    problems += [
+        f"shape of {name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        for name in sorted(expected & set(state))
+        if state[name].shape != own[name].shape
+    ]
+    if problems:
+        raise CheckpointError(f"checkpoint {path} does not fit recipe {model.recipe.name!r}:\n{listing(problems)}")
+    model.load_state_dict(state, strict=False)  # what is not in `state` came from the recipe's own paths

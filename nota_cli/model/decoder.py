@@ -1,0 +1,126 @@
+"""The language model: quantised or not, its tokenizer, its LoRA; one way in, `embed`."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from nota_cli.errors import CheckpointError
+from nota_cli.recipe.schema import Decoder as DecoderSpec
+from nota_cli.recipe.schema import Lora
+
+
+class Decoder(nn.Module):
+    """A causal language model that is fed embeddings.
+
+    Attributes:
+        model: the transformers model, or the peft model round it.
+        tokenizer: its tokenizer.
+        kernel: the GPTQ kernel in use, or "none".
+    """
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kernel: str = "none") -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.kernel = kernel
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The transformers model under the adapters, if there are any."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def width(self) -> int:
+        """Width of the embeddings."""
+        return int(self.base.config.hidden_size)
+
+    @property
+    def audio_scale(self) -> float:
+        """What audio embeddings are multiplied by before they enter.
+
+        Gemma scales whatever enters it by sqrt(width); transformers 5 does so inside the token embedding alone, so
+        embeddings that come from elsewhere are scaled here.
+        """
+        scale = getattr(self.base.get_input_embeddings(), "embed_scale", 1.0)
+        return float(scale)
+
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of `text`, no special tokens added."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids of any shape to embeddings, scaled as the decoder expects them."""
+        return self.base.get_input_embeddings()(ids)
+
+    def add_lora(self, spec: Lora) -> None:
+        """Put fresh adapters on the linear layers that the recipe names."""
+        from peft import LoraConfig, get_peft_model
+
+        self.model = get_peft_model(
+            self.model,
+            LoraConfig(
+                r=spec.rank,
+                lora_alpha=spec.alpha,
+                lora_dropout=spec.dropout,
+                target_modules=list(spec.targets),
+                task_type="CAUSAL_LM",
+            ),
+        )
+
+
+def load_decoder(spec: DecoderSpec, device: str = "cpu") -> Decoder:
+    """The decoder that a recipe names: from a folder or hub id, or with random weights of the given shape.
+
+    Raises:
+        CheckpointError: the folder is not there or does not hold what it should; missing and unexpected keys are named.
+    """
+    dtype = getattr(torch, spec.dtype)
+    tokenizer = _load_tokenizer(spec.tokenizer or spec.path)
+    if spec.config is not None:
+        config = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **_special_ids(tokenizer), **spec.config})
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_attention(config))
+        return Decoder(model, tokenizer)
+    if spec.quantisation == "gptq":
+        from nota_cli.compress.gptq import kernel_name, load_gptq_decoder
+
+        model = load_gptq_decoder(
+            Path(spec.path), spec.kernel, dtype, device, _attention(AutoConfig.from_pretrained(spec.path))
+        )
+        return Decoder(model, tokenizer, kernel_name(model))
+    try:
+        config = AutoConfig.from_pretrained(spec.path)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            spec.path, dtype=dtype, attn_implementation=_attention(config), output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"decoder {spec.path}: {error}") from error
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    missing = sorted(set(report["missing_keys"]) - tied)
+    unexpected = sorted(report["unexpected_keys"])
+    if missing or unexpected:
+        raise CheckpointError(
+            f"decoder {spec.path}: missing keys {missing or 'none'}, unexpected {unexpected or 'none'}"
+        )
+    return Decoder(model, tokenizer)
+
+
+def _attention(config: object) -> str:
+    """Gemma 2 caps its attention scores, which the fused kernels leave out without a word."""
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+    return {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
+def _load_tokenizer(path: str | None) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"tokenizer {path}: {error}") from error

@@ -1,0 +1,39 @@
+"""Templates and task prompts, as the text before and after the audio."""
+
+from dataclasses import dataclass
+
+from nota_cli.errors import RecipeError
+from nota_cli.recipe.schema import Prompts
+
+AUDIO_PLACE = "<SpeechHere>"
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked of one clip: its task, and the question where the task has one."""
+
+    task: str
+    question: str | None = None
+
+
+def wrap(prompts: Prompts, query: Query) -> tuple[str, str]:
+    """The text before and after the audio for one row.
+
+    The question of a QA row replaces the `{}` of its task's prompt, as the organisers do.
+
+    Raises:
+        RecipeError: the recipe has no prompt for the task, or it needs a question and the row has none.
+    """
+    task, question = query.task, query.question
+    if task not in prompts.tasks:
+        raise RecipeError(
+            f"no prompt for task {task!r}; add it under prompts.tasks (there: {', '.join(prompts.tasks)})"
+        )
+    prompt = prompts.tasks[task]
+    if "{}" in prompt:
+        if not question:
+            raise RecipeError(f"the prompt of task {task!r} asks for a question, and the row has no Q")
+        prompt = prompt.replace("{}", question)
+    text = prompts.system + prompts.template.replace("{}", prompt)
+    before, _, after = text.partition(AUDIO_PLACE)
+    return before, after

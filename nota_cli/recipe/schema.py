@@ -1,0 +1,229 @@
+"""The recipe's typed fields, their defaults and checks, and nothing else."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class Section(BaseModel):
+    """A part of a recipe; a key it does not know is an error, so that a typo never vanishes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Audio(Section):
+    """How a file becomes the waveform that both encoders see."""
+
+    max_seconds: float = Field(30.0, gt=0, le=30.0)
+    pad: Literal["30s", "clip"] = "30s"
+    """`30s`: Whisper's own way, every clip padded to 30 s. `clip`: each clip at its own length."""
+
+
+class Encoder(Section):
+    """One encoder, from published weights (`path`) or from random weights of a given shape (`config`)."""
+
+    path: str | None = None
+    config: dict[str, Any] | None = None
+    dtype: Dtype = "float32"
+    train: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Encoder":
+        if getattr(self, "kind", None) != "none" and (self.path is None) == (self.config is None):
+            raise ValueError("give either `path` (published weights) or `config` (random weights of that shape)")
+        return self
+
+
+class SpeechEncoder(Encoder):
+    """Whisper's encoder."""
+
+    kind: Literal["whisper"] = "whisper"
+
+
+class AudioEncoder(Encoder):
+    """The encoder for sounds other than speech, or `none`."""
+
+    kind: Literal["beats", "none"] = "beats"
+
+
+class Connector(Section):
+    """The window-level Q-Former (SALMONN) and its window, in seconds of audio."""
+
+    hidden_size: Positive = 768
+    layers: Positive = 2
+    heads: Positive = 12
+    intermediate_size: Positive = 3072
+    queries: Positive = 1
+    window_seconds: float = Field(0.333333, gt=0)
+    stride_seconds: float = Field(0.333333, gt=0)
+    dropout: Probability = 0.1
+    train: bool = True
+
+
+class Decoder(Section):
+    """The language model: a folder or hub id (`path`), or random weights of a given shape (`config`)."""
+
+    path: str | None = None
+    config: dict[str, Any] | None = None
+    tokenizer: str | None = None
+    """Where the tokenizer is, if not beside the weights."""
+    quantisation: Literal["none", "gptq"] = "none"
+    kernel: str = "auto"
+    """GPTQ kernel; `auto` takes the fastest that needs no compiler on this device."""
+    dtype: Dtype = "float32"
+    train: bool = False
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Decoder":
+        if (self.path is None) == (self.config is None):
+            raise ValueError("give either `path` (published weights) or `config` (random weights of that shape)")
+        if self.config is not None and self.tokenizer is None:
+            raise ValueError("a decoder built from `config` needs `tokenizer`")
+        if self.train and self.quantisation != "none":
+            raise ValueError("a quantised decoder cannot be trained itself; use `lora`")
+        return self
+
+
+class Lora(Section):
+    """Low-rank adapters on the decoder's linear layers."""
+
+    rank: Positive = 8
+    alpha: Positive = 32
+    dropout: Probability = 0.1
+    targets: list[str] = ["q_proj", "v_proj"]
+
+
+class Prompts(Section):
+    """What is said to the decoder round the audio."""
+
+    template: str = "USER: {}\nASSISTANT:"
+    system: str = ""
+    """Text put before everything else, already in the decoder's own chat format."""
+    end_symbol: str | None = None
+    """The text that ends an answer; the tokenizer's end-of-sequence token when not given."""
+    tasks: dict[str, str] = {
+        "asr": "<Speech><SpeechHere></Speech> Recognize the speech and give me the transcription.",
+        "audiocaption": "<Speech><SpeechHere></Speech> Please describe the audio.",
+        "audiocaption_v2": "<Speech><SpeechHere></Speech> Please write down what your hear in the audio.",
+        "QA": "<Speech><SpeechHere></Speech> {}",
+        "gender_QA": "<Speech><SpeechHere></Speech> {}",
+    }
+
+    @model_validator(mode="after")
+    def _placeholders(self) -> "Prompts":
+        if self.template.count("{}") != 1:
+            raise ValueError("`template` needs exactly one {} for the task's prompt")
+        wrong = [task for task, prompt in self.tasks.items() if prompt.count("<SpeechHere>") != 1]
+        if wrong:
+            raise ValueError(f"the prompt of {', '.join(wrong)} needs exactly one <SpeechHere>")
+        return self
+
+
+class Generate(Section):
+    """How the answer is searched for (the organisers: beam 4, at most 200 new tokens)."""
+
+    beams: Positive = 4
+    max_new_tokens: Positive = 200
+    repetition_penalty: float = Field(1.0, gt=0)
+    length_penalty: float = 1.0
+    batch_size: Positive = 8
+
+
+class Source(Section):
+    """One annotation file and where its audio lies."""
+
+    annotation: str
+    audio_root: str
+    weight: float = Field(1.0, gt=0)
+    """Share of the training rows drawn from this source, relative to the others."""
+    join: Positive = 1
+    """Up to so many rows of one `speaker` are joined into one clip, their texts with spaces."""
+    gap_seconds: tuple[float, float] = (0.0, 0.3)
+    """Silence between joined rows, drawn uniformly."""
+    background: str | None = None
+    """An annotation (same audio root rules as `background_root`) whose sounds are mixed under this source's clips."""
+    background_root: str | None = None
+    background_probability: Probability = 0.4
+    crop_seconds: float | None = Field(None, gt=0)
+    """Longer clips are cut to a random stretch of this length in training."""
+    mix_same_label: Probability = 0.0
+    """Chance that a second clip with the same `label` is added."""
+
+
+class Augment(Section):
+    """Random changes to training clips; all off by default."""
+
+    speed: float = Field(0.0, ge=0, lt=0.5)
+    """Largest relative change of speed (and with it of pitch)."""
+    gain_db: float = Field(0.0, ge=0)
+    noise: Probability = 0.0
+    """Chance of white noise at 5 to 35 dB below the clip."""
+    roll: Probability = 0.0
+    """Chance that a labelled clip is rolled in time."""
+    tone: float = Field(0.0, ge=0)
+    """Largest tilt of the spectrum, in dB at its edge."""
+    mask_time: int = Field(0, ge=0)
+    """SpecAugment: two time masks of up to so many frames of 10 ms."""
+    mask_frequency: int = Field(0, ge=0)
+    """SpecAugment: two frequency masks of up to so many bins."""
+
+
+class Data(Section):
+    """Annotation files for training, validation and test."""
+
+    train: list[Source] = []
+    validation: list[Source] = []
+    test: dict[str, Source] = {}
+
+
+class Train(Section):
+    """Optimiser, schedule and what is kept."""
+
+    steps: Positive = 90000
+    batch_size: Positive = 8
+    accumulation: Positive = 1
+    learning_rate: float = Field(3e-5, gt=0)
+    minimum_rate: float = Field(1e-5, ge=0)
+    warmup_rate: float = Field(1e-6, ge=0)
+    warmup_steps: int = Field(3000, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    beta2: float = Field(0.999, gt=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0)
+    autocast: bool = True
+    """bfloat16 autocast in the forward pass."""
+    ctc_weight: float = Field(0.0, ge=0)
+    """Weight of a CTC loss on the speech encoder's states (tokens of the reference text); its head is thrown away."""
+    label_weight: float = Field(0.0, ge=0)
+    """Weight of a classification loss on the audio encoder's mean state (a row's `label`); its head is thrown away."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights that is saved; 0 saves the weights as they are."""
+    validate_every: Positive = 3000
+    save_every: Positive = 1000
+    workers: int = Field(1, ge=0)
+    seed: int = 0
+    init: str | None = None
+    """Checkpoint folder to start from (stage 2 starts from stage 1's weights)."""
+    augment: Augment = Augment()
+
+
+class Recipe(Section):
+    """One system: everything needed to train it and run it."""
+
+    name: str
+    description: str = ""
+    checkpoint: str | None = None
+    """Trained weights to load: our folder format."""
+    audio: Audio = Audio()
+    speech_encoder: SpeechEncoder
+    audio_encoder: AudioEncoder = AudioEncoder(kind="none")
+    connector: Connector = Connector()
+    decoder: Decoder
+    lora: Lora | None = None
+    prompts: Prompts = Prompts()
+    generate: Generate = Generate()
+    data: Data = Data()
+    train: Train = Train()

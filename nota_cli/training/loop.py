@@ -1,0 +1,217 @@
+"""The training loop: one plain loop on accelerate, resumable, with validation by the task's own metrics."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import Tensor, nn
+
+from nota_cli.console import progress, say
+from nota_cli.data.batches import TrainingBatches, loader
+from nota_cli.errors import CheckpointError, NotaError, RecipeError
+from nota_cli.files import write_text
+from nota_cli.inference import feature_spec
+from nota_cli.model.audio_lm import AudioLM
+from nota_cli.model.build import build, set_trainable, train_mode
+from nota_cli.model.checkpoint import load_checkpoint, save_checkpoint
+from nota_cli.recipe.load import recipe_hash
+from nota_cli.recipe.schema import Recipe
+from nota_cli.training.auxiliary import AuxiliaryHeads
+from nota_cli.training.optim import learning_rate, make_optimizer
+from nota_cli.training.state import STATE_FILE, load_state, save_state
+from nota_cli.training.validate import validate
+
+LOG_EVERY = 20
+
+
+@dataclass
+class Trained:
+    """Where the checkpoint lies and what the last validation found."""
+
+    folder: Path
+    steps: int
+    metrics: dict[str, float]
+
+
+class _Trainer:
+    """Model, helper heads, optimiser and averaged weights of one run."""
+
+    def __init__(self, recipe: Recipe, accelerator: Accelerator) -> None:
+        self.recipe, self.spec, self.accelerator = recipe, recipe.train, accelerator
+        self.model = build(recipe.model_copy(update={"checkpoint": None}), str(accelerator.device))
+        if self.spec.init is not None:
+            _start_from(self.model, Path(self.spec.init))
+        if not set_trainable(self.model):
+            raise RecipeError(f"recipe {recipe.name!r} trains nothing; set `train: true` on a part, or add `lora`")
+        self.batches = TrainingBatches(
+            recipe.data.train, feature_spec(self.model), self.spec.augment, self.spec.batch_size, self.spec.seed
+        )
+        self.heads = AuxiliaryHeads(self.model, self.spec, self.batches.label_names).to(accelerator.device)
+        named = [*self.model.named_parameters(), *((f"heads.{k}", p) for k, p in self.heads.named_parameters())]
+        self.parameters: list[tuple[str, nn.Parameter]] = [(k, p) for k, p in named if p.requires_grad]
+        self.optimizer = make_optimizer(self.parameters, self.spec)
+        self.average = {k: p.detach().clone() for k, p in self.parameters} if self.spec.average else {}
+
+    def step(self, step: int, source: Iterator) -> dict[str, float]:
+        """One optimiser step over `accumulation` batches; returns the mean losses."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.spec)
+        sums: dict[str, float] = {}
+        for _ in range(self.spec.accumulation):
+            batch = next(source)
+            with self.accelerator.autocast():
+                loss, encoded = self.model(batch.features, batch.queries, batch.texts)
+                losses = {"loss": loss, **self.heads(encoded, batch)}
+            total = torch.stack(list(losses.values())).sum() / self.spec.accumulation
+            self.accelerator.backward(total)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(value.detach()) / self.spec.accumulation
+        if self.accelerator.num_processes > 1:
+            for _, parameter in self.parameters:
+                if parameter.grad is not None:
+                    parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+        norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.spec.clip_norm)
+        if not torch.isfinite(norm):
+            raise NotaError(f"the gradient is not finite at step {step + 1}; lower train.learning_rate and --resume")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            # Early on the average follows closely, so that random starting weights are soon forgotten.
+            decay = min(self.spec.average, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(self.average.values()), [p.detach() for _, p in self.parameters], 1 - decay)
+        return sums
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Inside, the model holds the averaged weights (if the recipe keeps them)."""
+        kept = {name: parameter.detach().clone() for name, parameter in self.parameters} if self.average else {}
+        self._copy_in(self.average)
+        try:
+            yield
+        finally:
+            self._copy_in(kept)
+
+    @torch.no_grad()
+    def _copy_in(self, weights: dict[str, Tensor]) -> None:
+        for name, parameter in self.parameters:
+            if name in weights:
+                parameter.copy_(weights[name])
+
+
+def train(
+    recipe: Recipe, folder: Path, *, resume: bool = False, restart: bool = False, stop_after: int | None = None
+) -> Trained:
+    """Train what the recipe trains and write the checkpoint folder.
+
+    Args:
+        recipe: the system, its data and its schedule.
+        folder: where the checkpoint goes; `folder/trainer` holds the state of a run that is not finished.
+        resume: go on from that state.
+        restart: throw that state away.
+        stop_after: end early after so many steps of this call, state saved; for tests and trials.
+
+    Raises:
+        RecipeError: no training data, or nothing to train.
+        CheckpointError: a run's state is there and neither `resume` nor `restart` was asked for, or it does not fit.
+    """
+    if not recipe.data.train:
+        raise RecipeError(f"recipe {recipe.name!r} names no training data; add data.train")
+    trainer_folder = folder / "trainer"
+    if (trainer_folder / STATE_FILE).exists() and not (resume or restart):
+        raise CheckpointError(f"{trainer_folder} holds an unfinished run: add --resume, or --restart to drop it")
+    spec = recipe.train
+    accelerator = Accelerator(mixed_precision="bf16" if spec.autocast else "no")
+    set_seed(spec.seed)
+    trainer = _Trainer(recipe, accelerator)
+    # Where a run is cut and how often it looks at itself does not change what it learns.
+    stamp = recipe_hash(recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": []})}))
+    first = 0
+    if resume:
+        first = load_state(trainer_folder, stamp, trainer.parameters, trainer.optimizer, trainer.average)
+        say(f"resumed after step {first}")
+    count = sum(parameter.numel() for _, parameter in trainer.parameters)
+    say(f"training {count:,} parameters for {spec.steps} steps on {accelerator.device}")
+    log = _Log(trainer_folder / "log.jsonl", accelerator.is_main_process)
+    last = spec.steps if stop_after is None else min(spec.steps, first + stop_after)
+    # Step, accumulation and process give every batch a number of its own; see TrainingBatches.
+    per_step = spec.accumulation * accelerator.num_processes
+    order = [
+        step * per_step + part * accelerator.num_processes + accelerator.process_index
+        for step in range(first, last)
+        for part in range(spec.accumulation)
+    ]
+    source = iter(loader(trainer.batches, order, spec.workers))
+    metrics: dict[str, float] = {}
+    train_mode(trainer.model)
+
+    def save(step: int) -> None:
+        if accelerator.is_main_process:
+            save_state(trainer_folder, step, stamp, trainer.parameters, trainer.optimizer, trainer.average)
+
+    with progress() as bar:
+        shown = bar.add_task("train", total=spec.steps, completed=first, detail="")
+        started, clips = time.monotonic(), 0
+        for step in range(first, last):
+            losses = trainer.step(step, source)
+            clips += spec.batch_size * per_step
+            bar.update(shown, advance=1)
+            if (step + 1) % LOG_EVERY == 0 or step + 1 == last:
+                rate = clips / (time.monotonic() - started)
+                detail = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+                bar.update(shown, detail=f"{detail} {rate:.0f} clips/s")
+                log.write({"step": step + 1, **losses, "clips_per_second": round(rate, 1)})
+            if (step + 1) % spec.save_every == 0 or step + 1 == last:
+                save(step + 1)
+            if ((step + 1) % spec.validate_every == 0 or step + 1 == spec.steps) and recipe.data.validation:
+                with trainer.averaged():
+                    metrics = _without_random(lambda: validate(trainer.model))
+                train_mode(trainer.model)
+                log.write({"step": step + 1, **metrics})
+                say(f"step {step + 1}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    if last == spec.steps and accelerator.is_main_process:
+        with trainer.averaged():
+            save_checkpoint(trainer.model, folder)
+        write_text(folder / "metrics.json", json.dumps({"steps": last, **metrics}, indent=2) + "\n")
+        (trainer_folder / STATE_FILE).unlink()
+    accelerator.wait_for_everyone()
+    return Trained(folder, last, metrics)
+
+
+def _start_from(model: AudioLM, folder: Path) -> None:
+    """Weights of an earlier stage; the adapters of this stage, if that one had none, start fresh."""
+    recipe = model.recipe
+    fresh = recipe.lora is not None and not (folder / "adapter").is_dir()
+    if not fresh:
+        load_checkpoint(model, folder)
+        return
+    model.recipe = recipe.model_copy(update={"lora": None})
+    load_checkpoint(model, folder)
+    model.recipe = recipe
+
+
+def _without_random(work: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """Run `work` without letting it move the random state, so that validating more often changes no weight."""
+    state = torch.get_rng_state()
+    result = work()
+    torch.set_rng_state(state)
+    return result
+
+
+class _Log:
+    """One JSON line an entry, appended by the main process."""
+
+    def __init__(self, path: Path, active: bool) -> None:
+        self.path, self.active = path, active
+        if active:
+            path.parent.mkdir(parents=True, exist_ok=True)
+
+    def write(self, entry: dict[str, float]) -> None:
+        if self.active:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")

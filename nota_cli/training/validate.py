@@ -1,0 +1,42 @@
+"""Validation during training: the loss and each task's own metric on rows that are not trained on."""
+
+from pathlib import Path
+
+import torch
+
+from nota_cli.data.annotation import Row, family, read_annotation
+from nota_cli.data.batches import RowBatches, loader
+from nota_cli.data.prepare import caption_accuracy
+from nota_cli.inference import feature_spec, predict
+from nota_cli.model.audio_lm import AudioLM
+from nota_cli.score.wer import wer
+
+
+@torch.no_grad()
+def validate(model: AudioLM) -> dict[str, float]:
+    """Loss, WER in percent over the speech rows, and the rate of right sounds over labelled caption rows."""
+    model.eval()
+    metrics: dict[str, float] = {}
+    losses: list[float] = []
+    for source in model.recipe.data.validation:
+        rows = read_annotation(Path(source.annotation))
+        size = model.recipe.generate.batch_size
+        groups = [list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
+        dataset = RowBatches(rows, groups, source.audio_root, feature_spec(model))
+        for batch in loader(dataset, range(len(groups)), 0):
+            loss, _ = model(batch.features, batch.queries, batch.texts)
+            losses += [float(loss)] * len(batch.rows)
+        metrics |= _task_metrics(rows, predict(model, rows, source.audio_root, workers=0))
+    return {"validation_loss": sum(losses) / max(1, len(losses)), **metrics}
+
+
+def _task_metrics(rows: list[Row], texts: list[str]) -> dict[str, float]:
+    metrics = {}
+    spoken = [i for i, row in enumerate(rows) if family(row.task) == "asr" and row.text is not None]
+    if spoken:
+        metrics["wer"] = 100 * wer([texts[i] for i in spoken], [rows[i].text or "" for i in spoken]).value
+    labelled = [i for i, row in enumerate(rows) if row.label is not None]
+    if labelled:
+        right = caption_accuracy([texts[i] for i in labelled], [rows[i].label or "" for i in labelled])
+        metrics["right_captions"] = 100 * right
+    return metrics
