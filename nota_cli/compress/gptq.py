@@ -1,50 +1,42 @@
-"""Loading 4-bit GPTQ decoders through transformers, optimum and gptqmodel, quietly and without a compiler.
+"""4-bit GPTQ decoders: loading them through transformers, optimum and gptqmodel, without a compiler, on a named kernel.
 
-`gptq_quantize.py` makes them. What both know about gptqmodel is here; it is imported inside functions only, for it is slow.
+`gptq_quantize.py` makes them, `gptq_runtime.py` holds what both know about gptqmodel; this module is the way in to all.
 """
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from nota_cli.errors import CheckpointError, RecipeError, UsageError
+from nota_cli.compress.gptq_quantize import LayerReport, QuantizeReport, quantize_to_folder
+from nota_cli.compress.gptq_runtime import (
+    exact_scales,
+    import_gptqmodel,
+    quantised_layers,
+    quietly,
+    short_name,
+    silence_gptqmodel,
+)
+from nota_cli.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-
-def silence_gptqmodel() -> None:
-    """Stop gptqmodel from writing to stdout, where results go: its banner, and the log it keeps through `logbar`.
-
-    Cheap: gptqmodel itself is not imported. Call it before anything that may import gptqmodel, which peft does for
-    every LoRA. What goes wrong in gptqmodel still arrives as an exception.
-    """
-    with contextlib.redirect_stdout(io.StringIO()):  # making the shared logger prints an empty line
-        from logbar import LogBar
-
-        LogBar.shared().setLevel(logging.CRITICAL + 1)
-
-
-def import_gptqmodel() -> None:
-    """Import gptqmodel quietly.
-
-    Raises:
-        UsageError: it or something it needs is not installed.
-    """
-    silence_gptqmodel()
-    try:
-        with _quietly():
-            import gptqmodel  # noqa: F401
-    except ImportError as error:
-        raise UsageError(f"GPTQ needs gptqmodel, which does not import here: {error}. Reinstall nota-cli.") from error
+__all__ = [
+    "LayerReport",
+    "QuantizeReport",
+    "available_kernels",
+    "cache_weights",
+    "count_quantised",
+    "is_gptq_folder",
+    "kernel_name",
+    "load_gptq_decoder",
+    "quantize_to_folder",
+    "silence_gptqmodel",
+]
 
 
 def is_gptq_folder(folder: Path) -> bool:
@@ -96,7 +88,7 @@ def load_gptq_decoder(
         config.quantization_config = {**quantisation, "backend": backend}
         if attn_implementation is None:
             attn_implementation = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
-        with _quietly():
+        with quietly():
             model, loaded = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
@@ -109,7 +101,7 @@ def load_gptq_decoder(
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"GPTQ decoder {folder}: {error}") from error
     problems = {
-        "missing": sorted(set(loaded["missing_keys"]) - set(model._tied_weights_keys or ())),
+        "missing": sorted(loaded["missing_keys"]),
         "unexpected": sorted(loaded["unexpected_keys"]),
         "of another shape": sorted(str(key[0]) for key in loaded["mismatched_keys"]),
     }
@@ -135,7 +127,7 @@ def available_kernels(device: str = "cpu") -> list[str]:
 
     kind = DEVICE(torch.device(device).type)
     found = [
-        (kernel.SUPPORTS_FORMATS[FORMAT.GPTQ], _short_name(backend))
+        (kernel.SUPPORTS_FORMATS[FORMAT.GPTQ], short_name(backend))
         for kernel in iter_quant_linear_kernels()
         if METHOD.GPTQ in kernel.SUPPORTS_METHODS and FORMAT.GPTQ in kernel.SUPPORTS_FORMATS
         if kind in kernel.SUPPORTS_DEVICES or DEVICE.ALL in kernel.SUPPORTS_DEVICES
@@ -146,7 +138,7 @@ def available_kernels(device: str = "cpu") -> list[str]:
 
 def kernel_name(model: nn.Module) -> str:
     """The GPTQ kernel that `model`'s layers run on, as in `available_kernels`; "none" if nothing is quantised."""
-    return next((_short_name(module.backend) for module in quantised_layers(model).values()), "none")
+    return next((short_name(module.backend) for module in quantised_layers(model).values()), "none")
 
 
 def count_quantised(model: nn.Module) -> dict[str, Any]:
@@ -178,35 +170,12 @@ def cache_weights(model: nn.Module, enabled: bool = True) -> int:
     return len(layers)
 
 
-def quantised_layers(model: nn.Module) -> dict[str, Any]:
-    """The gptqmodel layers of `model` by name."""
-    import_gptqmodel()
-    from gptqmodel.nn_modules.qlinear import BaseQuantLinear
-
-    return {name: module for name, module in model.named_modules() if isinstance(module, BaseQuantLinear)}
-
-
-def exact_scales(module: Any) -> None:
-    """Let the torch kernel multiply codes by scales in float32, where the file's half-precision scales are exact.
-
-    Otherwise it multiplies in half precision, and every weight is off by up to 0.05%.
-    """
-    if _short_name(module.backend) == "torch":
-        module.scales = module.scales.float()
-        if module.bias is not None:
-            module.bias = module.bias.float()
-
-
 def _without_compile(module: Any) -> None:
     """Undo the `torch.compile` wrapper that the torch kernel puts over its method; it has not run yet.
 
     Compiling would cost 10 to 30 s at the first forward and needs a C++ compiler.
     """
     module.__dict__.pop("dequantize_weight", None)
-
-
-def _short_name(backend: Any) -> str:
-    return str(backend.value).removeprefix("gptq_")
 
 
 def _quantisation_of(folder: Path) -> dict[str, Any] | None:
@@ -258,20 +227,3 @@ def _choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, quanti
             f"decoder.kernel: {kernel!r} cannot run this checkpoint here: {error} Choose one of: {choices}"
         ) from error
     return f"gptq_{name}"
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """No prints, warnings or log lines below critical.
-
-    For imports and loading alone, whose results are checked: torchao complains about CUDA files, and optimum touches
-    every deprecated property of the model.
-    """
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nota_cli.compress.gptq import exact_scales, import_gptqmodel, quantised_layers
+from nota_cli.compress.gptq_runtime import exact_scales, import_gptqmodel, quantised_layers
 from nota_cli.errors import CheckpointError, DataError, UsageError, listing
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def quantize_to_folder(
     Raises:
         UsageError: layer sizes do not fit the format, adapters are not merged, or `folder` is not empty.
         DataError: no calibration positions, shapes that do not match, or values that are not finite.
-        CheckpointError: weights that GPTQ cannot handle.
+        CheckpointError: weights GPTQ cannot handle.
     """
     import_gptqmodel()
     from gptqmodel.quantization import QuantizeConfig
@@ -129,7 +129,7 @@ def quantize_to_folder(
         group_size=group_size,
         damp_percent=damp,
         desc_act=act_order,
-        act_group_aware=not act_order,  # orders columns by activation size without leaving the unordered format
+        act_group_aware=group_size > 0 and not act_order,  # orders columns within the format of unordered ones
         sym=True,
         mse=2.0,  # search each group's scale for the least squared error, rather than take it from the largest weight
         fallback=None,  # never round in silence where there is too little data
@@ -255,8 +255,7 @@ def _stages(block: nn.Module, index: int, batch: _Batch) -> list[list[str]]:
     finally:
         for handle in handles:
             handle.remove()
-    called = [name for _, names in seen for name in names]
-    if sorted(called) != sorted(linears):
+    if sorted(name for _, names in seen for name in names) != sorted(linears):
         raise UsageError(f"block {index} does not call each of {sorted(linears)} once, so GPTQ cannot calibrate them")
     return [names for _, names in seen]
 
