@@ -1,13 +1,12 @@
 """The command line: one short function a command, heavy imports inside them, the only place that exits."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from nota_cli import __version__
-from nota_cli.console import fail, print_json, say, table
+from nota_cli.console import fail, print_json, quiet_libraries, say, table
 from nota_cli.errors import NotaError, UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ def quantize(
     from nota_cli.commands import run_quantize
 
     rows = run_quantize(_recipe(recipe, checkpoint, settings), checkpoint, out, bits, group_size, clips)
-    table("Quantised layers", ["layer", "relative output error"], rows)
+    table("Relative output error of the quantised layers", ["layer", "plain rounding", "GPTQ"], rows)
 
 
 @app.command(epilog="Example: `nota score submission.csv --annotation test.json --task aac`")
@@ -234,8 +233,7 @@ def _summary(written: "list[Prepared]") -> None:
 
 def main() -> None:
     """Run the app; an error that the user can mend becomes one message and its exit status."""
-    # Forked data workers after tokenizers were used: their thread pool would only warn.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    quiet_libraries()
     try:
         app()
     except NotaError as error:

@@ -17,7 +17,7 @@ from nota_cli.model.build import build
 from nota_cli.model.checkpoint import save_checkpoint
 from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.load import load_recipe
-from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.schema import Augment, Recipe
 from nota_cli.submission import write_submission
 
 
@@ -90,7 +90,7 @@ def run_quantize(
         raise RecipeError("calibration needs audio: name a recipe with training data by --recipe")
     model = build(recipe.model_copy(update={"checkpoint": str(checkpoint)}))
     spec = recipe.train
-    batches = TrainingBatches(recipe.data.train, feature_spec(model), spec.augment, 16, spec.seed + 1)
+    batches = TrainingBatches(recipe.data.train, feature_spec(model), Augment(), 16, spec.seed + 1)
     calibration = []
     with torch.no_grad():
         for batch in loader(batches, range(-(-clips // 16)), spec.workers):
@@ -110,7 +110,7 @@ def run_quantize(
     )
     model.recipe = recipe.model_copy(update={"decoder": decoder})
     save_checkpoint(model, out)
-    return [[layer.name, f"{layer.error:.4f}"] for layer in report.layers]
+    return [[layer.name, f"{layer.rounding_error:.4f}", f"{layer.error:.4f}"] for layer in report.layers]
 
 
 def _test_set(task: str | None, recipe: Recipe, annotation: Path | None, audio_root: Path | None) -> tuple[Path, Path]:

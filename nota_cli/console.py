@@ -1,6 +1,8 @@
 """What a person sees: progress, tables and messages, all on stderr, so that stdout carries results alone."""
 
 import json
+import logging
+import os
 import sys
 from typing import Any
 
@@ -10,6 +12,15 @@ from rich.table import Table
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False)
+
+
+def quiet_libraries() -> None:
+    """Keep what libraries log about parts that nota does not use off the screen; their errors still come as such."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Read when transformers and huggingface_hub are imported: bars of their own would tear ours apart.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would make tokenizers warn
 
 
 def say(message: str) -> None:
@@ -42,8 +53,8 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     out.print(drawn)
 
 
-def progress() -> Progress:
-    """A progress bar on stderr; without a terminal only its last state is printed."""
+def progress(shown: bool = True) -> Progress:
+    """A progress bar on stderr; without a terminal only its last state is printed, and nothing if not `shown`."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -52,6 +63,7 @@ def progress() -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
         console=err,
+        disable=not shown,
     )
 
 

@@ -1,7 +1,7 @@
 """Annotation rows to batches of features: at random for training, in order for inference."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from nota_cli.data.annotation import Row, read_annotation
 from nota_cli.data.audio import SAMPLE_RATE, load_clip
 from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll
 from nota_cli.data.inputs import Features, extract
-from nota_cli.errors import DataError
+from nota_cli.errors import DataError, NotaError
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import Augment, Source
 
@@ -174,16 +174,38 @@ class TrainingBatches(Dataset[Batch]):
                 row[:length] = mask_spectrogram(row[:length], self.augment, rng)
 
 
-def loader(dataset: Dataset[Batch], order: Sequence[int], workers: int) -> DataLoader[Batch]:
-    """Batches in the given order, made ahead by worker processes (0: in this one)."""
-    return DataLoader(
-        dataset,
+def loader(dataset: Dataset[Batch], order: Sequence[int], workers: int) -> Iterator[Batch]:
+    """Batches in the given order, made ahead by worker processes (0: in this one).
+
+    Raises:
+        NotaError: what stopped a worker, as the worker raised it.
+    """
+    batches = DataLoader(
+        _Guarded(dataset),
         batch_size=None,
         sampler=order,
         num_workers=workers,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_single_thread,
+        generator=torch.Generator(),  # its own, or starting it would move the random state that training resumes from
     )
+    for batch in batches:
+        if isinstance(batch, NotaError):
+            raise batch
+        yield batch
+
+
+class _Guarded(Dataset[Batch | NotaError]):
+    """Carries errors over the process border as values; torch would wrap them in a traceback of its own."""
+
+    def __init__(self, dataset: Dataset[Batch]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> Batch | NotaError:
+        try:
+            return self.dataset[index]
+        except NotaError as error:
+            return error
 
 
 def _single_thread(_: int) -> None:

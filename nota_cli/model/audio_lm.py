@@ -94,7 +94,7 @@ class AudioLM(nn.Module):
 
     @torch.inference_mode()
     def generate(self, features: Features, queries: list[Query], settings: Generate | None = None) -> list[str]:
-        """The text of each clip: special tokens and everything from the end symbol on are cut."""
+        """The text of each clip up to the end symbol; any other special token is kept as text, as the organisers do."""
         settings = settings or self.recipe.generate
         embeds, mask = self.prompt_embeds(features, queries)
         tokenizer = self.decoder.tokenizer
@@ -111,8 +111,7 @@ class AudioLM(nn.Module):
             eos_token_id=sorted(end_ids),
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids),
         )
-        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [text.split(self.end_symbol)[0].strip() for text in texts]
+        return [self._text(row, end_ids) for row in ids.tolist()]
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "AudioLM":
@@ -128,6 +127,10 @@ class AudioLM(nn.Module):
         from nota_cli.model.checkpoint import save_checkpoint
 
         save_checkpoint(self, Path(folder))
+
+    def _text(self, ids: list[int], end_ids: set[int]) -> str:
+        end = next((place for place, token in enumerate(ids) if token in end_ids), len(ids))
+        return self.decoder.tokenizer.decode(ids[:end]).split(self.end_symbol)[0].strip()
 
     def _single_end_id(self) -> list[int]:
         ids = self.decoder.token_ids(self.end_symbol)

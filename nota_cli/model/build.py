@@ -27,7 +27,7 @@ def build(recipe: Recipe, device: str = "cpu", *, trainable: bool = False) -> Au
     Raises:
         CheckpointError: weights are missing or do not fit.
     """
-    decoder = load_decoder(recipe.decoder, device)
+    decoder = load_decoder(recipe.decoder, device, trainable=trainable)
     model = AudioLM(recipe, _speech_encoder(recipe.speech_encoder), _audio_encoder(recipe.audio_encoder), decoder)
     if recipe.lora is not None:
         decoder.add_lora(recipe.lora)

@@ -5,10 +5,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from nota_cli.errors import CheckpointError
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 from nota_cli.recipe.schema import Lora
+
+transformers_logging.disable_progress_bar()  # bars over loading and saving weights would tear nota's own apart
 
 
 class Decoder(nn.Module):
@@ -56,6 +59,9 @@ class Decoder(nn.Module):
 
     def add_lora(self, spec: Lora) -> None:
         """Put fresh adapters on the linear layers that the recipe names."""
+        from nota_cli.compress.gptq import silence_gptqmodel
+
+        silence_gptqmodel()  # peft imports it, quantised decoder or not
         from peft import LoraConfig, get_peft_model
 
         self.model = get_peft_model(
@@ -70,8 +76,10 @@ class Decoder(nn.Module):
         )
 
 
-def load_decoder(spec: DecoderSpec, device: str = "cpu") -> Decoder:
+def load_decoder(spec: DecoderSpec, device: str = "cpu", *, trainable: bool = False) -> Decoder:
     """The decoder that a recipe names: from a folder or hub id, or with random weights of the given shape.
+
+    `trainable` makes `kernel: auto` choose among the GPTQ kernels that gradients pass through.
 
     Raises:
         CheckpointError: the folder is not there or does not hold what it should; missing and unexpected keys are named.
@@ -85,9 +93,8 @@ def load_decoder(spec: DecoderSpec, device: str = "cpu") -> Decoder:
     if spec.quantisation == "gptq":
         from nota_cli.compress.gptq import kernel_name, load_gptq_decoder
 
-        model = load_gptq_decoder(
-            Path(spec.path), spec.kernel, dtype, device, _attention(AutoConfig.from_pretrained(spec.path))
-        )
+        kernel = "auto_trainable" if trainable and spec.kernel == "auto" else spec.kernel
+        model = load_gptq_decoder(Path(spec.path), kernel, dtype, device)
         return Decoder(model, tokenizer, kernel_name(model))
     try:
         config = AutoConfig.from_pretrained(spec.path)
@@ -96,8 +103,7 @@ def load_decoder(spec: DecoderSpec, device: str = "cpu") -> Decoder:
         )
     except (OSError, ValueError) as error:
         raise CheckpointError(f"decoder {spec.path}: {error}") from error
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    missing = sorted(set(report["missing_keys"]) - tied)
+    missing = sorted(report["missing_keys"])
     unexpected = sorted(report["unexpected_keys"])
     if missing or unexpected:
         raise CheckpointError(

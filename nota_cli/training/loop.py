@@ -44,13 +44,16 @@ class _Trainer:
 
     def __init__(self, recipe: Recipe, accelerator: Accelerator) -> None:
         self.recipe, self.spec, self.accelerator = recipe, recipe.train, accelerator
-        self.model = build(recipe.model_copy(update={"checkpoint": None}), str(accelerator.device))
+        self.model = build(recipe.model_copy(update={"checkpoint": None}), str(accelerator.device), trainable=True)
         if self.spec.init is not None:
             _start_from(self.model, Path(self.spec.init))
         if not set_trainable(self.model):
             raise RecipeError(f"recipe {recipe.name!r} trains nothing; set `train: true` on a part, or add `lora`")
+        share, rest = divmod(self.spec.batch_size, accelerator.num_processes)
+        if rest:
+            raise RecipeError(f"train.batch_size {self.spec.batch_size} does not split over the processes evenly")
         self.batches = TrainingBatches(
-            recipe.data.train, feature_spec(self.model), self.spec.augment, self.spec.batch_size, self.spec.seed
+            recipe.data.train, feature_spec(self.model), self.spec.augment, share, self.spec.seed
         )
         self.heads = AuxiliaryHeads(self.model, self.spec, self.batches.label_names).to(accelerator.device)
         named = [*self.model.named_parameters(), *((f"heads.{k}", p) for k, p in self.heads.named_parameters())]
@@ -73,9 +76,7 @@ class _Trainer:
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach()) / self.spec.accumulation
         if self.accelerator.num_processes > 1:
-            for _, parameter in self.parameters:
-                if parameter.grad is not None:
-                    parameter.grad = self.accelerator.reduce(parameter.grad, reduction="mean")
+            self._average_gradients()
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.spec.clip_norm)
         if not torch.isfinite(norm):
             raise NotaError(f"the gradient is not finite at step {step + 1}; lower train.learning_rate and --resume")
@@ -86,6 +87,17 @@ class _Trainer:
             decay = min(self.spec.average, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(self.average.values()), [p.detach() for _, p in self.parameters], 1 - decay)
         return sums
+
+    def _average_gradients(self) -> None:
+        """Mean over the processes, in one message; a process whose batch left a part unused counts as zero there."""
+        for _, parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameter.grad.flatten() for _, parameter in self.parameters])
+        mean = self.accelerator.reduce(flat, reduction="mean")
+        pieces = mean.split([parameter.numel() for _, parameter in self.parameters])
+        for (_, parameter), piece in zip(self.parameters, pieces, strict=True):
+            parameter.grad.copy_(piece.view_as(parameter))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -129,14 +141,17 @@ def train(
     accelerator = Accelerator(mixed_precision="bf16" if spec.autocast else "no")
     set_seed(spec.seed)
     trainer = _Trainer(recipe, accelerator)
+    if accelerator.process_index:
+        torch.manual_seed(spec.seed + accelerator.process_index)  # weights start equal, dropout masks differ
     # Where a run is cut and how often it looks at itself does not change what it learns.
     stamp = recipe_hash(recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": []})}))
+    report = say if accelerator.is_main_process else lambda message: None
     first = 0
     if resume:
         first = load_state(trainer_folder, stamp, trainer.parameters, trainer.optimizer, trainer.average)
-        say(f"resumed after step {first}")
+        report(f"resumed after step {first}")
     count = sum(parameter.numel() for _, parameter in trainer.parameters)
-    say(f"training {count:,} parameters for {spec.steps} steps on {accelerator.device}")
+    report(f"training {count:,} parameters for {spec.steps} steps on {accelerator.device}")
     log = _Log(trainer_folder / "log.jsonl", accelerator.is_main_process)
     last = spec.steps if stop_after is None else min(spec.steps, first + stop_after)
     # Step, accumulation and process give every batch a number of its own; see TrainingBatches.
@@ -146,7 +161,7 @@ def train(
         for step in range(first, last)
         for part in range(spec.accumulation)
     ]
-    source = iter(loader(trainer.batches, order, spec.workers))
+    source = loader(trainer.batches, order, spec.workers)
     metrics: dict[str, float] = {}
     train_mode(trainer.model)
 
@@ -154,12 +169,12 @@ def train(
         if accelerator.is_main_process:
             save_state(trainer_folder, step, stamp, trainer.parameters, trainer.optimizer, trainer.average)
 
-    with progress() as bar:
+    with progress(accelerator.is_main_process) as bar:
         shown = bar.add_task("train", total=spec.steps, completed=first, detail="")
         started, clips = time.monotonic(), 0
         for step in range(first, last):
             losses = trainer.step(step, source)
-            clips += spec.batch_size * per_step
+            clips += spec.batch_size * spec.accumulation
             bar.update(shown, advance=1)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == last:
                 rate = clips / (time.monotonic() - started)
@@ -173,7 +188,7 @@ def train(
                     metrics = _without_random(lambda: validate(trainer.model))
                 train_mode(trainer.model)
                 log.write({"step": step + 1, **metrics})
-                say(f"step {step + 1}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+                report(f"step {step + 1}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     if last == spec.steps and accelerator.is_main_process:
         with trainer.averaged():
             save_checkpoint(trainer.model, folder)

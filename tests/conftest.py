@@ -1,0 +1,154 @@
+"""A tiny system with random weights and a few clips, built once a run: the real code paths at the smallest size."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+TINY = {
+    "audio": {"pad": "clip"},
+    "speech_encoder": {
+        "train": True,
+        "config": {
+            "num_mel_bins": 80,
+            "d_model": 32,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "max_source_positions": 1500,
+        },
+    },
+    "audio_encoder": {
+        "kind": "beats",
+        "train": True,
+        "config": {
+            "embed_dim": 32,
+            "encoder_layers": 1,
+            "encoder_embed_dim": 32,
+            "encoder_ffn_embed_dim": 64,
+            "encoder_attention_heads": 2,
+            "conv_pos": 16,
+            "conv_pos_groups": 4,
+            "num_buckets": 32,
+            "max_distance": 128,
+        },
+    },
+    "connector": {"hidden_size": 32, "layers": 1, "heads": 2, "intermediate_size": 64},
+    "decoder": {
+        "train": True,
+        "config": {
+            "model_type": "gemma2",
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "max_position_embeddings": 512,
+            "tie_word_embeddings": False,
+        },
+    },
+    "generate": {"beams": 1, "max_new_tokens": 6, "batch_size": 4},
+    "train": {
+        "steps": 6,
+        "batch_size": 3,
+        "learning_rate": 1e-3,
+        "warmup_steps": 2,
+        "ctc_weight": 0.3,
+        "label_weight": 0.3,
+        "average": 0.9,
+        "validate_every": 3,
+        "save_every": 2,
+        "workers": 0,
+        "augment": {
+            "speed": 0.1,
+            "gain_db": 6,
+            "noise": 0.5,
+            "roll": 0.5,
+            "tone": 6,
+            "mask_time": 10,
+            "mask_frequency": 8,
+        },
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real recordings and golden figures beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the folder {SHARED} with real recordings and golden figures")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `audio/*.wav` of several rates and lengths, and annotation files over them."""
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "audio").mkdir()
+    rng = np.random.default_rng(7)
+    rows = []
+    for index, (rate, seconds) in enumerate([(16000, 1.2), (8000, 0.4), (44100, 2.3), (16000, 1.7), (22050, 3.1)]):
+        wave = 0.3 * np.sin(2 * np.pi * (200 + 150 * index) * np.arange(int(rate * seconds)) / rate)
+        name = f"audio/c{index}.wav"
+        soundfile.write(folder / name, wave + 0.02 * rng.standard_normal(len(wave)), rate)
+        task, label = ("asr", None) if index % 2 else ("audiocaption_v2", "rain")
+        text = "three seven one" if label is None else "rain falls outside"
+        row = {"path": name, "text": text, "task": task, "testset_id": f"test{index:04d}", "speaker": "s"}
+        rows.append(row if label is None else {**row, "label": label})
+    (folder / "all.json").write_text(json.dumps({"annotation": rows}))
+    (folder / "aac.json").write_text(json.dumps({"annotation": [row for row in rows if "label" in row]}))
+    (folder / "asr.json").write_text(json.dumps({"annotation": [row for row in rows if row["task"] == "asr"]}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe file for a system of some ten thousand weights, with training and validation data."""
+    import yaml
+
+    from nota_cli.data.tokenizer import build_word_tokenizer
+    from nota_cli.prompts import Query, wrap
+    from nota_cli.recipe.schema import Prompts
+
+    folder = tmp_path_factory.mktemp("recipe")
+    prompts = Prompts()
+    texts = [part for task in prompts.tasks for part in wrap(prompts, Query(task, "what is it"))]
+    build_word_tokenizer([*texts, "one two three seven", "rain falls outside"], folder / "tokenizer")
+    source = {"annotation": str(clips / "all.json"), "audio_root": str(clips)}
+    digits = {"annotation": str(clips / "asr.json"), "audio_root": str(clips), "join": 3, "weight": 2.0}
+    mixed = {**source, "annotation": str(clips / "aac.json"), "mix_same_label": 0.5, "crop_seconds": 2.0}
+    background = {"background": str(clips / "all.json"), "background_root": str(clips)}
+    recipe = {
+        **TINY,
+        "name": "random",
+        "decoder": {**TINY["decoder"], "tokenizer": str(folder / "tokenizer")},
+        "data": {"train": [mixed, {**digits, **background}], "validation": [source]},
+    }
+    path = folder / "random.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of that system, weights random."""
+    import torch
+
+    from nota_cli.model.build import build
+    from nota_cli.recipe.load import load_recipe
+
+    torch.manual_seed(3)
+    folder = tmp_path_factory.mktemp("checkpoint") / "random"
+    build(load_recipe(str(tiny_recipe))).save_pretrained(folder)
+    return folder

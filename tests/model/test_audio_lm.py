@@ -1,0 +1,205 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from nota_cli.data.annotation import read_annotation
+from nota_cli.data.audio import load_audio
+from nota_cli.data.inputs import extract
+from nota_cli.errors import CheckpointError
+from nota_cli.inference import predict
+from nota_cli.model.audio_lm import AudioLM, Encoded
+from nota_cli.model.build import build
+from nota_cli.prompts import Query
+from nota_cli.recipe.load import load_recipe
+
+
+def golden_recipe(folder: Path, target: Path) -> str:
+    """A recipe that points at one of the golden systems."""
+    expected = json.loads((folder / "expected.json").read_text())
+    qformer = expected["qformer"]
+    state = torch.load(folder / "checkpoint.pth", weights_only=True)["model"]
+    targets = sorted({name.split(".lora_A")[0].split(".")[-1] for name in state if ".lora_A" in name})
+    recipe = {
+        "checkpoint": str(folder / "checkpoint.pth"),
+        "speech_encoder": {"path": str(folder / "whisper")},
+        "audio_encoder": {"kind": "beats", "path": str(folder / "beats.pt")},
+        "connector": {key: qformer[key] for key in ("hidden_size", "layers", "heads", "intermediate_size")},
+        "decoder": {"path": str(folder / "llm")},
+        "lora": {"rank": expected["lora"]["r"], "alpha": expected["lora"]["alpha"], "targets": targets},
+        "prompts": {"end_symbol": expected["end_sym"]},
+        "generate": {"max_new_tokens": expected["max_new_tokens"]},
+    }
+    path = target / "golden.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return str(path)
+
+
+@pytest.mark.parametrize("team", ["nota", "cv03", "cv16"])
+def test_a_teams_checkpoint_loads_and_its_embeddings_give_its_texts_and_losses(
+    team: str, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the golden embeddings on: checkpoint names, scaling, prompts, LoRA, search and loss."""
+    folder = shared / "golden" / team
+    model = build(load_recipe(golden_recipe(folder, tmp_path)))
+    golden = load_file(folder / "golden.safetensors")
+    rows = read_annotation(folder / "manifest.json")
+    expected = json.loads((folder / "expected.json").read_text())["rows"]
+    embeds = torch.cat([golden[f"speech_embeds{index}"] for index in range(len(rows))])
+
+    def encoded_rows(chosen: list[int]) -> Encoded:
+        part = embeds[chosen]
+        mask = torch.ones(part.shape[:2], dtype=torch.bool)
+        return Encoded(part, mask, part, mask, None, None)
+
+    queries = [Query(row.task) for row in rows]
+    features = extract([load_audio(folder / "audio" / "a0.wav")], 128)  # not looked at: `encode` is replaced
+    for beams in (1, 4):
+        settings = model.recipe.generate.model_copy(update={"beams": beams})
+        monkeypatch.setattr(model, "encode", lambda features: encoded_rows(list(range(len(rows)))))
+        texts = [text.lower() for text in model.generate(features, queries, settings)]
+        assert texts == [row[f"text_beam{beams}"].strip() for row in expected]
+    for index, row in enumerate(rows):
+        monkeypatch.setattr(model, "encode", lambda features, index=index: encoded_rows([index]))
+        with torch.no_grad():
+            loss, _ = model(features, [queries[index]], [row.text or ""])
+        # The teams give the vocabulary a [PAD] row, which takes part in the softmax though it is never a target.
+        assert float(loss) == pytest.approx(expected[index]["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("team", ["nota", "cv03", "cv16"])
+def test_the_connector_equals_transformers_q_former_on_the_teams_weights(
+    team: str, shared: Path, tmp_path: Path
+) -> None:
+    from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+    model = build(load_recipe(golden_recipe(shared / "golden" / team, tmp_path)))
+    connector = model.connector
+    spec = model.recipe.connector
+    reference = Blip2QFormerModel(
+        Blip2QFormerConfig(
+            hidden_size=spec.hidden_size,
+            num_hidden_layers=spec.layers,
+            num_attention_heads=spec.heads,
+            intermediate_size=spec.intermediate_size,
+            encoder_hidden_size=64 + 48,
+            cross_attention_frequency=1,
+            layer_norm_eps=1e-12,
+        )
+    ).eval()
+    names = {"embeddings.LayerNorm": "layernorm", "attention.self.": "attention.attention."}
+    state = {}
+    for name, tensor in connector.speech_Qformer.bert.state_dict().items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        state[name] = tensor
+    report = reference.load_state_dict(state, strict=False)
+    assert not report.unexpected_keys
+    speech = torch.randn(2, 1500, 64, generator=torch.Generator().manual_seed(1))
+    audio = torch.randn(2, 216, 48, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        ours, mask = connector(speech, None, audio, None)
+        padded = torch.nn.functional.pad(connector.ln_audio(audio), (0, 0, 0, 1500 - 216))
+        windows = torch.cat([connector.ln_speech(speech), padded], -1)[:, : 88 * 17].reshape(2 * 88, 17, 112)
+        queries = connector.speech_query_tokens.expand(2 * 88, -1, -1)
+        states = reference(query_embeds=queries, encoder_hidden_states=windows).last_hidden_state
+        theirs = connector.speech_llama_proj(states).reshape(2, 88, -1)
+    assert bool(mask.all())
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_saved_checkpoint_gives_the_same_texts(tiny_checkpoint: Path, clips: Path, tmp_path: Path) -> None:
+    model = AudioLM.from_pretrained(tiny_checkpoint)
+    rows = read_annotation(clips / "all.json")
+    texts = predict(model, rows, clips, workers=0)
+    model.save_pretrained(tmp_path / "again")
+    assert predict(AudioLM.from_pretrained(tmp_path / "again"), rows, clips, workers=0) == texts
+    assert any(texts)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_texts_do_not_depend_on_the_batch_size(tiny_checkpoint: Path, clips: Path, size: int) -> None:
+    model = AudioLM.from_pretrained(tiny_checkpoint)
+    rows = read_annotation(clips / "all.json")
+    alone = model.recipe.generate.model_copy(update={"batch_size": 1})
+    together = alone.model_copy(update={"batch_size": size})
+    assert predict(model, rows, clips, settings=alone, workers=0) == predict(
+        model, rows, clips, settings=together, workers=1
+    )
+
+
+def test_clip_padding_gives_a_clip_the_same_embeddings_alone_and_in_a_batch(tiny_checkpoint: Path, clips: Path) -> None:
+    model = AudioLM.from_pretrained(tiny_checkpoint)
+    waves = [load_audio(clips / row.path) for row in read_annotation(clips / "all.json")]
+    with torch.no_grad():
+        together = model.encode(extract(waves, 80, pad="clip"))
+        for index, wave in enumerate(waves):
+            alone = model.encode(extract([wave], 80, pad="clip"))
+            count = int(alone.mask.sum())
+            assert int(together.mask[index].sum()) == count
+            torch.testing.assert_close(together.embeds[index, :count], alone.embeds[0, :count], rtol=1e-4, atol=1e-5)
+
+
+def test_loss_counts_the_answer_alone(tiny_checkpoint: Path, clips: Path) -> None:
+    """The loss of two rows is the mean over their answers' tokens, whatever their prompts and lengths are."""
+    model = AudioLM.from_pretrained(tiny_checkpoint)
+    rows = read_annotation(clips / "all.json")[:2]
+    waves = [load_audio(clips / row.path) for row in rows]
+    queries, texts = [Query(row.task) for row in rows], ["one", "rain falls outside"]
+    with torch.no_grad():
+        losses = [
+            model(extract([w], 80, pad="clip"), [q], [t])[0] for w, q, t in zip(waves, queries, texts, strict=True)
+        ]
+        both, _ = model(extract(waves, 80, pad="clip"), queries, texts)
+    tokens = [2, 4]  # words and the end symbol
+    expected = sum(float(loss) * count for loss, count in zip(losses, tokens, strict=True)) / sum(tokens)
+    assert float(both) == pytest.approx(expected, rel=1e-4)
+
+
+def test_missing_and_unexpected_keys_stop_the_loading(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint, broken)
+    state = load_file(broken / "model.safetensors")
+    state["connector.stranger"] = state.pop("connector.ln_speech.weight")
+    state["connector.ln_audio.bias"] = torch.zeros(5)
+    save_file(state, broken / "model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        AudioLM.from_pretrained(broken)
+    message = str(caught.value)
+    assert "missing: connector.ln_speech.weight" in message
+    assert "unexpected: connector.stranger" in message
+    assert "shape of connector.ln_audio.bias: (5,) in the file, (32,) in the model" in message
+
+
+def test_a_damaged_or_absent_checkpoint_is_a_clear_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint, broken)
+    whole = (broken / "model.safetensors").read_bytes()
+    (broken / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        AudioLM.from_pretrained(broken)
+    (broken / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="no model.safetensors"):
+        AudioLM.from_pretrained(broken)
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (print, ("code ran",))
+
+
+def test_a_pth_with_code_in_it_is_refused_unrun(
+    shared: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = golden_recipe(shared / "golden" / "nota", tmp_path)
+    torch.save({"model": _Evil()}, tmp_path / "evil.pth")
+    with pytest.raises(CheckpointError, match="not a weights-only file"):
+        build(load_recipe(path, [f"checkpoint={tmp_path / 'evil.pth'}"]))
+    assert "code ran" not in capsys.readouterr().out

@@ -1,0 +1,110 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nota_cli.errors import CheckpointError, RecipeError
+from nota_cli.recipe.load import load_recipe
+from nota_cli.training.loop import train
+from nota_cli.training.optim import learning_rate
+
+
+@pytest.fixture(scope="module")
+def unbroken(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "unbroken"
+    train(load_recipe(str(tiny_recipe)), folder)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return {**load_file(folder / "model.safetensors"), **load_file(folder / "decoder" / "model.safetensors")}
+
+
+def test_a_run_leaves_a_whole_checkpoint_and_its_metrics(unbroken: Path) -> None:
+    metrics = json.loads((unbroken / "metrics.json").read_text())
+    assert metrics["steps"] == 6
+    assert {"validation_loss", "wer", "right_captions"} <= set(metrics)
+    assert not (unbroken / "trainer" / "state.safetensors").exists()
+    assert load_recipe(str(unbroken)).decoder.path == str(unbroken / "decoder")
+
+
+@pytest.mark.parametrize("cut", [1, 4])
+def test_a_run_cut_anywhere_ends_with_the_same_weights(
+    cut: int, unbroken: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe(str(tiny_recipe))
+    train(recipe, tmp_path, stop_after=cut)
+    assert not (tmp_path / "model.safetensors").exists()
+    train(recipe, tmp_path, resume=True)
+    expected, found = weights(unbroken), weights(tmp_path)
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor), name
+
+
+def test_loss_falls_on_a_few_clips(tiny_recipe: Path, tmp_path: Path) -> None:
+    settings = ["train.steps=60", "train.average=0", "train.augment={}", "data.validation=[]", "train.save_every=100"]
+    train(load_recipe(str(tiny_recipe), [*settings, "train.learning_rate=3e-3"]), tmp_path)
+    log = [json.loads(line) for line in (tmp_path / "trainer" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss"] < 0.6 * log[0]["loss"]
+
+
+def test_another_seed_gives_other_weights(unbroken: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+    train(load_recipe(str(tiny_recipe), ["train.seed=5", "data.validation=[]"]), tmp_path)
+    name = "connector.speech_llama_proj.weight"
+    assert not torch.equal(weights(tmp_path)[name], weights(unbroken)[name])
+
+
+def test_an_unfinished_run_is_neither_overwritten_nor_mixed_with_another_recipe(
+    tiny_recipe: Path, tmp_path: Path
+) -> None:
+    recipe = load_recipe(str(tiny_recipe))
+    train(recipe, tmp_path, stop_after=2)
+    with pytest.raises(CheckpointError, match="--resume"):
+        train(recipe, tmp_path)
+    with pytest.raises(CheckpointError, match="another recipe"):
+        train(load_recipe(str(tiny_recipe), ["train.learning_rate=0.5"]), tmp_path, resume=True)
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        train(recipe, tmp_path / "elsewhere", resume=True)
+
+
+def test_lora_trains_on_the_frozen_decoder_of_an_earlier_stage(
+    unbroken: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    changes = [
+        f"decoder={{path: {unbroken / 'decoder'}}}",
+        f"train.init={unbroken}",
+        "speech_encoder.train=false",
+        "audio_encoder.train=false",
+        "lora={rank: 2, dropout: 0}",
+        "data.validation=[]",
+    ]
+    train(load_recipe(str(tiny_recipe), changes), tmp_path)
+    before, after = load_file(unbroken / "model.safetensors"), load_file(tmp_path / "model.safetensors")
+    moved = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert moved == {"connector"}
+    adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    assert any(tensor.abs().sum() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+    frozen = load_file(unbroken / "decoder" / "model.safetensors")
+    copied = load_file(tmp_path / "decoder" / "model.safetensors")
+    assert all(torch.equal(frozen[name], copied[name]) for name in frozen)
+
+
+def test_a_recipe_without_data_or_with_nothing_to_train_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data\.train"):
+        train(load_recipe(str(tiny_recipe), ["data.train=[]"]), tmp_path)
+    frozen = [f"{part}.train=false" for part in ("speech_encoder", "audio_encoder", "connector", "decoder")]
+    with pytest.raises(RecipeError, match="trains nothing"):
+        train(load_recipe(str(tiny_recipe), frozen), tmp_path)
+
+
+def test_the_schedule_is_the_organisers() -> None:
+    from nota_cli.recipe.schema import Train
+
+    spec = Train()
+    assert learning_rate(0, spec) == pytest.approx(1e-6)
+    assert learning_rate(1500, spec) == pytest.approx((1e-6 + 3e-5) / 2)
+    assert learning_rate(45000, spec) == pytest.approx((3e-5 + 1e-5) / 2)
+    assert learning_rate(90000, spec) == pytest.approx(1e-5)
