@@ -16,8 +16,8 @@ from pathlib import Path
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.prepare import caption_accuracy_of_csv, caption_label
 from nota_cli.score.report import score_submission
-from nota_cli.score.wer import wer
 from nota_cli.submission import read_records
+from nota_cli.training.validate import wer_as_written
 
 
 def infer(checkpoint: Path, annotation: Path, root: Path, task: str, out: Path) -> dict[str, str]:
@@ -42,12 +42,11 @@ def main() -> None:
         right = caption_accuracy_of_csv(aac, sounds)
         cider = score_submission(aac, sounds, "aac")["cider_d_x100"]
     rows = read_annotation(digits)
+    pairs = {row.id: (heard[row.id or ""], row.text or "", row.speaker or "") for row in rows}
     speakers = {}
-    for speaker in sorted({row.speaker or "" for row in rows}):
-        own = [row for row in rows if row.speaker == speaker]
-        speakers[speaker] = round(
-            100 * wer([heard[row.id or ""] for row in own], [row.text or "" for row in own]).value, 2
-        )
+    for speaker in sorted({speaker for _, _, speaker in pairs.values()}):
+        own = [(hypothesis, said) for hypothesis, said, who in pairs.values() if who == speaker]
+        speakers[speaker] = round(100 * wer_as_written(own), 2)
     wrong = {
         row.id: [row.label, captions[row.id or ""]]
         for row in read_annotation(sounds)
@@ -58,11 +57,12 @@ def main() -> None:
     result = {
         "checkpoint": str(arguments.checkpoint),
         "digit_strings": len(rows),
-        "wer": report["wer"],
-        "wer_by_speaker": speakers,
+        "wer_as_written": round(100 * wer_as_written([pair[:2] for pair in pairs.values()]), 2),
+        "wer_as_written_by_speaker": speakers,
+        "wer_organisers": round(report["wer"], 2),
         "captions": len(captions),
         "right_captions": round(100 * right, 2),
-        "cider_d_x100": cider,
+        "cider_d_x100": round(cider, 2),
     }
     print(json.dumps(result))
 

@@ -15,6 +15,18 @@ from nota_cli.recipe.schema import Augment
 FLOOR = 1e-8  # keeps levels of digital silence finite
 
 
+def weaken(spec: Augment, strength: float) -> Augment:
+    """The same changes at `strength` (0 to 1) of what hides the sound: tone, noise and masks."""
+    return spec.model_copy(
+        update={
+            "tone": spec.tone * strength,
+            "noise": spec.noise * strength,
+            "mask_time": round(spec.mask_time * strength),
+            "mask_frequency": round(spec.mask_frequency * strength),
+        }
+    )
+
+
 def augment_waveform(wave: np.ndarray, spec: Augment, rng: Generator) -> np.ndarray:
     """Speed, tone, gain and noise, in this order, as far as the recipe asks for them; [samples] in and out."""
     if spec.speed:

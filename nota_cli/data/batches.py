@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nota_cli.data.annotation import Row, read_annotation
 from nota_cli.data.audio import SAMPLE_RATE, load_clip
-from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll
+from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll, weaken
 from nota_cli.data.inputs import Features, extract
 from nota_cli.errors import DataError, NotaError
 from nota_cli.prompts import Query
@@ -93,7 +93,7 @@ class _Corpus:
         self._cache: dict[Path, np.ndarray] = {}
         self._cached_bytes = 0
 
-    def draw(self, rng: Generator, augment: Augment) -> tuple[np.ndarray, Row, str]:
+    def draw(self, rng: Generator, augment: Augment, strength: float = 1.0) -> tuple[np.ndarray, Row, str]:
         """A random clip [samples], its row and its text."""
         row = self.rows[rng.integers(len(self.rows))]
         text = str(rng.choice(row.texts)) if row.texts else row.text or ""
@@ -109,7 +109,7 @@ class _Corpus:
             wave = mix(wave, roll(other, rng), rng.uniform(-3, 10))
         if self.source.crop_seconds is not None:
             wave = crop(wave, self.source.crop_seconds, rng)
-        if self.background and rng.random() < self.source.background_probability:
+        if self.background and rng.random() < strength * self.source.background_probability:
             sound = self.background[rng.integers(len(self.background))]
             wave = mix(wave, roll(self._load(sound, self.source.background_root or "", 1.0), rng), rng.uniform(3, 25))
         wave = augment_waveform(wave, augment, rng)
@@ -142,11 +142,13 @@ class _Corpus:
 class TrainingBatches(Dataset[Batch]):
     """Random training batches; item `i` depends on `seed` and `i` alone, so a resumed run sees the same."""
 
-    def __init__(self, sources: list[Source], spec: FeatureSpec, augment: Augment, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, sources: list[Source], spec: FeatureSpec, augment: Augment, batch_size: int, seed: int, ramp: int = 0
+    ) -> None:
         self.corpora = [_Corpus(source, spec.max_seconds) for source in sources]
         weights = np.array([source.weight for source in sources])
         self.shares = weights / weights.sum()
-        self.spec, self.augment, self.batch_size, self.seed = spec, augment, batch_size, seed
+        self.spec, self.augment, self.batch_size, self.seed, self.ramp = spec, augment, batch_size, seed, ramp
 
     @property
     def label_names(self) -> list[str]:
@@ -155,23 +157,18 @@ class TrainingBatches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng([self.seed, index])
+        strength = min(1.0, index / self.ramp) if self.ramp else 1.0
+        augment = weaken(self.augment, strength)
         waves, rows, texts = [], [], []
         for choice in rng.choice(len(self.corpora), size=self.batch_size, p=self.shares):
-            wave, row, text = self.corpora[choice].draw(rng, self.augment)
+            wave, row, text = self.corpora[choice].draw(rng, augment, strength)
             waves.append(wave)
             rows.append(row)
             texts.append(text)
         features = extract(waves, self.spec.mel_bins, fbank_bins=self.spec.fbank_bins, pad=self.spec.pad)
-        if self.augment.mask_time or self.augment.mask_frequency:
-            self._mask(features, rng)
+        if augment.mask_time or augment.mask_frequency:
+            _mask(features, augment, rng)
         return Batch(features, [query_of(row) for row in rows], texts, [row.label for row in rows], [])
-
-    def _mask(self, features: Features, rng: Generator) -> None:
-        for row, length in zip(features.log_mel, features.log_mel_lengths.tolist(), strict=True):
-            row[:, :length] = mask_spectrogram(row[:, :length].T, self.augment, rng).T
-        if features.fbank is not None and features.fbank_lengths is not None:
-            for row, length in zip(features.fbank, features.fbank_lengths.tolist(), strict=True):
-                row[:length] = mask_spectrogram(row[:length], self.augment, rng)
 
 
 def loader(dataset: Dataset[Batch], order: Sequence[int], workers: int) -> Iterator[Batch]:
@@ -206,6 +203,14 @@ class _Guarded(Dataset[Batch | NotaError]):
             return self.dataset[index]
         except NotaError as error:
             return error
+
+
+def _mask(features: Features, augment: Augment, rng: Generator) -> None:
+    for row, length in zip(features.log_mel, features.log_mel_lengths.tolist(), strict=True):
+        row[:, :length] = mask_spectrogram(row[:, :length].T, augment, rng).T
+    if features.fbank is not None and features.fbank_lengths is not None:
+        for row, length in zip(features.fbank, features.fbank_lengths.tolist(), strict=True):
+            row[:length] = mask_spectrogram(row[:length], augment, rng)
 
 
 def _single_thread(_: int) -> None:

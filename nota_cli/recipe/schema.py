@@ -208,6 +208,9 @@ class Train(Section):
     init: str | None = None
     """Checkpoint folder to start from (stage 2 starts from stage 1's weights)."""
     augment: Augment = Augment()
+    augment_ramp: int = Field(0, ge=0)
+    """Steps over which tone, noise, masks and background grow to full strength; a model that starts from random
+    weights first has to hear anything at all."""
 
 
 class Recipe(Section):

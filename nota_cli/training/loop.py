@@ -52,8 +52,9 @@ class _Trainer:
         share, rest = divmod(self.spec.batch_size, accelerator.num_processes)
         if rest:
             raise RecipeError(f"train.batch_size {self.spec.batch_size} does not split over the processes evenly")
+        ramp = self.spec.augment_ramp * self.spec.accumulation * accelerator.num_processes
         self.batches = TrainingBatches(
-            recipe.data.train, feature_spec(self.model), self.spec.augment, share, self.spec.seed
+            recipe.data.train, feature_spec(self.model), self.spec.augment, share, self.spec.seed, ramp
         )
         self.heads = AuxiliaryHeads(self.model, self.spec, self.batches.label_names).to(accelerator.device)
         named = [*self.model.named_parameters(), *((f"heads.{k}", p) for k, p in self.heads.named_parameters())]
