@@ -67,7 +67,8 @@ def recipe_hash(recipe: Recipe) -> str:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML that `load_recipe` reads back, defaults left out."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_defaults=True), sort_keys=False, allow_unicode=True)
+    values = recipe.model_dump(mode="json", exclude_defaults=True)
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
 def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"recipe {file} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {file} is not a mapping of keys to values")
-    values = _resolve_paths(values, Path(os.path.abspath(file)).parent)
+    values = dict(_resolve_paths(values, Path(os.path.abspath(file)).parent))
     base = values.pop("base", None)
     if base is None:
         return values

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from nota_cli.errors import UsageError
+from nota_cli.files import atomic_path, write_text
+
+
+def test_a_file_appears_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "a.txt"
+    write_text(target, "ä\n")
+    assert target.read_bytes() == "ä\n".encode()
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_failed_write_leaves_the_old_file_as_it_was(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+
+    def crash() -> None:
+        with atomic_path(target) as part:
+            part.write_text("half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        crash()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"cannot write .*file/a\.txt"), atomic_path(tmp_path / "file" / "a.txt"):
+        pass
