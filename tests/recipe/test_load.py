@@ -22,7 +22,7 @@ def write(tmp_path: Path):
 def test_every_shipped_recipe_loads_and_begins_with_the_command_that_runs_it(name: str) -> None:
     first = recipe_names()[name].read_text().splitlines()[0]
     assert first.startswith("# ")
-    assert f"nota {'train tiny-stage1' if name == 'tiny-stage1' else ''}" in first
+    assert f"nota {'train' if name == 'tiny-stage1' else 'infer'}" in first
     assert load_recipe(name).name == name
 
 
