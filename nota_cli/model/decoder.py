@@ -127,7 +127,7 @@ def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
 
 def _load_tokenizer(path: str | None) -> PreTrainedTokenizerBase:
     if path is not None and Path(path).is_absolute() and not Path(path).is_dir():
-        raise CheckpointError(f"decoder: there is no folder {path}; put the weights there, or --set decoder.path=FOLDER")
+        raise CheckpointError(f"decoder: there is no folder {path}; put the weights there or --set decoder.path=FOLDER")
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
