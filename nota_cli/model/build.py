@@ -7,7 +7,7 @@ from torch import nn
 
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.beats import BeatsConfig, BeatsEncoder, load_beats
-from nota_cli.model.checkpoint import load_checkpoint
+from nota_cli.model.checkpoint import load_checkpoint, own_decoder
 from nota_cli.model.decoder import load_decoder
 from nota_cli.model.whisper import WhisperEncoder, load_whisper_encoder
 from nota_cli.recipe.schema import AudioEncoder, Recipe, SpeechEncoder
@@ -17,7 +17,7 @@ def build(recipe: Recipe, device: str = "cpu", *, trainable: bool = False) -> Au
     """The one builder that training, inference and measuring share.
 
     Parts with a `path` get their published weights, parts with a `config` random ones; then the recipe's checkpoint,
-    if it has one, is loaded over them.
+    if it has one, is loaded over them; its decoder takes the place of one with random weights.
 
     Args:
         recipe: the system.
@@ -27,6 +27,9 @@ def build(recipe: Recipe, device: str = "cpu", *, trainable: bool = False) -> Au
     Raises:
         CheckpointError: weights are missing or do not fit.
     """
+    if recipe.checkpoint is not None:
+        decoder_spec = own_decoder(recipe.decoder, Path(recipe.checkpoint))
+        recipe = recipe.model_copy(update={"decoder": decoder_spec})
     decoder = load_decoder(recipe.decoder, device, trainable=trainable)
     model = AudioLM(recipe, _speech_encoder(recipe.speech_encoder), _audio_encoder(recipe.audio_encoder), decoder)
     if recipe.lora is not None:

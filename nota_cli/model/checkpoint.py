@@ -18,7 +18,7 @@ from torch import Tensor
 from nota_cli.errors import CheckpointError, listing
 from nota_cli.files import atomic_path, write_text
 from nota_cli.recipe.load import dump_recipe
-from nota_cli.recipe.schema import Data, Recipe
+from nota_cli.recipe.schema import Data, Decoder, Recipe
 
 if TYPE_CHECKING:
     from nota_cli.model.audio_lm import AudioLM
@@ -65,8 +65,10 @@ def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
     train = model.recipe.train.model_copy(update={"init": None})
     recipe = model.recipe.model_copy(update={"checkpoint": None, "data": Data(), "train": train})
     target = folder / "decoder"
-    if recipe.decoder.train:
-        model.decoder.base.save_pretrained(target)
+    if recipe.decoder.train or recipe.decoder.config is not None:
+        base = model.decoder.base
+        plain = {k.replace(".base_layer.", "."): v for k, v in base.state_dict().items() if "lora_" not in k}
+        base.save_pretrained(target, state_dict=plain)
         model.decoder.tokenizer.save_pretrained(target)
     elif recipe.decoder.path and Path(recipe.decoder.path).is_dir():
         if Path(recipe.decoder.path).resolve() != target.resolve():
@@ -75,6 +77,13 @@ def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
         return recipe
     decoder = recipe.decoder.model_copy(update={"path": "./decoder", "config": None, "tokenizer": None})
     return recipe.model_copy(update={"decoder": decoder})
+
+
+def own_decoder(spec: Decoder, folder: Path) -> Decoder:
+    """The decoder of a checkpoint folder where the recipe would else start one from random weights."""
+    if spec.config is None or not (folder / "decoder").is_dir():
+        return spec
+    return spec.model_copy(update={"path": str(folder / "decoder"), "config": None, "tokenizer": None})
 
 
 def load_checkpoint(model: "AudioLM", path: Path) -> None:

@@ -19,7 +19,7 @@ from nota_cli.files import write_text
 from nota_cli.inference import feature_spec
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.build import build, set_trainable, train_mode
-from nota_cli.model.checkpoint import load_checkpoint, save_checkpoint
+from nota_cli.model.checkpoint import load_checkpoint, own_decoder, save_checkpoint
 from nota_cli.recipe.load import recipe_hash
 from nota_cli.recipe.schema import Recipe
 from nota_cli.training.auxiliary import AuxiliaryHeads
@@ -44,7 +44,11 @@ class _Trainer:
 
     def __init__(self, recipe: Recipe, accelerator: Accelerator) -> None:
         self.recipe, self.spec, self.accelerator = recipe, recipe.train, accelerator
-        self.model = build(recipe.model_copy(update={"checkpoint": None}), str(accelerator.device), trainable=True)
+        recipe = recipe.model_copy(update={"checkpoint": None})
+        if self.spec.init is not None:
+            decoder = own_decoder(recipe.decoder, Path(self.spec.init))
+            recipe = recipe.model_copy(update={"decoder": decoder})
+        self.model = build(recipe, str(accelerator.device), trainable=True)
         if self.spec.init is not None:
             _start_from(self.model, Path(self.spec.init))
         if not set_trainable(self.model):

@@ -120,6 +120,22 @@ def test_a_saved_checkpoint_gives_the_same_texts(tiny_checkpoint: Path, clips: P
     assert any(texts)
 
 
+def test_a_checkpoint_brings_its_own_decoder_to_a_recipe_that_would_start_one_at_random(
+    tiny_recipe: Path, tiny_checkpoint: Path
+) -> None:
+    """`nota quantize CHECKPOINT --recipe R` must quantise what was trained."""
+    recipe = load_recipe(str(tiny_recipe), [f"checkpoint={tiny_checkpoint}"])
+    found, saved = build(recipe).state_dict(), AudioLM.from_pretrained(tiny_checkpoint).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in saved.items())
+
+
+def test_a_random_decoder_that_is_not_trained_is_kept_in_the_checkpoint(tiny_recipe: Path, tmp_path: Path) -> None:
+    model = build(load_recipe(str(tiny_recipe), ["decoder.train=false", "lora={}"]))
+    model.save_pretrained(tmp_path)
+    found, saved = AudioLM.from_pretrained(tmp_path).state_dict(), model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in saved.items())
+
+
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_texts_do_not_depend_on_the_batch_size(tiny_checkpoint: Path, clips: Path, size: int) -> None:
     model = AudioLM.from_pretrained(tiny_checkpoint)
