@@ -10,7 +10,7 @@ from nota_cli.console import progress, say, warn
 from nota_cli.data.annotation import FAMILY_TASK, Row, missing_files, read_annotation, row_id
 from nota_cli.data.batches import TrainingBatches, loader
 from nota_cli.errors import DataError, RecipeError, UsageError, listing
-from nota_cli.files import atomic_path
+from nota_cli.files import check_writable
 from nota_cli.inference import feature_spec, predict
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.build import build
@@ -29,12 +29,17 @@ def pick_device(name: str) -> str:
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise UsageError(f"--device {name}: torch finds no CUDA device here; use --device cpu")
     try:
-        return str(torch.device(name))
+        device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices here; try --device cpu"
+        )
+    return name
 
 
 def run_infer(
@@ -55,9 +60,7 @@ def run_infer(
     if problems:
         raise DataError(f"{annotation}, audio under {audio_root}:\n{listing(problems)}")
     out = out or Path("submissions") / f"{recipe.name}-{task or 'all'}.csv"
-    with atomic_path(out.parent / f".{out.name}.check"):
-        pass  # the folder takes files: better known before an hour of inference than after it
-    (out.parent / f".{out.name}.check").unlink()
+    check_writable(out)
     model = load(recipe, pick_device(device))
     started = time.monotonic()
     with progress() as bar:
@@ -88,6 +91,7 @@ def run_quantize(
 
     if not recipe.data.train:
         raise RecipeError("calibration needs audio: name a recipe with training data by --recipe")
+    check_writable(out / "recipe.yaml")
     model = build(recipe.model_copy(update={"checkpoint": str(checkpoint)}))
     spec = recipe.train
     batches = TrainingBatches(recipe.data.train, feature_spec(model), Augment(), 16, spec.seed + 1)

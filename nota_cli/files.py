@@ -1,10 +1,12 @@
-"""Writing files whole or not at all."""
+"""Writing files and folders whole or not at all."""
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from nota_cli.errors import UsageError
 
@@ -17,26 +19,75 @@ def atomic_path(target: Path) -> Iterator[Path]:
         UsageError: the folder cannot be made or written to.
     """
     target = Path(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror}. Choose another output path.") from error
+    handle, name = _beside(target, tempfile.mkstemp)
     os.close(handle)
     part = Path(name)
     try:
         yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o666 & ~umask)  # mkstemp makes files private; a result should be as readable as any other
-        with part.open("rb+") as written:
-            os.fsync(written.fileno())
+        _settle(part)
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder beside `target`; when the block ends well it takes the place of `target`, else it vanishes.
+
+    Raises:
+        UsageError: the folder around it cannot be made or written to.
+    """
+    target = Path(target)
+    part = Path(_beside(target, tempfile.mkdtemp))
+    try:
+        yield part
+        for path in (*part.rglob("*"), part):
+            _settle(path)
+        if target.exists():
+            old = part.with_suffix(".old")
+            target.replace(old)
+            part.replace(target)
+            shutil.rmtree(old)
+        else:
+            part.replace(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def check_writable(target: Path) -> None:
+    """Find out before the work whether `target` can be written after it.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    target = Path(target)
+    if target.is_dir():
+        raise UsageError(f"cannot write {target}: it is a folder. Choose another output path.")
+    handle, name = _beside(target, tempfile.mkstemp)
+    os.close(handle)
+    Path(name).unlink()
 
 
 def write_text(target: Path, text: str) -> None:
     """Write `text` to `target` whole or not at all, as UTF-8 with Unix line ends."""
     with atomic_path(target) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _beside(target: Path, make: Callable[..., Any]) -> Any:
+    """What `tempfile`'s function `make` makes beside `target`."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return make(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
+    except OSError as error:
+        raise UsageError(f"cannot write {target}: {error.strerror}. Choose another output path.") from error
+
+
+def _settle(path: Path) -> None:
+    """Make a result as readable as any other file (tempfile and safetensors make theirs private), and sync it."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+    if path.is_file():
+        with path.open("rb+") as written:
+            os.fsync(written.fileno())

@@ -20,6 +20,6 @@ stage() { # recipe folder [more flags]
   torchrun --nproc_per_node 2 -m nota_cli.cli train "$1" --out "${@:2}" "${resume[@]}"
 }
 stage tiny-stage1 checkpoints/tiny-stage1
-[ -f checkpoints/tiny-gptq/model.safetensors ] ||
+[ -f checkpoints/tiny-gptq/recipe.yaml ] ||
   nota quantize checkpoints/tiny-stage1 --recipe tiny-stage1 --out checkpoints/tiny-gptq
 stage tiny "${1:-checkpoints/tiny-again}" --set decoder.path=checkpoints/tiny-gptq/decoder

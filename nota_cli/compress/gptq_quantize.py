@@ -5,13 +5,9 @@ and packing are gptqmodel's; this module feeds them audio-and-prompt embeddings,
 token ids) cannot.
 """
 
-import contextlib
 import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +17,7 @@ from torch import Tensor, nn
 
 from nota_cli.compress.gptq_runtime import exact_scales, import_gptqmodel, quantised_layers
 from nota_cli.errors import CheckpointError, DataError, UsageError, listing
+from nota_cli.files import atomic_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -153,7 +150,7 @@ def quantize_to_folder(
                         layers.append(report)
                 for batch in calibration:
                     batch.hidden = batch.run(block, index)
-            with _whole_folder(folder) as part:
+            with atomic_folder(folder) as part:
                 _save(model, tokenizer, settings, part)
     finally:
         for name, linear in originals.items():
@@ -375,26 +372,3 @@ def _save(model: Any, tokenizer: Any, settings: Any, folder: Path) -> None:
     (folder / "quantize_config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-
-
-@contextlib.contextmanager
-def _whole_folder(target: Path) -> Iterator[Path]:
-    """Give an empty folder beside `target` that takes its name when the block ends well, and vanishes otherwise."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror}. Choose another folder.") from error
-    try:
-        yield part
-        umask = os.umask(0)
-        os.umask(umask)
-        for path in part.rglob("*"):
-            path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)  # safetensors makes files private
-            if path.is_file():
-                with path.open("rb+") as written:
-                    os.fsync(written.fileno())
-        part.chmod(0o777 & ~umask)
-        part.replace(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nota_cli.errors import CheckpointError, listing
-from nota_cli.files import atomic_path, write_text
+from nota_cli.files import atomic_folder, atomic_path, write_text
 from nota_cli.recipe.load import dump_recipe
 from nota_cli.recipe.schema import Data, Decoder, Recipe
 
@@ -48,15 +48,23 @@ def own_state(model: "AudioLM") -> dict[str, Tensor]:
 
 
 def save_checkpoint(model: "AudioLM", folder: Path) -> None:
-    """Write the folder that `load_checkpoint` and `AudioLM.from_pretrained` read, replacing its files one by one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    recipe = model.recipe
+    """Write the folder that `load_checkpoint` and `AudioLM.from_pretrained` read, `recipe.yaml` last.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+    recipe = _self_contained(model, folder)
     with atomic_path(folder / WEIGHTS) as part:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in own_state(model).items()}, part)
     if recipe.lora is not None:
-        model.decoder.model.save_pretrained(folder / "adapter")
-        (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's template, nothing filled in
-    write_text(folder / "recipe.yaml", dump_recipe(_self_contained(model, folder)))
+        peft = model.decoder.model
+        peft.peft_config["default"].base_model_name_or_path = recipe.decoder.path  # else where it lay on this machine
+        with atomic_folder(folder / "adapter") as part:
+            peft.save_pretrained(part, save_embedding_layers=False)
+            (part / "README.md").unlink(missing_ok=True)  # PEFT's template, nothing filled in
+    elif (folder / "adapter").is_dir():
+        shutil.rmtree(folder / "adapter")  # of an earlier model in this folder
+    write_text(folder / "recipe.yaml", dump_recipe(recipe))
 
 
 def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
@@ -68,11 +76,13 @@ def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
     if recipe.decoder.train or recipe.decoder.config is not None:
         base = model.decoder.base
         plain = {k.replace(".base_layer.", "."): v for k, v in base.state_dict().items() if "lora_" not in k}
-        base.save_pretrained(target, state_dict=plain)
-        model.decoder.tokenizer.save_pretrained(target)
+        with atomic_folder(target) as part:
+            base.save_pretrained(part, state_dict=plain)
+            model.decoder.tokenizer.save_pretrained(part)
     elif recipe.decoder.path and Path(recipe.decoder.path).is_dir():
         if Path(recipe.decoder.path).resolve() != target.resolve():
-            shutil.copytree(recipe.decoder.path, target, dirs_exist_ok=True)
+            with atomic_folder(target) as part:
+                shutil.copytree(recipe.decoder.path, part, dirs_exist_ok=True)
     else:
         return recipe
     decoder = recipe.decoder.model_copy(update={"path": "./decoder", "config": None, "tokenizer": None})
@@ -99,13 +109,11 @@ def load_checkpoint(model: "AudioLM", path: Path) -> None:
         return
     if not (path / WEIGHTS).is_file():
         raise CheckpointError(f"checkpoint {path}: no {WEIGHTS} there. Train it first, or give another --checkpoint.")
-    try:
-        state = load_file(path / WEIGHTS)
-    except SafetensorError as error:
-        raise CheckpointError(f"checkpoint {path / WEIGHTS} is damaged ({error}); copy or train it again") from error
+    state = _read(path / WEIGHTS)
     expected = set(own_state(model))
-    if model.recipe.lora is not None:
+    if model.recipe.lora is not None or (path / "adapter").is_dir():
         state |= _read_adapter(path / "adapter")
+    if model.recipe.lora is not None:
         expected |= {name for name in model.state_dict() if "lora_" in name}
     _load(model, state, expected, path)
 
@@ -130,12 +138,19 @@ def _our_name(name: str) -> str:
     return name
 
 
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint {file} is damaged ({error}); copy or train it again") from error
+
+
 def _read_adapter(folder: Path) -> dict[str, Tensor]:
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
-        raise CheckpointError(f"checkpoint {folder.parent}: the recipe has LoRA and {file} is not there")
+        raise CheckpointError(f"checkpoint {folder.parent}: its LoRA weights should be in {file}, which is not there")
     renamed = {}
-    for name, tensor in load_file(file).items():
+    for name, tensor in _read(file).items():
         renamed["decoder.model." + re.sub(r"(lora_[AB])\.weight$", r"\1.default.weight", name)] = tensor
     return renamed
 

@@ -2,20 +2,22 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from nota_cli.console import progress, say
+from nota_cli.data.annotation import read_annotation
 from nota_cli.data.batches import TrainingBatches, loader
-from nota_cli.errors import CheckpointError, NotaError, RecipeError
-from nota_cli.files import write_text
+from nota_cli.errors import CheckpointError, NotaError, RecipeError, UsageError
+from nota_cli.files import check_writable, write_text
 from nota_cli.inference import feature_spec
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.build import build, set_trainable, train_mode
@@ -68,6 +70,9 @@ class _Trainer:
 
     def step(self, step: int, source: Iterator) -> dict[str, float]:
         """One optimiser step over `accumulation` batches; returns the mean losses."""
+        # What dropout draws depends on seed, step and process alone, so a resumed run draws the same.
+        numbers = [self.spec.seed, step, self.accelerator.process_index]
+        torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(step, self.spec)
         sums: dict[str, float] = {}
@@ -84,7 +89,7 @@ class _Trainer:
             self._average_gradients()
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.spec.clip_norm)
         if not torch.isfinite(norm):
-            raise NotaError(f"the gradient is not finite at step {step + 1}; lower train.learning_rate and --resume")
+            raise NotaError(f"the gradient is not finite at step {step + 1}; lower train.learning_rate and --restart")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average:
@@ -134,20 +139,29 @@ def train(
         stop_after: end early after so many steps of this call, state saved; for tests and trials.
 
     Raises:
+        UsageError: the folder cannot be written to, or `resume` and `restart` are both asked for.
         RecipeError: no training data, or nothing to train.
-        CheckpointError: a run's state is there and neither `resume` nor `restart` was asked for, or it does not fit.
+        DataError: an annotation cannot be used, or names a file that is not there.
+        CheckpointError: a run's state or a checkpoint is there and neither `resume` nor `restart` was asked for, or
+            the state does not fit.
     """
+    if resume and restart:
+        raise UsageError("--resume goes on with a run and --restart throws it away: choose one")
     if not recipe.data.train:
         raise RecipeError(f"recipe {recipe.name!r} names no training data; add data.train")
     trainer_folder = folder / "trainer"
-    if (trainer_folder / STATE_FILE).exists() and not (resume or restart):
-        raise CheckpointError(f"{trainer_folder} holds an unfinished run: add --resume, or --restart to drop it")
+    if not (resume or restart):
+        if (trainer_folder / STATE_FILE).exists():
+            raise CheckpointError(f"{trainer_folder} holds an unfinished run: add --resume, or --restart to drop it")
+        if (folder / "recipe.yaml").exists():
+            raise CheckpointError(f"{folder} holds a trained model: give another --out, or --restart to replace it")
+    check_writable(trainer_folder / STATE_FILE)
+    for source in recipe.data.validation:  # better known now than hours into the run
+        read_annotation(source.annotation, audio_root=source.audio_root)
     spec = recipe.train
     accelerator = Accelerator(mixed_precision="bf16" if spec.autocast else "no")
     set_seed(spec.seed)
     trainer = _Trainer(recipe, accelerator)
-    if accelerator.process_index:
-        torch.manual_seed(spec.seed + accelerator.process_index)  # weights start equal, dropout masks differ
     # Where a run is cut and how often it looks at itself does not change what it learns.
     stamp = recipe_hash(recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": []})}))
     report = say if accelerator.is_main_process else lambda message: None
@@ -155,9 +169,11 @@ def train(
     if resume:
         first = load_state(trainer_folder, stamp, trainer.parameters, trainer.optimizer, trainer.average)
         report(f"resumed after step {first}")
+    elif accelerator.is_main_process:
+        (trainer_folder / STATE_FILE).unlink(missing_ok=True)
     count = sum(parameter.numel() for _, parameter in trainer.parameters)
     report(f"training {count:,} parameters for {spec.steps} steps on {accelerator.device}")
-    log = _Log(trainer_folder / "log.jsonl", accelerator.is_main_process)
+    log = _Log(trainer_folder / "log.jsonl", first, accelerator.is_main_process)
     last = spec.steps if stop_after is None else min(spec.steps, first + stop_after)
     # Step, accumulation and process give every batch a number of its own; see TrainingBatches.
     per_step = spec.accumulation * accelerator.num_processes
@@ -170,9 +186,13 @@ def train(
     metrics: dict[str, float] = {}
     train_mode(trainer.model)
 
-    def save(step: int) -> None:
-        if accelerator.is_main_process:
-            save_state(trainer_folder, step, stamp, trainer.parameters, trainer.optimizer, trainer.average)
+    def look(step: int) -> dict[str, float]:
+        with trainer.averaged():
+            found = validate(trainer.model)
+        train_mode(trainer.model)
+        log.write({"step": step, **found})
+        report(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+        return found
 
     with progress(accelerator.is_main_process) as bar:
         shown = bar.add_task("train", total=spec.steps, completed=first, detail="")
@@ -186,14 +206,12 @@ def train(
                 detail = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
                 bar.update(shown, detail=f"{detail} {rate:.0f} clips/s")
                 log.write({"step": step + 1, **losses, "clips_per_second": round(rate, 1)})
-            if (step + 1) % spec.save_every == 0 or step + 1 == last:
-                save(step + 1)
-            if ((step + 1) % spec.validate_every == 0 or step + 1 == spec.steps) and recipe.data.validation:
-                with trainer.averaged():
-                    metrics = _without_random(lambda: validate(trainer.model))
-                train_mode(trainer.model)
-                log.write({"step": step + 1, **metrics})
-                report(f"step {step + 1}: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+            if ((step + 1) % spec.save_every == 0 or step + 1 == last) and accelerator.is_main_process:
+                save_state(trainer_folder, step + 1, stamp, trainer.parameters, trainer.optimizer, trainer.average)
+            if (step + 1) % spec.validate_every == 0 and step + 1 < spec.steps and recipe.data.validation:
+                metrics = look(step + 1)
+    if last == spec.steps and recipe.data.validation:
+        metrics = look(last)  # outside the loop: a run that was cut here has no step left to do
     if last == spec.steps and accelerator.is_main_process:
         with trainer.averaged():
             save_checkpoint(trainer.model, folder)
@@ -215,21 +233,15 @@ def _start_from(model: AudioLM, folder: Path) -> None:
     model.recipe = recipe
 
 
-def _without_random(work: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Run `work` without letting it move the random state, so that validating more often changes no weight."""
-    state = torch.get_rng_state()
-    result = work()
-    torch.set_rng_state(state)
-    return result
-
-
 class _Log:
-    """One JSON line an entry, appended by the main process."""
+    """One JSON line an entry, appended by the main process; entries of a cut run after step `first` are dropped."""
 
-    def __init__(self, path: Path, active: bool) -> None:
+    def __init__(self, path: Path, first: int, active: bool) -> None:
         self.path, self.active = path, active
         if active:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if first and path.exists() else []
+            whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one
+            write_text(path, "".join(line for line in whole if json.loads(line)["step"] <= first))
 
     def write(self, entry: dict[str, float]) -> None:
         if self.active:

@@ -22,15 +22,12 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     average: dict[str, Tensor],
 ) -> None:
-    """Write weights, optimiser moments, averaged weights and random state at the end of `step`."""
+    """Write weights, optimiser moments and averaged weights at the end of `step`."""
     tensors = {f"weight/{name}": parameter.detach() for name, parameter in parameters}
     tensors |= {f"average/{name}": tensor for name, tensor in average.items()}
     for name, parameter in parameters:
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}/{name}"] = value
-    tensors["random/cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_path(folder / STATE_FILE) as part:
         save_file(copies, part, metadata={"nota": json.dumps({"step": step, "stamp": stamp})})
@@ -55,7 +52,7 @@ def load_state(
         saved = json.loads(opened.metadata()["nota"])
         if saved["stamp"] != stamp:
             raise CheckpointError(
-                f"{file} was written by a run with another recipe; resume with that one, or start without --resume."
+                f"{file} was written by a run with another recipe; resume with that one, or drop it by --restart."
             )
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
     moments: dict[str, dict[str, Tensor]] = {}
@@ -72,7 +69,4 @@ def load_state(
                 }
         for name, tensor in average.items():
             tensor.copy_(tensors[f"average/{name}"])
-    torch.set_rng_state(tensors["random/cpu"])
-    if "random/cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random/cuda"])
     return int(saved["step"])

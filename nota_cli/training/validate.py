@@ -1,7 +1,5 @@
 """Validation during training: the loss and each task's own metric on rows that are not trained on."""
 
-from pathlib import Path
-
 import torch
 
 from nota_cli.data.annotation import Row, family, read_annotation
@@ -16,18 +14,20 @@ from nota_cli.score.wer import wer, word_edits
 def validate(model: AudioLM) -> dict[str, float]:
     """Loss, WER in percent over the speech rows, and the rate of right sounds over labelled caption rows."""
     model.eval()
-    metrics: dict[str, float] = {}
     losses: list[float] = []
+    all_rows: list[Row] = []
+    texts: list[str] = []
     for source in model.recipe.data.validation:
-        rows = read_annotation(Path(source.annotation))
+        rows = read_annotation(source.annotation)
         size = model.recipe.generate.batch_size
         groups = [list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
         dataset = RowBatches(rows, groups, source.audio_root, feature_spec(model))
         for batch in loader(dataset, range(len(groups)), 0):
             loss, _ = model(batch.features, batch.queries, batch.texts)
             losses += [float(loss)] * len(batch.rows)
-        metrics |= _task_metrics(rows, predict(model, rows, source.audio_root, workers=0))
-    return {"validation_loss": sum(losses) / max(1, len(losses)), **metrics}
+        all_rows += rows
+        texts += predict(model, rows, source.audio_root, workers=0)
+    return {"validation_loss": sum(losses) / max(1, len(losses)), **_task_metrics(all_rows, texts)}
 
 
 def _task_metrics(rows: list[Row], texts: list[str]) -> dict[str, float]:
