@@ -70,7 +70,7 @@ def mask_spectrogram(frames: Tensor, spec: Augment, rng: Generator) -> Tensor:
     keep = torch.ones(length, bins, dtype=torch.bool)
     for _ in range(2):
         for size, widest, axis in ((length, min(spec.mask_time, length // 4), 0), (bins, spec.mask_frequency, 1)):
-            width = int(rng.integers(widest + 1))
+            width = int(rng.integers(min(widest, size) + 1))
             start = int(rng.integers(size - width + 1))
             keep.narrow(axis, start, width).fill_(False)
     return torch.where(keep, frames, fill)

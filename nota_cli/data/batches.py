@@ -83,14 +83,17 @@ class _Corpus:
     def __init__(self, source: Source, max_seconds: float) -> None:
         self.source = source
         self.max_seconds = max_seconds
-        self.rows = read_annotation(Path(source.annotation))
+        self.rows = read_annotation(source.annotation, audio_root=source.audio_root)
         lacking = [str(row.index) for row in self.rows if row.text is None]
         if lacking:
             raise DataError(f"{source.annotation}: rows {', '.join(lacking[:10])} have no text to train on")
         self.mates = _groups(self.rows, "speaker") if source.join > 1 else {}
         self.same_label = _groups(self.rows, "label") if source.mix_same_label else {}
-        self.background = read_annotation(Path(source.background)) if source.background else []
-        self._cache: dict[Path, np.ndarray] = {}
+        self.background_root = source.background_root or source.audio_root
+        self.background = (
+            read_annotation(source.background, audio_root=self.background_root) if source.background else []
+        )
+        self._cache: dict[tuple[float, *tuple[Path, ...]], np.ndarray] = {}
         self._cached_bytes = 0
 
     def draw(self, rng: Generator, augment: Augment, strength: float = 1.0) -> tuple[np.ndarray, Row, str]:
@@ -111,7 +114,7 @@ class _Corpus:
             wave = crop(wave, self.source.crop_seconds, rng)
         if self.background and rng.random() < strength * self.source.background_probability:
             sound = self.background[rng.integers(len(self.background))]
-            wave = mix(wave, roll(self._load(sound, self.source.background_root or "", 1.0), rng), rng.uniform(3, 25))
+            wave = mix(wave, roll(self._load(sound, self.background_root, 1.0), rng), rng.uniform(3, 25))
         wave = augment_waveform(wave, augment, rng)
         short = SAMPLE_RATE - len(wave)
         return (np.pad(wave, (0, short)) if short > 0 else wave[: int(self.max_seconds * SAMPLE_RATE)]), row, text
@@ -130,11 +133,12 @@ class _Corpus:
 
     def _load(self, row: Row, root: str, min_seconds: float) -> np.ndarray:
         paths = clip_paths(row, root)
-        if paths[0] in self._cache:
-            return self._cache[paths[0]]
+        key = (min_seconds, *paths)
+        if key in self._cache:
+            return self._cache[key]
         wave = load_clip(paths, row=row.index, max_seconds=self.max_seconds, min_seconds=min_seconds)
         if self._cached_bytes + wave.nbytes <= CACHE_BYTES:
-            self._cache[paths[0]] = wave
+            self._cache[key] = wave
             self._cached_bytes += wave.nbytes
         return wave
 
