@@ -1,5 +1,6 @@
 """The command line: one short function a command, heavy imports inside them, the only place that exits."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,7 +82,7 @@ def train(
     from nota_cli.recipe.load import load_recipe
     from nota_cli.training.loop import train as run
 
-    changes = [*(settings or []), *([] if init is None else [f"train.init={init}"])]
+    changes = [*(settings or []), *([] if init is None else [f"train.init={json.dumps(str(init))}"])]
     loaded = load_recipe(recipe, changes)
     done = run(loaded, out or Path("checkpoints") / loaded.name, resume=resume, restart=restart)
     rows = [["checkpoint", str(done.folder)], ["steps", str(done.steps)]]
@@ -223,7 +224,14 @@ def _recipe(name: str | None, checkpoint: Path | None, settings: list[str] | Non
     loaded = load_recipe(name, settings)
     if checkpoint is None and (Path(name) / "recipe.yaml").is_file():
         checkpoint = Path(name)
-    return loaded if checkpoint is None else loaded.model_copy(update={"checkpoint": str(checkpoint)})
+    if checkpoint is None:
+        return loaded
+    changes: dict[str, object] = {"checkpoint": str(checkpoint)}
+    own = loaded.checkpoint is not None and loaded.decoder.path == str(Path(loaded.checkpoint) / "decoder")
+    if own and (checkpoint / "decoder").is_dir():
+        # The recipe's decoder belongs to its own checkpoint; another checkpoint brings another one.
+        changes["decoder"] = loaded.decoder.model_copy(update={"path": str(checkpoint / "decoder")})
+    return loaded.model_copy(update=changes)
 
 
 def _summary(written: "list[Prepared]") -> None:

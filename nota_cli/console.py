@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -30,12 +31,12 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     """Something the user should know, and the command goes on."""
-    err.print(f"[yellow]warning:[/] {_plain(message)}")
+    err.print(f"[yellow]warning:[/] {escape(message)}")
 
 
 def fail(message: str) -> None:
     """Why the command ends."""
-    err.print(f"[red]error:[/] {_plain(message)}")
+    err.print(f"[red]error:[/] {escape(message)}")
 
 
 def print_json(value: Any) -> None:
@@ -49,7 +50,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for index, column in enumerate(columns):
         drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        drawn.add_row(*(_plain(cell) for cell in row))
+        drawn.add_row(*(escape(cell) for cell in row))
     out.print(drawn)
 
 
@@ -65,7 +66,3 @@ def progress(shown: bool = True) -> Progress:
         console=err,
         disable=not shown,
     )
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")

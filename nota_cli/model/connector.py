@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nota_cli.errors import RecipeError
 from nota_cli.recipe.schema import Connector as ConnectorSpec
 
 STATES_PER_SECOND = 50  # Whisper: a state for two frames of 10 ms
@@ -102,12 +103,19 @@ class Connector(nn.Module):
         speech_width: width of the speech encoder's states.
         audio_width: width of the audio encoder's states, or None without one.
         decoder_width: width of the decoder's embeddings.
+
+    Raises:
+        RecipeError: the heads do not share the width evenly, or a window holds no state.
     """
 
     def __init__(self, spec: ConnectorSpec, speech_width: int, audio_width: int | None, decoder_width: int) -> None:
         super().__init__()
         self.window = round(STATES_PER_SECOND * spec.window_seconds)
         self.stride = round(STATES_PER_SECOND * spec.stride_seconds)
+        if spec.hidden_size % spec.heads:
+            raise RecipeError(f"connector: hidden_size {spec.hidden_size} is no multiple of heads {spec.heads}")
+        if not (self.window and self.stride):
+            raise RecipeError(f"connector: window and stride need at least {1 / STATES_PER_SECOND} s, a state's length")
         self.ln_speech = nn.LayerNorm(speech_width)
         self.ln_audio = None if audio_width is None else nn.LayerNorm(audio_width)
         self.speech_query_tokens = nn.Parameter(torch.empty(1, spec.queries, spec.hidden_size).normal_(0.0, 0.02))

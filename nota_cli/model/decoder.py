@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from nota_cli.errors import CheckpointError
+from nota_cli.errors import CheckpointError, RecipeError, listing
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 from nota_cli.recipe.schema import Lora
 
@@ -58,22 +59,27 @@ class Decoder(nn.Module):
         return self.base.get_input_embeddings()(ids)
 
     def add_lora(self, spec: Lora) -> None:
-        """Put fresh adapters on the linear layers that the recipe names."""
+        """Put fresh adapters on the linear layers that the recipe names.
+
+        Raises:
+            RecipeError: the decoder has no such layers.
+        """
         from nota_cli.compress.gptq import silence_gptqmodel
 
         silence_gptqmodel()  # peft imports it, quantised decoder or not
         from peft import LoraConfig, get_peft_model
 
-        self.model = get_peft_model(
-            self.model,
-            LoraConfig(
-                r=spec.rank,
-                lora_alpha=spec.alpha,
-                lora_dropout=spec.dropout,
-                target_modules=list(spec.targets),
-                task_type="CAUSAL_LM",
-            ),
+        config = LoraConfig(
+            r=spec.rank,
+            lora_alpha=spec.alpha,
+            lora_dropout=spec.dropout,
+            target_modules=list(spec.targets),
+            task_type="CAUSAL_LM",
         )
+        try:
+            self.model = get_peft_model(self.model, config)
+        except ValueError as error:
+            raise RecipeError(f"lora.targets: {error}") from error
 
 
 def load_decoder(spec: DecoderSpec, device: str = "cpu", *, trainable: bool = False) -> Decoder:
@@ -83,12 +89,17 @@ def load_decoder(spec: DecoderSpec, device: str = "cpu", *, trainable: bool = Fa
 
     Raises:
         CheckpointError: the folder is not there or does not hold what it should; missing and unexpected keys are named.
+        RecipeError: no model can be made from the recipe's `config`.
     """
     dtype = getattr(torch, spec.dtype)
     tokenizer = _load_tokenizer(spec.tokenizer or spec.path)
     if spec.config is not None:
-        config = AutoConfig.for_model(**{"vocab_size": len(tokenizer), **_special_ids(tokenizer), **spec.config})
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_attention(config))
+        values = {"vocab_size": len(tokenizer), **_special_ids(tokenizer), **spec.config}
+        try:
+            config = AutoConfig.for_model(**values)
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_attention(config))
+        except (ValueError, TypeError) as error:
+            raise RecipeError(f"decoder.config: {error}") from error
         return Decoder(model, tokenizer)
     if spec.quantisation == "gptq":
         from nota_cli.compress.gptq import kernel_name, load_gptq_decoder
@@ -99,16 +110,19 @@ def load_decoder(spec: DecoderSpec, device: str = "cpu", *, trainable: bool = Fa
     try:
         config = AutoConfig.from_pretrained(spec.path)
         model, report = AutoModelForCausalLM.from_pretrained(
-            spec.path, dtype=dtype, attn_implementation=_attention(config), output_loading_info=True
+            spec.path,
+            dtype=dtype,
+            attn_implementation=_attention(config),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are reported below, with the rest
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"decoder {spec.path}: {error}") from error
-    missing = sorted(report["missing_keys"])
-    unexpected = sorted(report["unexpected_keys"])
-    if missing or unexpected:
-        raise CheckpointError(
-            f"decoder {spec.path}: missing keys {missing or 'none'}, unexpected {unexpected or 'none'}"
-        )
+    problems = [f"missing: {name}" for name in sorted(report["missing_keys"])]
+    problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"])]
+    problems += [f"of another shape: {key[0]}" for key in sorted(report["mismatched_keys"])]
+    if problems:
+        raise CheckpointError(f"decoder {spec.path}: the weights do not fit its config.json:\n{listing(problems)}")
     return Decoder(model, tokenizer)
 
 
