@@ -126,6 +126,7 @@ def test_bad_annotations(
         (["--set", "generate.beems=2", "--set", "conector=1"], "did you mean beams?"),
         (["--task", "qa"], "no test set for task"),
         (["--device", "cuda:77"], "cuda"),
+        (["--device", "meta"], "use auto, cpu"),
         (["--set", "decoder.kernel=warp"], "warp"),
     ],
 )
@@ -147,6 +148,63 @@ def test_a_folder_that_takes_no_files_is_noticed_before_the_model_is_loaded(
     message = capsys.readouterr().err
     assert "cannot write" in message
     assert "recipe random on" not in message
+
+
+def test_settings_that_no_model_can_have_are_exit_2(
+    nota: Run, tiny_recipe: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for setting, said in [
+        ("lora={targets: [nowhere]}", "lora.targets"),
+        ("decoder.config.model_type=gemma77", "decoder.config"),
+        ("connector.heads=3", "multiple of heads 3"),
+        ("connector.window_seconds=0.001", "window"),
+    ]:
+        given = ["--recipe", tiny_recipe, "--annotation", clips / "all.json", "--out", tmp_path / "x.csv"]
+        assert nota("infer", *given, "--set", setting) == 2, setting
+        assert said in capsys.readouterr().err
+
+
+def test_another_checkpoint_brings_its_own_decoder(
+    nota: Run, tiny_recipe: Path, tiny_checkpoint: Path, clips: Path, tmp_path: Path
+) -> None:
+    """A recipe that names a checkpoint and the decoder in it, as `tiny` does, with `--checkpoint` for another one."""
+    import torch
+
+    from nota_cli.model.build import build
+    from nota_cli.recipe.load import load_recipe
+
+    torch.manual_seed(11)
+    build(load_recipe(str(tiny_recipe))).save_pretrained(tmp_path / "first")
+    (tmp_path / "r.yaml").write_text(
+        (tmp_path / "first" / "recipe.yaml").read_text().replace("./decoder", "./first/decoder")
+        + "checkpoint: ./first\n"
+    )
+    texts = []
+    for recipe, out in ((tmp_path / "r.yaml", "a.csv"), (tiny_checkpoint, "b.csv")):
+        given = ["--recipe", recipe, "--checkpoint", tiny_checkpoint, "--annotation", clips / "all.json"]
+        assert nota("infer", *given, "--out", tmp_path / out) == 0
+        texts.append((tmp_path / out).read_text())
+    assert texts[0] == texts[1]
+
+
+def test_a_csv_that_is_a_folder_is_exit_2(
+    nota: Run, tiny_checkpoint: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--checkpoint", tiny_checkpoint, "--annotation", clips / "all.json", "--out", tmp_path]
+    assert nota("infer", *arguments) == 2
+    assert "it is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("file", ["decoder/model.safetensors", "model.safetensors"])
+def test_a_damaged_checkpoint_file_is_exit_1(
+    file: str, nota: Run, tiny_checkpoint: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "broken")
+    whole = (tiny_checkpoint / file).read_bytes()
+    (tmp_path / "broken" / file).write_bytes(whole[: len(whole) // 2])
+    arguments = ["--annotation", clips / "all.json", "--out", tmp_path / "out.csv"]
+    assert nota("infer", "--checkpoint", tmp_path / "broken", *arguments) == 1
+    assert "broken" in capsys.readouterr().err
 
 
 def test_a_checkpoint_with_other_keys_is_exit_1(

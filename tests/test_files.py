@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from nota_cli.errors import UsageError
-from nota_cli.files import atomic_path, write_text
+from nota_cli.files import atomic_folder, atomic_path, check_writable, write_text
 
 
 def test_a_file_appears_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -26,6 +26,31 @@ def test_a_failed_write_leaves_the_old_file_as_it_was(tmp_path: Path) -> None:
         crash()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_appears_whole_in_the_place_of_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "folder"
+    for name in ("old", "new"):
+        with atomic_folder(target) as part:
+            (part / name).write_text("")
+    assert [path.name for path in target.iterdir()] == ["new"]
+
+    def crash() -> None:
+        with atomic_folder(target) as part:
+            (part / "half").write_text("")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        crash()
+    assert [path.name for path in target.iterdir()] == ["new"]
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_checking_leaves_nothing_behind_and_refuses_a_folder(tmp_path: Path) -> None:
+    check_writable(tmp_path / "out.csv")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UsageError, match="it is a folder"):
+        check_writable(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def train(
     accelerator = Accelerator(mixed_precision="bf16" if spec.autocast else "no")
     set_seed(spec.seed)
     trainer = _Trainer(recipe, accelerator)
-    # Where a run is cut and how often it looks at itself does not change what it learns.
+    # What a run is validated on does not change what it learns.
     stamp = recipe_hash(recipe.model_copy(update={"data": recipe.data.model_copy(update={"validation": []})}))
     report = say if accelerator.is_main_process else lambda message: None
     first = 0

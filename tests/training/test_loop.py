@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nota_cli.errors import CheckpointError, RecipeError
+from nota_cli.errors import CheckpointError, DataError, RecipeError, UsageError
 from nota_cli.recipe.load import load_recipe
 from nota_cli.training.loop import train
 from nota_cli.training.optim import learning_rate
@@ -70,6 +70,64 @@ def test_an_unfinished_run_is_neither_overwritten_nor_mixed_with_another_recipe(
         train(recipe, tmp_path / "elsewhere", resume=True)
 
 
+def test_a_log_has_each_step_once_and_a_restart_begins_it_anew(tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(tiny_recipe), ["train.validate_every=1"])
+    log = tmp_path / "trainer" / "log.jsonl"
+
+    def steps() -> list[int]:
+        return [entry["step"] for entry in map(json.loads, log.read_text().splitlines()) if "validation_loss" in entry]
+
+    train(recipe, tmp_path, stop_after=2)
+    with log.open("a") as file:
+        file.write('{"step": 3, "validation_loss": 9}\n{"step": 4, "valida')  # as a kill after the last save leaves it
+    train(recipe, tmp_path, resume=True)
+    assert steps() == [1, 2, 3, 4, 5, 6]
+    train(recipe, tmp_path, restart=True, stop_after=1)
+    assert steps() == [1]
+
+
+def test_a_run_cut_in_its_last_validation_still_reports_it(
+    tiny_recipe: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(model: object) -> dict[str, float]:
+        raise KeyboardInterrupt
+
+    recipe = load_recipe(str(tiny_recipe), ["train.validate_every=100"])
+    with monkeypatch.context() as patch:
+        patch.setattr("nota_cli.training.loop.validate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path)
+    train(recipe, tmp_path, resume=True)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == json.loads((unbroken / "metrics.json").read_text())
+
+
+def test_a_trained_model_is_overwritten_only_when_asked_for(unbroken: Path, tiny_recipe: Path) -> None:
+    with pytest.raises(CheckpointError, match="--restart to replace it"):
+        train(load_recipe(str(tiny_recipe)), unbroken)
+
+
+def test_what_cannot_work_is_said_before_the_first_step(tiny_recipe: Path, clips: Path, tmp_path: Path) -> None:
+    recipe = load_recipe(str(tiny_recipe))
+    with pytest.raises(UsageError, match="choose one"):
+        train(recipe, tmp_path, resume=True, restart=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot write"):
+        train(recipe, tmp_path / "file" / "run")
+    gone = f"data.validation=[{{annotation: {clips / 'all.json'}, audio_root: {tmp_path}}}]"
+    with pytest.raises(DataError, match="row 0: there is no file"):
+        train(load_recipe(str(tiny_recipe), [gone]), tmp_path / "run")
+
+
+def test_training_goes_on_from_the_decoder_of_the_checkpoint_it_starts_from(
+    unbroken: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    """A recipe whose decoder has random weights takes the trained one of `train.init`."""
+    still = ["train.learning_rate=1e-30", "train.warmup_rate=0", "train.minimum_rate=0", "train.average=0"]
+    train(load_recipe(str(tiny_recipe), [f"train.init={unbroken}", "data.validation=[]", *still]), tmp_path)
+    before, after = weights(unbroken), weights(tmp_path)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_lora_trains_on_the_frozen_decoder_of_an_earlier_stage(
     unbroken: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:
@@ -87,6 +145,8 @@ def test_lora_trains_on_the_frozen_decoder_of_an_earlier_stage(
     assert moved == {"connector"}
     adapter = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
     assert any(tensor.abs().sum() > 0 for name, tensor in adapter.items() if "lora_B" in name)
+    for file in (*tmp_path.glob("*.yaml"), *tmp_path.rglob("*.json")):
+        assert str(unbroken) not in file.read_text(), file  # where parts lay on this machine helps nobody elsewhere
     frozen = load_file(unbroken / "decoder" / "model.safetensors")
     copied = load_file(tmp_path / "decoder" / "model.safetensors")
     assert all(torch.equal(frozen[name], copied[name]) for name in frozen)

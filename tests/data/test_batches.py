@@ -1,0 +1,133 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from nota_cli.data.annotation import read_annotation
+from nota_cli.data.batches import Batch, FeatureSpec, RowBatches, TrainingBatches, loader
+from nota_cli.errors import DataError
+from nota_cli.recipe.schema import Augment, Source
+
+SPEC = FeatureSpec(mel_bins=80, fbank_bins=128, pad="clip", max_seconds=30.0)
+EVERYTHING = Augment(speed=0.1, gain_db=6, noise=0.5, roll=0.5, tone=6, mask_time=10, mask_frequency=8)
+
+
+def source(clips: Path, name: str = "all", **settings: object) -> Source:
+    return Source.model_validate({"annotation": str(clips / f"{name}.json"), "audio_root": str(clips), **settings})
+
+
+def mixture(clips: Path) -> list[Source]:
+    """Every kind of setting at once; the second source's background holds the very files that it joins."""
+    background = {"background": str(clips / "asr.json"), "background_root": str(clips), "background_probability": 0.8}
+    return [
+        source(clips, "aac", mix_same_label=0.5, crop_seconds=1.5),
+        source(clips, "asr", join=3, weight=2.0, **background),
+    ]
+
+
+def same(one: Batch, other: Batch) -> bool:
+    pairs = [(one.features.log_mel, other.features.log_mel), (one.features.fbank, other.features.fbank)]
+    texts = (one.texts, one.labels, one.queries) == (other.texts, other.labels, other.queries)
+    return texts and all(a is not None and b is not None and torch.equal(a, b) for a, b in pairs)
+
+
+def test_a_training_batch_depends_on_seed_and_number_alone(clips: Path) -> None:
+    """Whatever was drawn before it: a resumed run, and each of several workers, must see the same."""
+    walked = TrainingBatches(mixture(clips), SPEC, EVERYTHING, 4, seed=1)
+    in_order = [walked[index] for index in range(12)]
+    for index in range(12):
+        assert same(TrainingBatches(mixture(clips), SPEC, EVERYTHING, 4, seed=1)[index], in_order[index])
+    assert not same(in_order[0], in_order[1])
+    assert not same(TrainingBatches(mixture(clips), SPEC, EVERYTHING, 4, seed=2)[0], in_order[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_loader_keeps_the_order_and_the_random_state(workers: int, clips: Path) -> None:
+    batches = TrainingBatches(mixture(clips), SPEC, Augment(), 2, seed=1)
+    state = torch.get_rng_state()
+    found = list(loader(batches, [4, 0, 2], workers))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(same(batch, batches[index]) for batch, index in zip(found, [4, 0, 2], strict=True))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_stops_a_worker_arrives_as_it_was_raised(workers: int, clips: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.wav").write_text("not audio")
+    (tmp_path / "bad.json").write_text(json.dumps({"annotation": [{"path": "bad.wav", "task": "asr"}]}))
+    rows = read_annotation(tmp_path / "bad.json")
+    with pytest.raises(DataError, match=r"bad\.wav \(annotation row 0\)"):
+        list(loader(RowBatches(rows, [[0]], tmp_path, SPEC), [0], workers))
+
+
+def test_joined_rows_have_their_texts_in_order_and_their_lengths_in_sum(clips: Path) -> None:
+    batches = TrainingBatches([source(clips, "asr", join=3, gap_seconds=[0, 0])], SPEC, Augment(), 1, seed=0)
+    counts = set()
+    for index in range(20):
+        batch = batches[index]
+        count = len(batch.texts[0].split()) // 3
+        assert batch.texts[0] == " ".join(["three seven one"] * count)
+        seconds = int(batch.features.log_mel_lengths[0]) / 100
+        assert max(1.0, 0.4 * count) - 0.02 <= seconds <= max(1.0, 1.7 * count) + 0.02  # clips of 0.4 and 1.7 s
+        counts.add(count)
+    assert counts == {1, 2, 3}
+
+
+def test_gaps_are_drawn_between_their_bounds(clips: Path) -> None:
+    plain = TrainingBatches([source(clips, "asr", join=2, gap_seconds=[0, 0])], SPEC, Augment(), 1, seed=0)
+    gapped = TrainingBatches([source(clips, "asr", join=2, gap_seconds=[0.5, 0.5])], SPEC, Augment(), 1, seed=0)
+    frames = [[int(batches[index].features.log_mel_lengths[0]) for index in range(12)] for batches in (plain, gapped)]
+    assert min(frames[1]) >= 140  # the shortest clip is 0.4 s, with a gap before and one behind
+    assert np.mean(frames[1]) > np.mean(frames[0]) + 50
+
+
+def test_longer_clips_are_cropped(clips: Path) -> None:
+    batches = TrainingBatches([source(clips, "aac", crop_seconds=1.1)], SPEC, Augment(), 4, seed=0)
+    assert int(batches[0].features.log_mel_lengths.max()) <= 111
+
+
+def test_the_ramp_holds_back_the_background_and_the_masks(clips: Path) -> None:
+    """At the start of the ramp a batch is what it would be without them; at its end all are at full strength."""
+    loud = {"background": str(clips / "aac.json"), "background_root": str(clips), "background_probability": 1.0}
+    augment = Augment(tone=20, mask_time=30, mask_frequency=30, noise=1.0)
+    ramped = TrainingBatches([source(clips, "asr", **loud)], SPEC, augment, 2, seed=0, ramp=10)
+    plain = TrainingBatches([source(clips, "asr", **{**loud, "background_probability": 0.0})], SPEC, Augment(), 2, 0)
+    full = TrainingBatches([source(clips, "asr", **loud)], SPEC, augment, 2, seed=0)
+    assert same(ramped[0], plain[0])
+    assert not same(ramped[5], full[5])
+    assert same(ramped[10], full[10])
+
+
+def test_sources_are_drawn_by_weight(clips: Path) -> None:
+    sources = [source(clips, "aac", weight=1.0), source(clips, "asr", weight=9.0)]
+    batch = TrainingBatches(sources, SPEC, Augment(), 60, seed=0)[0]
+    assert 45 <= sum(query.task == "asr" for query in batch.queries) < 60
+
+
+def test_label_names_are_sorted_and_each_once(clips: Path) -> None:
+    assert TrainingBatches([source(clips), source(clips)], SPEC, Augment(), 1, seed=0).label_names == ["rain"]
+
+
+def test_rows_come_as_they_are_and_padding_is_zero(clips: Path) -> None:
+    rows = read_annotation(clips / "all.json")
+    batch = RowBatches(rows, [[0, 1], [4, 2]], clips, SPEC)[1]
+    assert batch.rows == [4, 2]
+    assert batch.texts == [rows[4].text, rows[2].text]
+    assert batch.features.log_mel_lengths.tolist() == [310, 230]
+    assert not batch.features.log_mel[1, :, 230:].any()
+
+
+def test_what_training_data_lacks_is_said_before_the_first_step(clips: Path, tmp_path: Path) -> None:
+    rows = json.loads((clips / "asr.json").read_text())["annotation"]
+
+    def refused(change: dict[str, object], message: str, **settings: object) -> None:
+        (tmp_path / "a.json").write_text(json.dumps({"annotation": [rows[0], {**rows[1], **change}]}))
+        changed = source(clips, annotation=str(tmp_path / "a.json"), **settings)
+        with pytest.raises(DataError, match=message):
+            TrainingBatches([changed], SPEC, Augment(), 1, seed=0)
+
+    refused({"text": None}, r"rows 1 have no text")
+    refused({"path": "audio/gone.wav"}, r"row 1: there is no file .*gone\.wav")
+    refused({"speaker": None}, r"row 1 .*`speaker`", join=2)
+    refused({}, r"`label`", mix_same_label=0.5)
