@@ -19,8 +19,8 @@ def source(clips: Path, name: str = "all", **settings: object) -> Source:
 
 
 def mixture(clips: Path) -> list[Source]:
-    """Every kind of setting at once; the second source's background holds the very files that it joins."""
-    background = {"background": str(clips / "asr.json"), "background_root": str(clips), "background_probability": 0.8}
+    """Every kind of setting at once."""
+    background = {"background": str(clips / "all.json"), "background_root": str(clips), "background_probability": 0.8}
     return [
         source(clips, "aac", mix_same_label=0.5, crop_seconds=1.5),
         source(clips, "asr", join=3, weight=2.0, **background),
@@ -41,6 +41,17 @@ def test_a_training_batch_depends_on_seed_and_number_alone(clips: Path) -> None:
         assert same(TrainingBatches(mixture(clips), SPEC, EVERYTHING, 4, seed=1)[index], in_order[index])
     assert not same(in_order[0], in_order[1])
     assert not same(TrainingBatches(mixture(clips), SPEC, EVERYTHING, 4, seed=2)[0], in_order[0])
+
+
+def test_a_clip_is_the_same_whether_it_was_loaded_as_a_digit_or_as_a_background_first(clips: Path) -> None:
+    """Joined clips keep their length; as a background the same file is filled up to a second."""
+    background = {"background": str(clips / "asr.json"), "background_root": str(clips), "background_probability": 1.0}
+
+    def made() -> TrainingBatches:
+        return TrainingBatches([source(clips, "asr", join=2, **background)], SPEC, Augment(), 1, seed=0)
+
+    walked = made()
+    assert all(same(walked[index], made()[index]) for index in range(20))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
