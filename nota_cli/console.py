@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from typing import Any
 
 from rich.console import Console
@@ -19,6 +20,7 @@ def quiet_libraries() -> None:
     """Keep what libraries log about parts that nota does not use off the screen; their errors still come as such."""
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     # Read when transformers and huggingface_hub are imported: bars of their own would tear ours apart.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would make tokenizers warn

@@ -8,7 +8,7 @@ from torch import nn
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.beats import BeatsConfig, BeatsEncoder, load_beats
 from nota_cli.model.checkpoint import load_checkpoint, own_decoder
-from nota_cli.model.decoder import load_decoder
+from nota_cli.model.decoder import load_decoder, refuse_unknown
 from nota_cli.model.whisper import WhisperEncoder, load_whisper_encoder
 from nota_cli.recipe.schema import AudioEncoder, Recipe, SpeechEncoder
 
@@ -77,7 +77,9 @@ def _speech_encoder(spec: SpeechEncoder) -> nn.Module:
         return load_whisper_encoder(spec.path, dtype)
     from transformers import WhisperConfig
 
-    return WhisperEncoder(WhisperConfig(**(spec.config or {}))).to(dtype)
+    values = spec.config or {}
+    refuse_unknown("speech_encoder.config", values, WhisperConfig().to_dict())
+    return WhisperEncoder(WhisperConfig(**values)).to(dtype)
 
 
 def _audio_encoder(spec: AudioEncoder) -> nn.Module | None:

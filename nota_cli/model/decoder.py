@@ -1,5 +1,6 @@
 """The language model: quantised or not, its tokenizer, its LoRA; one way in, `embed`."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -97,6 +98,7 @@ def load_decoder(spec: DecoderSpec, device: str = "cpu", *, trainable: bool = Fa
         values = {"vocab_size": len(tokenizer), **_special_ids(tokenizer), **spec.config}
         try:
             config = AutoConfig.for_model(**values)
+            refuse_unknown("decoder.config", values, config.__class__().to_dict())
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_attention(config))
         except (ValueError, TypeError) as error:
             raise RecipeError(f"decoder.config: {error}") from error
@@ -124,6 +126,17 @@ def load_decoder(spec: DecoderSpec, device: str = "cpu", *, trainable: bool = Fa
     if problems:
         raise CheckpointError(f"decoder {spec.path}: the weights do not fit its config.json:\n{listing(problems)}")
     return Decoder(model, tokenizer)
+
+
+def refuse_unknown(where: str, values: Mapping[str, object], known: Mapping[str, object]) -> None:
+    """transformers takes any key into a config without a word; a typo in a recipe shall not vanish there.
+
+    Raises:
+        RecipeError: `values` has keys that `known` has not; every one is named.
+    """
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise RecipeError(f"{where}: unknown key{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}")
 
 
 def _attention(config: object) -> str:
