@@ -126,7 +126,6 @@ def test_bad_annotations(
         (["--set", "generate.beems=2", "--set", "conector=1"], "did you mean beams?"),
         (["--task", "qa"], "no test set for task"),
         (["--device", "cuda:77"], "cuda"),
-        (["--recipe", "tiny-stage1", "--set", "speech_encoder.config.d_modle=8"], "unknown key d_modle"),
         (["--device", "meta"], "use auto, cpu"),
         (["--set", "decoder.kernel=warp"], "warp"),
     ],

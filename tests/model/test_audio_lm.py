@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.audio import load_audio
 from nota_cli.data.inputs import extract
-from nota_cli.errors import CheckpointError
+from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.inference import predict
 from nota_cli.model.audio_lm import AudioLM, Encoded
 from nota_cli.model.build import build
@@ -204,6 +204,12 @@ def test_a_damaged_or_absent_checkpoint_is_a_clear_error(tiny_checkpoint: Path, 
     (broken / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="no model.safetensors"):
         AudioLM.from_pretrained(broken)
+
+
+@pytest.mark.parametrize("key", ["speech_encoder.config.d_modle", "decoder.config.hiden_size"])
+def test_a_typo_in_an_architecture_does_not_vanish(key: str, tiny_recipe: Path) -> None:
+    with pytest.raises(RecipeError, match=f"unknown key {key.rsplit('.', 1)[1]}"):
+        build(load_recipe(str(tiny_recipe), [f"{key}=8"]))
 
 
 class _Evil:
