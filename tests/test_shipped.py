@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ def size(folder: Path) -> int:
 def test_sizes_are_as_promised() -> None:
     assert size(TINY) <= 20e6
     assert size(TINY / "samples") <= 1e6
-    assert "/work" not in (TINY / "recipe.yaml").read_text()
+    for file in (TINY / "recipe.yaml", TINY / "adapter" / "adapter_config.json", TINY / "decoder" / "config.json"):
+        assert str(REPOSITORY) not in file.read_text()
+        assert not re.search(r':\s*"?/', file.read_text()), f"{file.name} names a path of the machine it was made on"
 
 
 def test_the_decoder_is_four_bit_gptq() -> None:
