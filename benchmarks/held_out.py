@@ -16,8 +16,8 @@ from pathlib import Path
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.prepare import caption_accuracy_of_csv, caption_label
 from nota_cli.score.report import score_submission
+from nota_cli.score.wer import wer_as_written
 from nota_cli.submission import read_records
-from nota_cli.training.validate import wer_as_written
 
 
 def infer(checkpoint: Path, annotation: Path, root: Path, task: str, out: Path) -> dict[str, str]:

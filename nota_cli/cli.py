@@ -102,7 +102,7 @@ def quantize(
     """Turn a trained decoder into 4-bit GPTQ, calibrated on the audio embeddings and prompts that it really sees."""
     from nota_cli.commands import run_quantize
 
-    rows = run_quantize(_recipe(recipe, checkpoint, settings), checkpoint, out, bits, group_size, clips)
+    rows = run_quantize(_recipe(recipe, checkpoint, settings), out, bits, group_size, clips)
     table("Relative output error of the quantised layers", ["layer", "plain rounding", "GPTQ"], rows)
 
 

@@ -83,16 +83,14 @@ def load(recipe: Recipe, device: str) -> AudioLM:
     return model
 
 
-def run_quantize(
-    recipe: Recipe, checkpoint: Path, out: Path, bits: int, group_size: int, clips: int
-) -> list[list[str]]:
-    """Checkpoint with a full-precision decoder to one with a GPTQ decoder; returns the table of layers."""
+def run_quantize(recipe: Recipe, out: Path, bits: int, group_size: int, clips: int) -> list[list[str]]:
+    """The recipe's full-precision checkpoint to one with a GPTQ decoder; returns the table of layers."""
     from nota_cli.compress.gptq import quantize_to_folder
 
     if not recipe.data.train:
         raise RecipeError("calibration needs audio: name a recipe with training data by --recipe")
     check_writable(out / "recipe.yaml")
-    model = build(recipe.model_copy(update={"checkpoint": str(checkpoint)}))
+    model = build(recipe)
     spec = recipe.train
     batches = TrainingBatches(recipe.data.train, feature_spec(model), Augment(), 16, spec.seed + 1)
     calibration = []

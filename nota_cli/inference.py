@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nota_cli.data.annotation import Row
-from nota_cli.data.batches import FeatureSpec, RowBatches, loader
+from nota_cli.data.batches import FeatureSpec, RowBatches, in_order, loader
 from nota_cli.data.inputs import FBANK_BINS
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.recipe.schema import Generate
@@ -40,8 +40,7 @@ def predict(
         DataError: a file cannot be used; the message names file and row.
     """
     settings = settings or model.recipe.generate
-    size = settings.batch_size
-    groups = [list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
+    groups = in_order(len(rows), settings.batch_size)
     dataset = RowBatches(rows, groups, audio_root, feature_spec(model))
     texts = [""] * len(rows)
     for batch in loader(dataset, range(len(groups)), workers):

@@ -52,6 +52,11 @@ def clip_paths(row: Row, audio_root: str | Path) -> list[Path]:
     return [Path(audio_root) / name for name in (row.path, *row.expand)]
 
 
+def in_order(count: int, size: int) -> list[list[int]]:
+    """Positions 0 to `count` - 1 in groups of `size`, the last one perhaps smaller."""
+    return [list(range(start, min(start + size, count))) for start in range(0, count, size)]
+
+
 class RowBatches(Dataset[Batch]):
     """Batches of given rows, for inference and validation; item `i` is the `i`-th group of row positions."""
 

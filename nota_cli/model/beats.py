@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nota_cli.errors import CheckpointError, DataError, listing
+from nota_cli.model.keys import key_problems
 
 # In the published cfg, but of no consequence for the states: they steer fine-tuning or belong to the classifier.
 IGNORED_FIELDS = frozenset(
@@ -308,14 +309,7 @@ def load_beats(path: str | Path) -> BeatsEncoder:
         encoder = BeatsEncoder(BeatsConfig.from_dict(checkpoint["cfg"]))
     weights = {name: value for name, value in checkpoint["model"].items() if not name.startswith(CLASSIFIER_PREFIX)}
     problems = _drop_repeated_tables(weights)
-    expected = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
-    problems += [f"missing: {name}" for name in sorted(expected.keys() - weights.keys())]
-    problems += [f"unexpected: {name}" for name in sorted(weights.keys() - expected.keys())]
-    problems += [
-        f"shape: {name} is {list(weights[name].shape)}, its cfg wants {list(shape)}"
-        for name, shape in expected.items()
-        if name in weights and weights[name].shape != shape
-    ]
+    problems += key_problems(weights, encoder.state_dict(), "cfg")
     if problems:
         raise CheckpointError(f"{path}: the weights do not fit the cfg:\n{listing(problems)}")
     encoder.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)

@@ -39,12 +39,12 @@ def build(recipe: Recipe, device: str = "cpu", *, trainable: bool = False) -> Au
     model.to(device)
     model.eval().requires_grad_(False)
     if trainable:
-        set_trainable(model)
+        _set_trainable(model)
     return model
 
 
-def set_trainable(model: AudioLM) -> list[str]:
-    """Turn gradients on for what the recipe trains, off for the rest; returns the names of the trained parameters."""
+def _set_trainable(model: AudioLM) -> None:
+    """Turn gradients on for what the recipe trains, off for the rest."""
     recipe = model.recipe
     switches = [
         (model.speech_encoder, recipe.speech_encoder.train),
@@ -60,7 +60,6 @@ def set_trainable(model: AudioLM) -> list[str]:
     for name, parameter in model.decoder.named_parameters():
         if "lora_" in name:
             parameter.requires_grad_(True)
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def train_mode(model: AudioLM) -> None:

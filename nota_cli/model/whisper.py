@@ -10,6 +10,7 @@ from transformers import WhisperConfig
 from transformers.models.whisper import modeling_whisper
 
 from nota_cli.errors import CheckpointError, DataError, listing
+from nota_cli.model.keys import key_problems
 
 ENCODER_PREFIXES = ("model.encoder.", "encoder.")  # with a language head, and without
 
@@ -94,14 +95,7 @@ def load_whisper_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -
 
     with torch.device("meta"):  # no memory and no time for an initialisation that is replaced at once
         encoder = WhisperEncoder(config)
-    expected = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
-    problems = [f"missing: {name}" for name in sorted(expected.keys() - weights.keys())]
-    problems += [f"unexpected: {name}" for name in sorted(weights.keys() - expected.keys())]
-    problems += [
-        f"shape: {name} is {list(weights[name].shape)}, its config wants {list(shape)}"
-        for name, shape in expected.items()
-        if name in weights and weights[name].shape != shape
-    ]
+    problems = key_problems(weights, encoder.state_dict(), "config")
     if problems:
         raise CheckpointError(f"{folder}: the encoder's weights do not fit its config.json:\n{listing(problems)}")
     encoder.load_state_dict(weights, assign=True)

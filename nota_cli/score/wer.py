@@ -84,6 +84,16 @@ def word_edits(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
     return int(counts.substitutions + counts.insertions + counts.deletions)
 
 
+def wer_as_written(pairs: Sequence[tuple[str, str]]) -> float:
+    """Word errors over reference words, no normaliser: the organisers' turns `three seven one` into the word `371`.
+
+    Args:
+        pairs: hypothesis and reference of each clip.
+    """
+    edits = sum(word_edits(heard.split(), said.split()) for heard, said in pairs)
+    return edits / max(1, sum(len(said.split()) for _, said in pairs))
+
+
 def wer(hypotheses: Sequence[str], references: Sequence[str]) -> WerResult:
     """The organisers' word error rate over a corpus: all edits / all reference words.
 

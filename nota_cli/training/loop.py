@@ -20,7 +20,7 @@ from nota_cli.errors import CheckpointError, NotaError, RecipeError, UsageError
 from nota_cli.files import check_writable, write_text
 from nota_cli.inference import feature_spec
 from nota_cli.model.audio_lm import AudioLM
-from nota_cli.model.build import build, set_trainable, train_mode
+from nota_cli.model.build import build, train_mode
 from nota_cli.model.checkpoint import load_checkpoint, own_decoder, save_checkpoint
 from nota_cli.recipe.load import recipe_hash
 from nota_cli.recipe.schema import Recipe
@@ -53,7 +53,7 @@ class _Trainer:
         self.model = build(recipe, str(accelerator.device), trainable=True)
         if self.spec.init is not None:
             _start_from(self.model, Path(self.spec.init))
-        if not set_trainable(self.model):
+        if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise RecipeError(f"recipe {recipe.name!r} trains nothing; set `train: true` on a part, or add `lora`")
         share, rest = divmod(self.spec.batch_size, accelerator.num_processes)
         if rest:

@@ -3,11 +3,11 @@
 import torch
 
 from nota_cli.data.annotation import Row, family, read_annotation
-from nota_cli.data.batches import RowBatches, loader
+from nota_cli.data.batches import RowBatches, in_order, loader
 from nota_cli.data.prepare import caption_accuracy
 from nota_cli.inference import feature_spec, predict
 from nota_cli.model.audio_lm import AudioLM
-from nota_cli.score.wer import wer, word_edits
+from nota_cli.score.wer import wer, wer_as_written
 
 
 @torch.no_grad()
@@ -19,8 +19,7 @@ def validate(model: AudioLM) -> dict[str, float]:
     texts: list[str] = []
     for source in model.recipe.data.validation:
         rows = read_annotation(source.annotation)
-        size = model.recipe.generate.batch_size
-        groups = [list(range(start, min(start + size, len(rows)))) for start in range(0, len(rows), size)]
+        groups = in_order(len(rows), model.recipe.generate.batch_size)
         dataset = RowBatches(rows, groups, source.audio_root, feature_spec(model))
         for batch in loader(dataset, range(len(groups)), 0):
             loss, _ = model(batch.features, batch.queries, batch.texts)
@@ -42,13 +41,3 @@ def _task_metrics(rows: list[Row], texts: list[str]) -> dict[str, float]:
         right = caption_accuracy([texts[i] for i in labelled], [rows[i].label or "" for i in labelled])
         metrics["right_captions"] = 100 * right
     return metrics
-
-
-def wer_as_written(pairs: list[tuple[str, str]]) -> float:
-    """Word errors over reference words, no normaliser: the organisers' turns `three seven one` into the word `371`.
-
-    Args:
-        pairs: hypothesis and reference of each clip.
-    """
-    edits = sum(word_edits(heard.split(), said.split()) for heard, said in pairs)
-    return edits / max(1, sum(len(said.split()) for _, said in pairs))
