@@ -49,7 +49,7 @@ def measure(recipe: Recipe, device: str, audio_seconds: float, tokens: int, roun
     for turn in range(WARM_UP + rounds):
         synchronise()
         start = time.perf_counter()
-        features = extract([noise], spec.mel_bins, fbank_bins=spec.fbank_bins, pad=spec.pad)
+        features = extract([noise], spec.mel_bins, front_end=spec.front_end, pad=spec.pad)
         synchronise()
         ready = time.perf_counter()
         first, steps = _decode(model, features, tokens, synchronise)

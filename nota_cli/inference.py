@@ -5,7 +5,6 @@ from pathlib import Path
 
 from nota_cli.data.annotation import Row
 from nota_cli.data.batches import FeatureSpec, RowBatches, in_order, loader
-from nota_cli.data.inputs import FBANK_BINS
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.recipe.schema import Generate
 
@@ -13,8 +12,8 @@ from nota_cli.recipe.schema import Generate
 def feature_spec(model: AudioLM) -> FeatureSpec:
     """What the model's encoders want from the audio."""
     audio = model.recipe.audio
-    bins = None if model.audio_encoder is None else FBANK_BINS
-    return FeatureSpec(model.speech_encoder.config.num_mel_bins, bins, audio.pad, audio.max_seconds)
+    front_end = None if model.audio_encoder is None else model.audio_encoder.front_end
+    return FeatureSpec(model.speech_encoder.config.num_mel_bins, front_end, audio.pad, audio.max_seconds)
 
 
 def predict(

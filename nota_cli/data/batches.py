@@ -37,7 +37,7 @@ class FeatureSpec:
     """What the model's encoders want: see `nota_cli.data.inputs.extract`."""
 
     mel_bins: int
-    fbank_bins: int | None
+    front_end: str | None
     pad: str
     max_seconds: float
 
@@ -74,7 +74,7 @@ class RowBatches(Dataset[Batch]):
             for row in chosen
         ]
         return Batch(
-            extract(waves, self.spec.mel_bins, fbank_bins=self.spec.fbank_bins, pad=self.spec.pad),
+            extract(waves, self.spec.mel_bins, front_end=self.spec.front_end, pad=self.spec.pad),
             [query_of(row) for row in chosen],
             [row.text or "" for row in chosen],
             [row.label for row in chosen],
@@ -174,7 +174,7 @@ class TrainingBatches(Dataset[Batch]):
             waves.append(wave)
             rows.append(row)
             texts.append(text)
-        features = extract(waves, self.spec.mel_bins, fbank_bins=self.spec.fbank_bins, pad=self.spec.pad)
+        features = extract(waves, self.spec.mel_bins, front_end=self.spec.front_end, pad=self.spec.pad)
         if augment.mask_time or augment.mask_frequency:
             _mask(features, augment, rng)
         return Batch(features, [query_of(row) for row in rows], texts, [row.label for row in rows], [])

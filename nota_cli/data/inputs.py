@@ -1,5 +1,6 @@
 """Waveforms of a batch to the padded features that the encoders take."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,9 @@ from torch import Tensor
 from nota_cli.data.features import kaldi_fbank, log_mel
 
 WHISPER_SAMPLES = 480_000  # 30 s at 16 kHz
-FBANK_BINS = 128  # of the Kaldi filter bank that BEATs was trained on
+
+FRONT_ENDS: dict[str, Callable[[Tensor], Tensor]] = {"beats": kaldi_fbank}
+"""What an audio encoder wants to see of a waveform [samples]: a spectrogram [frames, bins], 100 frames a second."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Features:
 
     Attributes:
         log_mel: [batch, mel bins, frames] and `log_mel_lengths` [batch].
-        fbank: [batch, frames, bins] and `fbank_lengths` [batch], or None without an audio encoder.
+        fbank: [batch, frames, bins], the audio encoder's own (`FRONT_ENDS`), and `fbank_lengths` [batch], or None
+            without an audio encoder.
     """
 
     log_mel: Tensor
@@ -34,14 +38,14 @@ class Features:
 
 
 def extract(
-    waveforms: list[np.ndarray], mel_bins: int, *, fbank_bins: int | None = FBANK_BINS, pad: str = "30s"
+    waveforms: list[np.ndarray], mel_bins: int, *, front_end: str | None = "beats", pad: str = "30s"
 ) -> Features:
     """Features of clips at 16 kHz, each computed alone, so that a clip's features never depend on its neighbours.
 
     Args:
         waveforms: float32 arrays [samples].
         mel_bins: bins of Whisper's log-mel (80 or 128).
-        fbank_bins: bins of the Kaldi filter bank, or None if no encoder wants it.
+        front_end: the audio encoder's among `FRONT_ENDS`, or None without an audio encoder.
         pad: "30s" pads the log-mel's waveform to 30 s, "clip" leaves it at its own length.
     """
     tensors = [torch.from_numpy(np.ascontiguousarray(waveform)) for waveform in waveforms]
@@ -50,9 +54,9 @@ def extract(
     batch = mels[0].new_zeros(len(mels), mel_bins, int(lengths.max()) + int(lengths.max()) % 2)
     for row, mel in zip(batch, mels, strict=True):
         row[:, : mel.size(-1)] = mel
-    if fbank_bins is None:
+    if front_end is None:
         return Features(batch, lengths)
-    banks = [kaldi_fbank(x, fbank_bins) for x in tensors]
+    banks = [FRONT_ENDS[front_end](x) for x in tensors]
     return Features(
         batch,
         lengths,

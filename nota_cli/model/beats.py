@@ -89,6 +89,8 @@ class BeatsEncoder(nn.Module):
     Weight names are the published ones. `output_dim` is the width of the states.
     """
 
+    front_end = "beats"  # of nota_cli.data.inputs.FRONT_ENDS
+
     def __init__(self, config: BeatsConfig):
         super().__init__()
         self.config = config

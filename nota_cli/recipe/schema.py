@@ -47,7 +47,14 @@ class SpeechEncoder(Encoder):
 class AudioEncoder(Encoder):
     """The encoder for sounds other than speech, or `none`."""
 
-    kind: Literal["beats", "none"] = "beats"
+    kind: Literal["beats", "ced", "eat", "none"] = "beats"
+    heads: Positive | None = None
+    """CED alone, whose files do not tell: attention heads; one for 64 of its width if not given, as published."""
+    scaling: Literal["published", "beats"] = "published"
+    """CED alone. `beats`: its spectrogram is first normalised with BEATs' figures, as NLP-07 did."""
+    token_order: Literal["time", "frequency"] = "time"
+    """CED alone. `frequency`: all times of one frequency band before the next band, so that the connector's windows
+    mix times, as NLP-07's did."""
 
 
 class Connector(Section):
@@ -71,10 +78,15 @@ class Decoder(Section):
     config: dict[str, Any] | None = None
     tokenizer: str | None = None
     """Where the tokenizer is, if not beside the weights."""
-    quantisation: Literal["none", "gptq"] = "none"
+    bos_token: str | None = None
+    """The token before everything else, where the tokenizer names none (Qwen)."""
+    pad_token: str | None = None
+    """A token that the tokenizer gets in addition, `[PAD]` in the teams' systems; the embedding is resized to fit."""
+    quantisation: Literal["none", "gptq", "nf4"] = "none"
     kernel: str = "auto"
     """GPTQ kernel; `auto` takes the fastest that needs no compiler on this device."""
     dtype: Dtype = "float32"
+    """Of everything that is not quantised, and of the arithmetic."""
     train: bool = False
 
     @model_validator(mode="after")
@@ -219,7 +231,7 @@ class Recipe(Section):
     name: str
     description: str = ""
     checkpoint: str | None = None
-    """Trained weights to load: our folder format."""
+    """Trained weights to load: our folder format, or a team's `.pth`."""
     audio: Audio = Audio()
     speech_encoder: SpeechEncoder
     audio_encoder: AudioEncoder = AudioEncoder(kind="none")

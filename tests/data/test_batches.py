@@ -10,7 +10,7 @@ from nota_cli.data.batches import Batch, FeatureSpec, RowBatches, TrainingBatche
 from nota_cli.errors import DataError
 from nota_cli.recipe.schema import Augment, Source
 
-SPEC = FeatureSpec(mel_bins=80, fbank_bins=128, pad="clip", max_seconds=30.0)
+SPEC = FeatureSpec(mel_bins=80, front_end="beats", pad="clip", max_seconds=30.0)
 EVERYTHING = Augment(speed=0.1, gain_db=6, noise=0.5, roll=0.5, tone=6, mask_time=10, mask_frequency=8)
 
 
