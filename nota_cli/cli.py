@@ -12,7 +12,7 @@ from nota_cli.errors import NotaError, UsageError
 
 if TYPE_CHECKING:
     from nota_cli.data.prepare import Prepared
-    from nota_cli.recipe.schema import Recipe
+    from nota_cli.recipe.schema import LoadFormat, Recipe
 
 app = typer.Typer(
     help="Train, run, score and measure small audio language models.",
@@ -21,6 +21,10 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+recipes_app = typer.Typer(help="The recipes: what there is and what each is made of.", no_args_is_help=True)
+app.add_typer(recipes_app, name="recipes")
+checkpoint_app = typer.Typer(help="Trained weights in other formats.", no_args_is_help=True)
+app.add_typer(checkpoint_app, name="checkpoint")
 prepare_app = typer.Typer(help="Turn corpora on disk into annotation files.", no_args_is_help=True)
 app.add_typer(prepare_app, name="prepare")
 
@@ -33,6 +37,12 @@ AnnotationOption = Annotated[Path | None, typer.Option(help="Annotation JSON.")]
 AudioRootOption = Annotated[Path | None, typer.Option(help="Folder that the annotation's paths are relative to.")]
 TaskOption = Annotated[str | None, typer.Option(help="asr, aac or qa.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+LoadFormatOption = Annotated[
+    str, typer.Option(help="auto, or dummy: random weights of the true size, nothing downloaded, texts meaningless.")
+]
+AllowMissingOption = Annotated[
+    bool, typer.Option("--allow-missing", help="Load what fits of a checkpoint; the rest is reported, not refused.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 
@@ -55,17 +65,19 @@ def infer(
     settings: SetOption = None,
     device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode audio ahead of the model.")] = 1,
+    load_format: LoadFormatOption = "auto",
+    allow_missing: AllowMissingOption = False,
 ) -> None:
     """Run a model over a test set into a submission CSV.
 
     With no other flag than `--task` the small model that ships with nota runs over the sample recordings.
     Every row is asked what its own `task` says; `--task` names the test set and serves rows without one.
     """
-    from nota_cli.commands import run_infer
+    from nota_cli.commands import Loading, run_infer
 
-    summary = run_infer(
-        _task(task), _recipe(recipe, checkpoint, settings), annotation, audio_root, out, limit, device, workers
-    )
+    chosen = _recipe(recipe, checkpoint, settings)
+    loading = Loading(_load_format(load_format), allow_missing)
+    summary = run_infer(_task(task), chosen, annotation, audio_root, out, limit, device, workers, loading)
     table("Inference", ["", ""], [[name, str(value)] for name, value in summary.items()])
 
 
@@ -154,17 +166,95 @@ def efficiency(
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds, after warm-up.")] = 20,
     settings: SetOption = None,
     device: DeviceOption = "auto",
+    load_format: LoadFormatOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Measure memory, time to first token and time per output token."""
     from nota_cli.commands import pick_device
     from nota_cli.efficiency import measure
 
-    report = measure(_recipe(recipe, checkpoint, settings), pick_device(device), audio_seconds, tokens, rounds)
+    chosen = _recipe(recipe, checkpoint, settings)
+    report = measure(chosen, pick_device(device), audio_seconds, tokens, rounds, _load_format(load_format))
     if as_json:
         print_json(report)
     else:
         table(f"Efficiency of {report['recipe']}", ["", ""], [[name, str(value)] for name, value in report.items()])
+
+
+@app.command(epilog="Example: `nota download gemma2-2b-gptq`")
+def download(
+    recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
+    settings: SetOption = None,
+) -> None:
+    """Fetch every part of a recipe from the hub, verify it, and say where it lies."""
+    from nota_cli.hub import download as fetch
+    from nota_cli.recipe.load import load_recipe
+
+    parts = fetch(load_recipe(recipe, settings))
+    rows = [[part.name, part.source, f"{part.bytes / 1e6:,.1f}", str(part.folder)] for part in parts]
+    table(f"Parts of {recipe}", ["part", "from", "MB", "lies in"], rows)
+
+
+@recipes_app.command("list", epilog="Example: `nota recipes list`")
+def recipes_list(as_json: JsonOption = False) -> None:
+    """Every recipe that ships with nota, with its parts and its size."""
+    from nota_cli.commands import list_recipes
+
+    rows = list_recipes()
+    if as_json:
+        print_json({"recipes": rows})
+    else:
+        table("Recipes", list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+
+
+@recipes_app.command("show", epilog="Example: `nota recipes show gemma2-2b-gptq`")
+def recipes_show(
+    recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The parts of a recipe: parameters, and bytes by type of number. Nothing is downloaded."""
+    from nota_cli.commands import show_recipe
+    from nota_cli.recipe.load import load_recipe
+
+    loaded = load_recipe(recipe, settings)
+    parts = show_recipe(loaded)
+    if as_json:
+        print_json({"recipe": loaded.name, "description": loaded.description, "parts": parts})
+        return
+    rows = []
+    for part in parts:
+        kinds = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in part["by_type"].items())
+        rows.append([part["part"], part["from"], f"{part['parameters']:,}", f"{part['bytes'] / 1e6:,.1f}", kinds])
+    say(loaded.description)
+    table(loaded.name, ["part", "from", "parameters", "MB", "MB by type"], rows)
+
+
+@recipes_app.command("import", epilog="Example: `nota recipes import train_config.yaml --out mine.yaml`")
+def recipes_import(
+    config: Annotated[Path, typer.Argument(help="A YAML config of SALMONN, the organisers or a team.")],
+    out: Annotated[Path | None, typer.Option(help="The recipe file to write; printed if not given.")] = None,
+) -> None:
+    """Turn another system's config into a recipe; keys that are dead or unknown are reported."""
+    from nota_cli.commands import run_import
+
+    text = run_import(config, out)
+    if out is None:
+        typer.echo(text, nl=False)
+
+
+@checkpoint_app.command("convert", epilog="Example: `nota checkpoint convert theirs.pth -r salmonn-3b --out mine`")
+def checkpoint_convert(
+    file: Annotated[Path, typer.Argument(help="A team's .pth.")],
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="The recipe of the system that it belongs to.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
+    settings: SetOption = None,
+) -> None:
+    """Turn a `.pth` into a checkpoint folder; of the published weights the configs alone are needed."""
+    from nota_cli.commands import run_convert
+
+    report = run_convert(file, _recipe(recipe, file, settings), out)
+    say(f"{out}: {report}")
 
 
 @prepare_app.command("fsdd", epilog="Example: `nota prepare fsdd data/fsdd --out data`")
@@ -211,6 +301,14 @@ def _task(task: str | None) -> str | None:
     if task is not None and task not in FAMILIES:
         raise UsageError(f"--task {task!r}: there are {', '.join(FAMILIES)}")
     return task
+
+
+def _load_format(name: str) -> "LoadFormat":
+    from nota_cli.recipe.schema import LOAD_FORMATS
+
+    if name not in LOAD_FORMATS:
+        raise UsageError(f"--load-format {name!r}: there are {' and '.join(LOAD_FORMATS)}")
+    return name
 
 
 def _recipe(name: str | None, checkpoint: Path | None, settings: list[str] | None) -> "Recipe":

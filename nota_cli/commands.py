@@ -1,7 +1,10 @@
-"""What `nota infer` and `nota quantize` do, step by step; the other commands are one call each."""
+"""What the longer commands do, step by step; the others are one call each."""
 
+import os
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,15 +13,26 @@ from nota_cli.console import progress, say, warn
 from nota_cli.data.annotation import FAMILY_TASK, Row, missing_files, read_annotation, row_id
 from nota_cli.data.batches import TrainingBatches, loader
 from nota_cli.errors import DataError, RecipeError, UsageError, listing
-from nota_cli.files import check_writable
+from nota_cli.files import check_writable, write_text
 from nota_cli.inference import feature_spec, predict
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.build import build
-from nota_cli.model.checkpoint import save_checkpoint
+from nota_cli.model.checkpoint import KeyReport, load_checkpoint, save_checkpoint
+from nota_cli.model.inventory import inventory
 from nota_cli.prompts import Query, wrap
-from nota_cli.recipe.load import load_recipe
-from nota_cli.recipe.schema import Augment, Recipe
+from nota_cli.recipe.importer import import_config
+from nota_cli.recipe.load import dump_recipe, load_recipe, recipe_names
+from nota_cli.recipe.schema import Augment, Encoder, LoadFormat, Recipe
+from nota_cli.recipe.schema import Decoder as DecoderSpec
 from nota_cli.submission import write_submission
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How weights come into the model; see `nota_cli.model.build.build`."""
+
+    format: LoadFormat = "auto"
+    allow_missing: bool = False
 
 
 def pick_device(name: str) -> str:
@@ -51,6 +65,7 @@ def run_infer(
     limit: int | None,
     device: str,
     workers: int,
+    loading: Loading = Loading(),
 ) -> dict[str, object]:
     """Annotation to CSV; returns what the summary table shows."""
     annotation, audio_root = _test_set(task, recipe, annotation, audio_root)
@@ -61,7 +76,7 @@ def run_infer(
         raise DataError(f"{annotation}, audio under {audio_root}:\n{listing(problems)}")
     out = out or Path("submissions") / f"{recipe.name}-{task or 'all'}.csv"
     check_writable(out)
-    model = load(recipe, pick_device(device))
+    model = load(recipe, pick_device(device), loading)
     started = time.monotonic()
     with progress() as bar:
         shown = bar.add_task("infer", total=len(rows), detail="")
@@ -74,12 +89,13 @@ def run_infer(
     return {"rows": len(rows), "seconds": f"{seconds:.1f}", "clips/s": f"{len(rows) / seconds:.1f}", "csv": str(out)}
 
 
-def load(recipe: Recipe, device: str) -> AudioLM:
+def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> AudioLM:
     """Build the model and say what it runs on."""
-    model = build(recipe, device)
-    kernel = model.decoder.kernel
-    note = "" if kernel == "none" else f", 4-bit GPTQ decoder on the {kernel} kernel"
-    say(f"recipe {recipe.name} on {device}{note}")
+    model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing)
+    kernel, how = model.decoder.kernel, {"gptq": "GPTQ", "nf4": "nf4"}.get(recipe.decoder.quantisation)
+    note = "" if how is None else f", 4-bit {how} decoder on the {kernel} kernel"
+    weights = " with dummy weights (its texts mean nothing)" if loading.format == "dummy" else ""
+    say(f"recipe {recipe.name}{weights} on {device}{note}")
     return model
 
 
@@ -145,3 +161,87 @@ def run_prepare_tokenizer(recipe_name: str, out: Path) -> int:
         for row in read_annotation(Path(source.annotation)):
             texts += [row.text or "", *row.texts]
     return len(build_word_tokenizer(texts, out))
+
+
+def list_recipes() -> list[dict[str, object]]:
+    """One row a shipped recipe: its parts, all parameters, all bytes in GB (10^9)."""
+    names = recipe_names()
+    rows: list[dict[str, object]] = []
+    with progress() as bar:
+        shown = bar.add_task("recipes", total=len(names), detail="")
+        for name in names:
+            bar.update(shown, detail=name)
+            recipe = load_recipe(name)
+            parts = inventory(build(recipe, "meta", load_format="dummy"))
+            rows.append(
+                {
+                    "recipe": name,
+                    "speech encoder": _source(recipe.speech_encoder),
+                    "audio encoder": _source(recipe.audio_encoder),
+                    "decoder": f"{_source(recipe.decoder)} {_weights(recipe)}",
+                    "parameters": f"{sum(part.parameters for part in parts) / 1e6:,.1f} M",
+                    "GB": round(sum(part.bytes for part in parts) / 1e9, 3),
+                }
+            )
+            bar.advance(shown)
+    return rows
+
+
+def show_recipe(recipe: Recipe) -> list[dict[str, object]]:
+    """One row a part: where its weights come from, parameters, bytes, bytes by type of number; then their sum."""
+    sources = {
+        "speech_encoder": _source(recipe.speech_encoder),
+        "audio_encoder": _source(recipe.audio_encoder),
+        "decoder": _source(recipe.decoder),
+    }
+    parts = inventory(build(recipe, "meta", load_format="dummy"))
+    rows = [
+        {
+            "part": part.name,
+            "from": sources.get(part.name.split(":")[0], "trained here"),
+            "parameters": part.parameters,
+            "bytes": part.bytes,
+            "by_type": part.by_type,
+        }
+        for part in parts
+    ]
+    total: Counter[str] = sum((Counter(part.by_type) for part in parts), Counter())
+    parameters, size = sum(part.parameters for part in parts), sum(part.bytes for part in parts)
+    return [*rows, {"part": "all", "from": "", "parameters": parameters, "bytes": size, "by_type": dict(total)}]
+
+
+def _source(spec: Encoder | DecoderSpec) -> str:
+    if getattr(spec, "kind", "") == "none":
+        return "none"
+    if spec.path is None:
+        return "trained here"
+    return min(os.path.relpath(spec.path), spec.path, key=len) if os.path.isabs(spec.path) else spec.path
+
+
+def _weights(recipe: Recipe) -> str:
+    return recipe.decoder.dtype if recipe.decoder.quantisation == "none" else recipe.decoder.quantisation
+
+
+def run_import(config: Path, out: Path | None) -> str:
+    """Another system's config as a recipe's YAML; what it lost on the way is reported on stderr."""
+    imported = import_config(config)
+    recipe = Recipe.model_validate(imported.values)
+    for note in imported.notes:
+        say(f"note: {note}")
+    for key in imported.unknown:
+        warn(f"{config}: unknown key {key}, left out")
+    text = f"# From {config.name}. nota infer --recipe {out.name if out else 'THIS.yaml'} --annotation test.json\n"
+    text += dump_recipe(recipe)
+    if out is not None:
+        write_text(out, text)
+        say(f"recipe {recipe.name} written to {out}")
+    return text
+
+
+def run_convert(file: Path, recipe: Recipe, out: Path) -> KeyReport:
+    """A `.pth` to a checkpoint folder, over a model of which nothing else is allocated."""
+    check_writable(out / "recipe.yaml")
+    model = build(recipe.model_copy(update={"checkpoint": None}), "meta", load_format="dummy")
+    report = load_checkpoint(model, file)
+    save_checkpoint(model, out)
+    return report

@@ -16,12 +16,14 @@ from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.build import build
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import recipe_hash
-from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.schema import LoadFormat, Recipe
 
 WARM_UP = 3
 
 
-def measure(recipe: Recipe, device: str, audio_seconds: float, tokens: int, rounds: int) -> dict[str, object]:
+def measure(
+    recipe: Recipe, device: str, audio_seconds: float, tokens: int, rounds: int, load_format: LoadFormat = "auto"
+) -> dict[str, object]:
     """Build the recipe and time it at batch 1 on one clip of random noise.
 
     The clocks stand only where the device has finished: it is synchronised before each reading.
@@ -32,13 +34,14 @@ def measure(recipe: Recipe, device: str, audio_seconds: float, tokens: int, roun
         audio_seconds: length of the clip, in seconds.
         tokens: decode steps a round.
         rounds: counted rounds; some more go before to warm up.
+        load_format: "dummy" measures random weights of the true size.
 
     Returns:
         Times are medians in seconds, memory is in MB (10^6 bytes). `ttft_from_features_s` begins with ready
         spectrograms, `ttft_from_waveform_s` with the waveform; both end with the first token's id. `tpot_s` is the
         median over single decode steps after the first. On a CPU `peak_memory_mb` is the process's resident set.
     """
-    model = build(recipe, device)
+    model = build(recipe, device, load_format=load_format)
     cuda = device.startswith("cuda")
     synchronise: Callable[[], object] = torch.cuda.synchronize if cuda else lambda: None
     if cuda:

@@ -11,25 +11,9 @@ import pytest
 import soundfile
 from safetensors.torch import load_file, save_file
 
-from nota_cli.cli import main
 from nota_cli.submission import validate
 
 Run = Callable[..., int]
-
-
-@pytest.fixture
-def nota(monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run the command line in this process; returns the exit status."""
-
-    def run(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["nota", *map(str, arguments)])
-        try:
-            main()
-        except SystemExit as end:
-            return int(end.code or 0)
-        return 0
-
-    return run
 
 
 def test_infer_writes_every_row_in_order(nota: Run, tiny_checkpoint: Path, clips: Path, tmp_path: Path) -> None:

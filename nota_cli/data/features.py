@@ -1,4 +1,4 @@
-"""Spectrograms for the encoders: Whisper's log-mel and Kaldi's filter bank, in batches and on any device."""
+"""Spectrograms for the encoders: log-mels and Kaldi's filter bank, in batches and on any device."""
 
 import functools
 
@@ -19,6 +19,12 @@ POVEY_POWER = 0.85
 INT16_SCALE = 2.0**15  # Kaldi works on 16-bit sample values
 BEATS_MEAN = 15.41663  # of the log filter bank over AudioSet (BEATs, Chen et al. 2022)
 BEATS_STD = 6.55582
+EAT_MEAN = -4.268  # the same over AudioSet for samples in [-1, 1] (EAT, Chen et al. 2024)
+EAT_STD = 4.569
+EAT_PATCH = 16  # frames that one of EAT's patches covers
+CED_WINDOW = 512  # samples: 32 ms, of CED's spectrogram (Dinkel et al. 2023)
+CED_MELS = 64
+CED_RANGE_DB = 120.0  # what lies further below the loudest place is raised to there
 
 
 def log_mel(waveform: torch.Tensor, n_mels: int, pad_to: int | None = WHISPER_SAMPLES) -> torch.Tensor:
@@ -69,17 +75,72 @@ def kaldi_fbank(
     Raises:
         DataError: the waveform is shorter than one window.
     """
-    if waveform.shape[-1] < WINDOW:
-        raise DataError(f"a filter bank needs at least {WINDOW} samples, got {waveform.shape[-1]}.")
-    frames = (waveform.float() * INT16_SCALE).unfold(-1, WINDOW, HOP)
+    log_energies = _kaldi_log_energies(waveform.float() * INT16_SCALE, _povey(waveform.device), n_mels)
+    return (log_energies - mean) / (2.0 * std)
+
+
+def eat_fbank(waveform: torch.Tensor) -> torch.Tensor:
+    """Kaldi's log mel filter bank of 128 bins as EAT wants it (Chen et al. 2024): `(x + 4.268) / (2 x 4.569)`.
+
+    It differs from `kaldi_fbank` in the Hann window, in taking samples in [-1, 1] as they are, and in the mean of the
+    clip, which is subtracted first. Like the published feature extraction for clips of any length it fills the last
+    patch of 16 frames with zeros, which stand for a log energy of zero and so are normalised like the rest.
+
+    Args:
+        waveform: `[n]` or `[B, n]`, float in [-1, 1] at 16 kHz; a batch has one common length.
+
+    Returns:
+        float32 `[frames, 128]` or `[B, frames, 128]`, frames = 1 + (n - 400) // 160 rounded up to whole patches.
+
+    Raises:
+        DataError: the waveform is shorter than one window.
+    """
+    waveform = waveform.float()
+    log_energies = _kaldi_log_energies(waveform - waveform.mean(dim=-1, keepdim=True), _hanning(waveform.device), 128)
+    missing = -log_energies.shape[-2] % EAT_PATCH
+    return (F.pad(log_energies, (0, 0, 0, missing)) - EAT_MEAN) / (2.0 * EAT_STD)
+
+
+def _kaldi_log_energies(samples: torch.Tensor, window: torch.Tensor, n_mels: int) -> torch.Tensor:
+    """`[..., frames, n_mels]` of float32 samples at any scale: frames without their mean, pre-emphasis, windows."""
+    if samples.shape[-1] < WINDOW:
+        raise DataError(f"a filter bank needs at least {WINDOW} samples, got {samples.shape[-1]}.")
+    frames = samples.unfold(-1, WINDOW, HOP)
     frames = frames - frames.mean(dim=-1, keepdim=True)
     previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
-    frames = (frames - KALDI_PREEMPHASIS * previous) * _povey(waveform.device)
-    spectrum = torch.fft.rfft(frames, n=KALDI_FFT)
+    spectrum = torch.fft.rfft((frames - KALDI_PREEMPHASIS * previous) * window, n=KALDI_FFT)
     power = spectrum.real.square() + spectrum.imag.square()
-    energies = power @ _kaldi_filters(n_mels, waveform.device)
-    log_energies = energies.clamp(min=torch.finfo(torch.float32).eps).log()
-    return (log_energies - mean) / (2.0 * std)
+    energies = power @ _kaldi_filters(n_mels, samples.device)
+    return energies.clamp(min=torch.finfo(torch.float32).eps).log()
+
+
+def ced_spectrogram(waveform: torch.Tensor, mean: float = 0.0, std: float = 0.5) -> torch.Tensor:
+    """CED's log-mel spectrogram in dB (Dinkel et al. 2023), as published or normalised: `(x - mean) / (2 std)`.
+
+    Before the normalisation it equals torchaudio's `MelSpectrogram(sample_rate=16000, n_fft=512, hop_length=160,
+    n_mels=64)` and `AmplitudeToDB(top_db=120)` on this clip alone: 64 triangles of height 1 on the HTK mel scale up to
+    8,000 Hz, frames centred on every 160th sample, the clip mirrored at its ends.
+
+    Args:
+        waveform: `[n]` or `[B, n]`, float in [-1, 1] at 16 kHz; a batch has one common length.
+        mean, std: of the normalisation; 0 and 0.5 leave the dB as they are, as published. Team NLP-07 gave their CED
+            `BEATS_MEAN` and `BEATS_STD`.
+
+    Returns:
+        float32 `[frames, 64]` or `[B, frames, 64]`, frames = 1 + n // 160.
+
+    Raises:
+        DataError: the waveform is shorter than half a window.
+    """
+    waveform = waveform.float()
+    if waveform.shape[-1] <= CED_WINDOW // 2:
+        raise DataError(f"CED's spectrogram needs more than {CED_WINDOW // 2} samples, got {waveform.shape[-1]}.")
+    window = _ced_hann(waveform.device)
+    spectrum = torch.stft(waveform, CED_WINDOW, HOP, window=window, return_complex=True)
+    power = spectrum.real.square() + spectrum.imag.square()
+    decibels = 10.0 * (_htk_filters(CED_MELS, waveform.device) @ power).clamp(min=1e-10).log10()
+    floor = decibels.amax(dim=(-2, -1), keepdim=True) - CED_RANGE_DB
+    return (torch.maximum(decibels, floor).transpose(-2, -1) - mean) / (2.0 * std)
 
 
 def _constant(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -95,6 +156,19 @@ def _hann(device: torch.device) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=8)
+def _hanning(device: torch.device) -> torch.Tensor:
+    """Kaldi's Hann window ends on zero; Whisper's, `_hann`, is one period of a longer one."""
+    with torch.inference_mode(False):
+        return torch.hann_window(WINDOW, periodic=False, device=device)
+
+
+@functools.lru_cache(maxsize=8)
+def _ced_hann(device: torch.device) -> torch.Tensor:
+    with torch.inference_mode(False):
+        return torch.hann_window(CED_WINDOW, device=device)
+
+
+@functools.lru_cache(maxsize=8)
 def _povey(device: torch.device) -> torch.Tensor:
     with torch.inference_mode(False):
         return torch.hann_window(WINDOW, periodic=False, device=device).pow(POVEY_POWER)
@@ -106,6 +180,15 @@ def _slaney_filters(n_mels: int, device: torch.device) -> torch.Tensor:
     from transformers.audio_utils import mel_filter_bank  # late: only models that read log-mels need transformers here
 
     filters = mel_filter_bank(WINDOW // 2 + 1, n_mels, 0.0, 8000.0, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+    return _constant(filters.T, device)
+
+
+@functools.lru_cache(maxsize=16)
+def _htk_filters(n_mels: int, device: torch.device) -> torch.Tensor:
+    """`[n_mels, 257]` triangles of height 1 on the HTK mel scale, 0 to 8,000 Hz."""
+    from transformers.audio_utils import mel_filter_bank  # late, as above
+
+    filters = mel_filter_bank(CED_WINDOW // 2 + 1, n_mels, 0.0, 8000.0, SAMPLE_RATE, norm=None, mel_scale="htk")
     return _constant(filters.T, device)
 
 

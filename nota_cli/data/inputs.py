@@ -2,16 +2,22 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nota_cli.data.features import kaldi_fbank, log_mel
+from nota_cli.data.features import BEATS_MEAN, BEATS_STD, ced_spectrogram, eat_fbank, kaldi_fbank, log_mel
 
 WHISPER_SAMPLES = 480_000  # 30 s at 16 kHz
 
-FRONT_ENDS: dict[str, Callable[[Tensor], Tensor]] = {"beats": kaldi_fbank}
+FRONT_ENDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "beats": kaldi_fbank,
+    "eat": eat_fbank,
+    "ced": ced_spectrogram,
+    "ced_beats_scaling": partial(ced_spectrogram, mean=BEATS_MEAN, std=BEATS_STD),
+}
 """What an audio encoder wants to see of a waveform [samples]: a spectrogram [frames, bins], 100 frames a second."""
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from nota_cli.errors import CheckpointError, DataError, listing
 from nota_cli.model.keys import key_problems
+from nota_cli.model.weights import read_torch_file
 
 # In the published cfg, but of no consequence for the states: they steer fine-tuning or belong to the classifier.
 IGNORED_FIELDS = frozenset(
@@ -295,15 +296,7 @@ def load_beats(path: str | Path) -> BeatsEncoder:
     Raises:
         CheckpointError: the file is missing, damaged or of another kind, or its weights are not exactly its cfg's.
     """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file. Download a BEATs checkpoint or mend the path.") from error
-    except Exception as error:  # damaged bytes can raise almost anything while they are unpickled
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: not a readable file of weights ({reason}). Download it again from its publisher."
-        ) from error
+    checkpoint = read_torch_file(path)
     if not (isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(key), dict) for key in ("cfg", "model"))):
         raise CheckpointError(f"{path}: not a BEATs checkpoint, which holds `cfg` and `model`.")
 

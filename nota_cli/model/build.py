@@ -1,19 +1,31 @@
 """Recipe to `AudioLM`; what is trainable is decided here and nowhere else."""
 
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from nota_cli.hub import local_path
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.beats import BeatsConfig, BeatsEncoder, load_beats
+from nota_cli.model.ced import CedConfig, CedEncoder, load_ced
 from nota_cli.model.checkpoint import load_checkpoint, own_decoder
 from nota_cli.model.decoder import load_decoder, refuse_unknown
+from nota_cli.model.eat import EatConfig, EatEncoder, load_eat
 from nota_cli.model.whisper import WhisperEncoder, load_whisper_encoder
-from nota_cli.recipe.schema import AudioEncoder, Recipe, SpeechEncoder
+from nota_cli.recipe.schema import AudioEncoder, Encoder, LoadFormat, Recipe, SpeechEncoder
 
 
-def build(recipe: Recipe, device: str = "cpu", *, trainable: bool = False) -> AudioLM:
+def build(
+    recipe: Recipe,
+    device: str = "cpu",
+    *,
+    trainable: bool = False,
+    load_format: LoadFormat = "auto",
+    allow_missing: bool = False,
+) -> AudioLM:
     """The one builder that training, inference and measuring share.
 
     Parts with a `path` get their published weights, parts with a `config` random ones; then the recipe's checkpoint,
@@ -21,22 +33,33 @@ def build(recipe: Recipe, device: str = "cpu", *, trainable: bool = False) -> Au
 
     Args:
         recipe: the system.
-        device: where to put it.
+        device: where to put it. "meta", with dummy weights, builds the shapes and allocates nothing.
         trainable: leave gradients on for the parts that the recipe trains; otherwise the model is frozen, in eval mode.
+        load_format: "dummy" gives every part random weights at its true size, quantised as the recipe says; nothing
+            is downloaded and no checkpoint read.
+        allow_missing: go on though the checkpoint lacks weights or has more than the model takes.
 
     Raises:
         CheckpointError: weights are missing or do not fit.
     """
-    if recipe.checkpoint is not None:
-        decoder_spec = own_decoder(recipe.decoder, Path(recipe.checkpoint))
+    dummy = load_format == "dummy"
+    checkpoint = None if recipe.checkpoint is None or dummy else local_path(recipe.checkpoint, kind="checkpoint")
+    if checkpoint is not None:
+        decoder_spec = own_decoder(recipe.decoder, checkpoint)
         recipe = recipe.model_copy(update={"decoder": decoder_spec})
-    decoder = load_decoder(recipe.decoder, device, trainable=trainable)
-    model = AudioLM(recipe, _speech_encoder(recipe.speech_encoder), _audio_encoder(recipe.audio_encoder), decoder)
+    decoder = load_decoder(recipe.decoder, device, trainable=trainable, load_format=load_format)
+    speech = _speech_encoder(recipe.speech_encoder, device, dummy)
+    audio = _audio_encoder(recipe.audio_encoder, device, dummy)
+    with torch.device("meta") if device == "meta" else nullcontext():
+        model = AudioLM(recipe, speech, audio, decoder)
     if recipe.lora is not None:
         decoder.add_lora(recipe.lora)
-    if recipe.checkpoint is not None:
-        load_checkpoint(model, Path(recipe.checkpoint))
-    model.to(device)
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint, allow_missing=allow_missing)
+    # Decoders are loaded to their device; bitsandbytes' refuse to be moved as a whole.
+    for part in (model.speech_encoder, model.audio_encoder, model.connector):
+        if part is not None:
+            part.to(device)
     model.eval().requires_grad_(False)
     if trainable:
         _set_trainable(model)
@@ -53,8 +76,8 @@ def _set_trainable(model: AudioLM) -> None:
         (model.decoder, recipe.decoder.train),
     ]
     for part, on in switches:
-        if part is not None:
-            part.requires_grad_(on)
+        if part is not None and on:
+            part.requires_grad_(True)
     # Whisper's positions are a fixed table of sines.
     model.speech_encoder.embed_positions.requires_grad_(False)
     for name, parameter in model.decoder.named_parameters():
@@ -70,19 +93,50 @@ def train_mode(model: AudioLM) -> None:
             part.train()
 
 
-def _speech_encoder(spec: SpeechEncoder) -> nn.Module:
-    dtype = getattr(torch, spec.dtype)
-    if spec.path is not None:
-        return load_whisper_encoder(spec.path, dtype)
-    from transformers import WhisperConfig
-
-    values = spec.config or {}
-    refuse_unknown("speech_encoder.config", values, WhisperConfig().to_dict())
-    return WhisperEncoder(WhisperConfig(**values)).to(dtype)
+def _speech_encoder(spec: SpeechEncoder, device: str, dummy: bool) -> nn.Module:
+    return _encoder(
+        spec, _random_whisper, lambda path: load_whisper_encoder(path, getattr(torch, spec.dtype)), device, dummy
+    )
 
 
-def _audio_encoder(spec: AudioEncoder) -> nn.Module | None:
+def _audio_encoder(spec: AudioEncoder, device: str, dummy: bool) -> nn.Module | None:
     if spec.kind == "none":
         return None
-    encoder = load_beats(spec.path) if spec.path is not None else BeatsEncoder(BeatsConfig.from_dict(spec.config or {}))
-    return encoder.to(getattr(torch, spec.dtype))
+    ced = {"scaling": spec.scaling, "token_order": spec.token_order}
+    makers: dict[str, tuple[Callable[[dict], nn.Module], Callable[[Path], nn.Module]]] = {
+        "beats": (lambda values: BeatsEncoder(BeatsConfig.from_dict(values)), load_beats),
+        "ced": (
+            lambda values: CedEncoder(CedConfig.from_dict(values), **ced),
+            lambda path: load_ced(path, spec.heads, **ced),
+        ),
+        "eat": (lambda values: EatEncoder(EatConfig.from_dict(values)), load_eat),
+    }
+    random, load = makers[spec.kind]
+    return _encoder(spec, random, load, device, dummy)
+
+
+def _encoder(
+    spec: Encoder,
+    random: Callable[[dict], nn.Module],
+    load: Callable[[Path], nn.Module],
+    device: str,
+    dummy: bool,
+) -> nn.Module:
+    """An encoder from its file, at random from the recipe's `config`, or with dummy weights of its true size."""
+    dtype = getattr(torch, spec.dtype)
+    if dummy:
+        from nota_cli.compress.dummy import dummy_init
+        from nota_cli.model.architectures import architecture
+
+        with torch.device("meta"):
+            encoder = random(spec.config if spec.config is not None else architecture(spec.path)["config"])
+        return dummy_init(encoder, device, dtype)
+    encoder = load(local_path(spec.path)) if spec.path is not None else random(spec.config or {})
+    return encoder.to(dtype)
+
+
+def _random_whisper(values: dict) -> WhisperEncoder:
+    from transformers import WhisperConfig
+
+    refuse_unknown("speech_encoder.config", values, WhisperConfig().to_dict())
+    return WhisperEncoder(WhisperConfig(**values))

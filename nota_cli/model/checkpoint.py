@@ -7,16 +7,18 @@ own paths), `adapter/` (LoRA, PEFT's format), `decoder/` (where the decoder itse
 
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from nota_cli.console import say, warn
 from nota_cli.errors import CheckpointError, listing
 from nota_cli.files import atomic_folder, atomic_path, write_text
+from nota_cli.model.weights import read_torch_file
 from nota_cli.recipe.load import dump_recipe
 from nota_cli.recipe.schema import Data, Decoder, Recipe
 
@@ -24,6 +26,20 @@ if TYPE_CHECKING:
     from nota_cli.model.audio_lm import AudioLM
 
 WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """How the names in a checkpoint and the weights that the model wants from one agree."""
+
+    matched: list[str]
+    missing: list[str]
+    unexpected: list[str]
+
+    def __str__(self) -> str:
+        return f"{len(self.matched)} matched, {len(self.missing)} missing, {len(self.unexpected)} unexpected"
+
+
 # The organisers' and the teams' names, and ours.
 RENAMES = [
     (re.compile(r"^speech_gemma_proj\."), "connector.speech_llama_proj."),
@@ -32,6 +48,7 @@ RENAMES = [
         r"connector.\1",
     ),
     (re.compile(r"^(llama_model|gemma_model|qwen_model|llm_model)\."), "decoder.model."),
+    (re.compile(r"^beats\."), "audio_encoder."),
 ]
 
 
@@ -68,7 +85,10 @@ def save_checkpoint(model: "AudioLM", folder: Path) -> None:
 
 
 def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
-    """The recipe as it stands in the folder: a decoder that was made here is copied in and named relative to it."""
+    """The recipe as it stands in the folder: a decoder that was made here is copied in and named relative to it.
+
+    Published weights stay where they are: they are many times larger than what was trained, and not the run's own.
+    """
     # Where this machine keeps its corpora is nothing that whoever loads the weights can use.
     train = model.recipe.train.model_copy(update={"init": None})
     recipe = model.recipe.model_copy(update={"checkpoint": None, "data": Data(), "train": train})
@@ -79,14 +99,17 @@ def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
         with atomic_folder(target) as part:
             base.save_pretrained(part, state_dict=plain)
             model.decoder.tokenizer.save_pretrained(part)
-    elif recipe.decoder.path and Path(recipe.decoder.path).is_dir():
-        if Path(recipe.decoder.path).resolve() != target.resolve():
-            with atomic_folder(target) as part:
-                shutil.copytree(recipe.decoder.path, part, dirs_exist_ok=True)
-    else:
+    elif recipe.decoder.path is None or not _belongs_to_a_checkpoint(Path(recipe.decoder.path), target):
         return recipe
+    elif Path(recipe.decoder.path).resolve() != target.resolve():
+        with atomic_folder(target) as part:
+            shutil.copytree(recipe.decoder.path, part, dirs_exist_ok=True)
     decoder = recipe.decoder.model_copy(update={"path": "./decoder", "config": None, "tokenizer": None})
     return recipe.model_copy(update={"decoder": decoder})
+
+
+def _belongs_to_a_checkpoint(decoder: Path, target: Path) -> bool:
+    return decoder.is_dir() and (decoder.resolve() == target.resolve() or (decoder.parent / WEIGHTS).is_file())
 
 
 def own_decoder(spec: Decoder, folder: Path) -> Decoder:
@@ -96,8 +119,13 @@ def own_decoder(spec: Decoder, folder: Path) -> Decoder:
     return spec.model_copy(update={"path": str(folder / "decoder"), "config": None, "tokenizer": None})
 
 
-def load_checkpoint(model: "AudioLM", path: Path) -> None:
+def load_checkpoint(model: "AudioLM", path: Path, *, allow_missing: bool = False) -> KeyReport:
     """Load a folder of ours or a team's `.pth` over the model.
+
+    Args:
+        model: as its recipe describes it; parts on the meta device get the file's own tensors.
+        path: folder or file.
+        allow_missing: report missing and unexpected keys instead of refusing them.
 
     Raises:
         CheckpointError: something is not there, does not fit, is missing or unexpected; every key is named.
@@ -105,8 +133,7 @@ def load_checkpoint(model: "AudioLM", path: Path) -> None:
     if path.is_file():
         state = {_our_name(name): tensor for name, tensor in read_pth(path).items()}
         expected = set(own_state(model)) | {name for name in model.state_dict() if "lora_" in name}
-        _load(model, state, expected, path)
-        return
+        return _load(model, state, expected, path, allow_missing)
     if not (path / WEIGHTS).is_file():
         raise CheckpointError(f"checkpoint {path}: no {WEIGHTS} there. Train it first, or give another --checkpoint.")
     state = _read(path / WEIGHTS)
@@ -115,15 +142,12 @@ def load_checkpoint(model: "AudioLM", path: Path) -> None:
         state |= _read_adapter(path / "adapter")
     if model.recipe.lora is not None:
         expected |= {name for name in model.state_dict() if "lora_" in name}
-    _load(model, state, expected, path)
+    return _load(model, state, expected, path, allow_missing)
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:
     """The trained weights of a `.pth`, read without running any code that it may hold."""
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or unsafe file; each becomes one message
-        raise CheckpointError(f"checkpoint {path} is not a weights-only file that torch can read: {error}") from error
+    content = read_torch_file(path)
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise CheckpointError(f"checkpoint {path} has no `model` entry with weights")
@@ -155,15 +179,30 @@ def _read_adapter(folder: Path) -> dict[str, Tensor]:
     return renamed
 
 
-def _load(model: "AudioLM", state: dict[str, Tensor], expected: set[str], path: Path) -> None:
+def _load(model: "AudioLM", state: dict[str, Tensor], expected: set[str], path: Path, allow_missing: bool) -> KeyReport:
     own = model.state_dict()
-    problems = [f"missing: {name}" for name in sorted(expected - set(state))]
-    problems += [f"unexpected: {name}" for name in sorted(set(state) - expected)]
-    problems += [
+    # What the recipe's own paths provide is not expected, but a checkpoint in which it was trained holds it.
+    known = expected | (set(state) & set(own))
+    report = KeyReport(sorted(known & set(state)), sorted(expected - set(state)), sorted(set(state) - known))
+    shapes = [
         f"shape of {name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
-        for name in sorted(expected & set(state))
+        for name in report.matched
         if state[name].shape != own[name].shape
     ]
+    problems = [f"missing: {name}" for name in report.missing]
+    problems += [f"unexpected: {name}" for name in report.unexpected]
+    if shapes or (problems and not allow_missing) or not report.matched:
+        raise CheckpointError(
+            f"checkpoint {path} does not fit recipe {model.recipe.name!r} ({report}):\n"
+            f"{listing([*shapes, *problems])}\n"
+            "Name the recipe that it was trained with, or load what fits with --allow-missing."
+        )
     if problems:
-        raise CheckpointError(f"checkpoint {path} does not fit recipe {model.recipe.name!r}:\n{listing(problems)}")
-    model.load_state_dict(state, strict=False)  # what is not in `state` came from the recipe's own paths
+        warn(f"checkpoint {path}: {report}:\n{listing(problems)}")
+    elif path.is_file():
+        say(f"checkpoint {path}: {report}")
+    if model.device.type == "meta":
+        model.load_state_dict({name: state[name] for name in report.matched}, strict=False, assign=True)
+    else:  # what is not in `state` came from the recipe's own paths
+        model.load_state_dict({name: state[name] for name in report.matched}, strict=False)
+    return report

@@ -6,12 +6,21 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from nota_cli.errors import CheckpointError, RecipeError, listing
+from nota_cli.hub import local_path
+from nota_cli.model import llama_moe  # noqa: F401  (makes the family known to transformers)
+from nota_cli.model.tokenizer import dummy_tokenizer, load_tokenizer, special_ids
 from nota_cli.recipe.schema import Decoder as DecoderSpec
-from nota_cli.recipe.schema import Lora
+from nota_cli.recipe.schema import LoadFormat, Lora
 
 transformers_logging.disable_progress_bar()  # bars over loading and saving weights would tear nota's own apart
 
@@ -22,7 +31,7 @@ class Decoder(nn.Module):
     Attributes:
         model: the transformers model, or the peft model round it.
         tokenizer: its tokenizer.
-        kernel: the GPTQ kernel in use, or "none".
+        kernel: what multiplies the quantised weights: the GPTQ kernel, "bitsandbytes", or "none".
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kernel: str = "none") -> None:
@@ -83,49 +92,114 @@ class Decoder(nn.Module):
             raise RecipeError(f"lora.targets: {error}") from error
 
 
-def load_decoder(spec: DecoderSpec, device: str = "cpu", *, trainable: bool = False) -> Decoder:
+def load_decoder(
+    spec: DecoderSpec, device: str = "cpu", *, trainable: bool = False, load_format: LoadFormat = "auto"
+) -> Decoder:
     """The decoder that a recipe names: from a folder or hub id, or with random weights of the given shape.
 
-    `trainable` makes `kernel: auto` choose among the GPTQ kernels that gradients pass through.
+    Args:
+        spec: the recipe's section.
+        device: where to put it; "meta" (with dummy weights) builds the shapes alone.
+        trainable: makes `kernel: auto` choose among the GPTQ kernels that gradients pass through.
+        load_format: "dummy" takes random weights of the true size and downloads nothing, quantised as the recipe says.
 
     Raises:
         CheckpointError: the folder is not there or does not hold what it should; missing and unexpected keys are named.
         RecipeError: no model can be made from the recipe's `config`.
     """
-    dtype = getattr(torch, spec.dtype)
-    tokenizer = _load_tokenizer(spec.tokenizer or spec.path)
-    if spec.config is not None:
-        values = {"vocab_size": len(tokenizer), **_special_ids(tokenizer), **spec.config}
-        try:
-            config = AutoConfig.for_model(**values)
-            refuse_unknown("decoder.config", values, config.__class__().to_dict())
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=_attention(config))
-        except (ValueError, TypeError) as error:
-            raise RecipeError(f"decoder.config: {error}") from error
-        return Decoder(model, tokenizer)
+    kernel = "auto_trainable" if trainable and spec.kernel == "auto" else spec.kernel
+    if load_format == "dummy":
+        decoder = _dummy(spec, device, kernel)
+    elif spec.config is not None:
+        tokenizer = load_tokenizer(spec)
+        config = _from_values({"vocab_size": len(tokenizer), **special_ids(tokenizer), **spec.config})
+        model = AutoModelForCausalLM.from_config(config, dtype=_dtype(spec), attn_implementation=_attention(config))
+        decoder = Decoder(model.to(device), tokenizer)
+    else:
+        decoder = _pretrained(spec, device, kernel)
+    if spec.pad_token is not None:
+        _add_pad_row(decoder, spec.pad_token)
+    return decoder
+
+
+def _pretrained(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
+    folder = local_path(spec.path)
+    tokenizer = load_tokenizer(spec)
     if spec.quantisation == "gptq":
         from nota_cli.compress.gptq import kernel_name, load_gptq_decoder
 
-        kernel = "auto_trainable" if trainable and spec.kernel == "auto" else spec.kernel
-        model = load_gptq_decoder(Path(spec.path), kernel, dtype, device)
+        model = load_gptq_decoder(folder, kernel, _dtype(spec), device)
         return Decoder(model, tokenizer, kernel_name(model))
+    if spec.quantisation == "nf4":
+        from nota_cli.compress.nf4 import load_nf4_decoder
+
+        return Decoder(load_nf4_decoder(str(folder), _dtype(spec), device), tokenizer, "bitsandbytes")
     try:
-        config = AutoConfig.from_pretrained(spec.path)
+        config = AutoConfig.from_pretrained(folder)
+        if getattr(config, "quantization_config", None):
+            raise CheckpointError(
+                f"decoder {folder} is quantised; set decoder.quantisation to gptq or nf4, as its config.json says"
+            )
         model, report = AutoModelForCausalLM.from_pretrained(
-            spec.path,
-            dtype=dtype,
+            folder,
+            dtype=_dtype(spec),
             attn_implementation=_attention(config),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported below, with the rest
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"decoder {spec.path}: {error}") from error
+        raise CheckpointError(f"decoder {folder}: {error}") from error
     problems = [f"missing: {name}" for name in sorted(report["missing_keys"])]
     problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"])]
     problems += [f"of another shape: {key[0]}" for key in sorted(report["mismatched_keys"])]
     if problems:
-        raise CheckpointError(f"decoder {spec.path}: the weights do not fit its config.json:\n{listing(problems)}")
-    return Decoder(model, tokenizer)
+        raise CheckpointError(f"decoder {folder}: the weights do not fit its config.json:\n{listing(problems)}")
+    return Decoder(model.to(device), tokenizer)
+
+
+def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
+    from nota_cli.compress.dummy import dummy_decoder
+    from nota_cli.compress.gptq import kernel_name
+    from nota_cli.model.architectures import architecture
+
+    values = dict(spec.config) if spec.config is not None else dict(architecture(spec.path)["config"])
+    stored = values.pop("quantization_config", None) or {}
+    there = next(
+        (path for path in (spec.tokenizer, spec.path) if path and (Path(path) / "tokenizer.json").is_file()), None
+    )
+    tokenizer = load_tokenizer(spec) if there else dummy_tokenizer(int(values["vocab_size"]))
+    if spec.config is not None:
+        values = {"vocab_size": len(tokenizer), **special_ids(tokenizer), **values}
+    config = _from_values(values, known_only=spec.config is not None)
+    packing = {key: stored[key] for key in ("bits", "group_size") if key in stored and spec.quantisation == "gptq"}
+    model = dummy_decoder(config, spec.quantisation, _dtype(spec), device, kernel=kernel, **packing)
+    return Decoder(model, tokenizer, {"gptq": kernel_name(model), "nf4": "bitsandbytes"}.get(spec.quantisation, "none"))
+
+
+def _from_values(values: Mapping[str, object], known_only: bool = True) -> PreTrainedConfig:
+    """A transformers config; what a recipe gives must be `known_only`, published files hold all sorts of keys."""
+    try:
+        config = AutoConfig.for_model(**values)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"decoder.config: {error}") from error
+    if known_only:
+        refuse_unknown("decoder.config", values, config.__class__().to_dict())
+    return config
+
+
+def _add_pad_row(decoder: Decoder, token: str) -> None:
+    """Give tokenizer and embedding a token more, as the teams' code did; a row for it changes every loss a little.
+
+    transformers draws new rows round the mean of the old ones; this one is the mean itself.
+    """
+    model, tokenizer = decoder.model, decoder.tokenizer
+    tokenizer.add_special_tokens({"pad_token": token})
+    before = model.get_input_embeddings().weight.size(0)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+            if layer is not None and len(tokenizer) > before:
+                layer.weight[before:] = layer.weight[:before].mean(dim=0, dtype=torch.float32).to(layer.weight.dtype)
 
 
 def refuse_unknown(where: str, values: Mapping[str, object], known: Mapping[str, object]) -> None:
@@ -144,18 +218,5 @@ def _attention(config: object) -> str:
     return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
 
 
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
-    return {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-
-
-def _load_tokenizer(path: str | None) -> PreTrainedTokenizerBase:
-    if path is not None and Path(path).is_absolute() and not Path(path).is_dir():
-        raise CheckpointError(f"decoder: there is no folder {path}; put the weights there or --set decoder.path=FOLDER")
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"tokenizer {path}: {error}") from error
+def _dtype(spec: DecoderSpec) -> torch.dtype:
+    return getattr(torch, spec.dtype)

@@ -85,7 +85,9 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return values
     beside = file.parent / f"{base}.yaml"
-    return _merge(_read(beside if beside.is_file() else find_recipe(str(base)), (*seen, file)), values)
+    # A user's own version of a shipped recipe may keep its name.
+    own = beside.is_file() and beside.absolute() != file.absolute()
+    return _merge(_read(beside if own else find_recipe(str(base)), (*seen, file)), values)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

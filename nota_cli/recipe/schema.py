@@ -1,11 +1,14 @@
 """The recipe's typed fields, their defaults and checks, and nothing else."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+LoadFormat = Literal["auto", "dummy"]
+LOAD_FORMATS: tuple[LoadFormat, ...] = get_args(LoadFormat)
+"""How weights come into a model: from files, or at random at their true size."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 

@@ -55,6 +55,7 @@ class _Trainer:
             _start_from(self.model, Path(self.spec.init))
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise RecipeError(f"recipe {recipe.name!r} trains nothing; set `train: true` on a part, or add `lora`")
+        self.autocast = self.spec.autocast and not (accelerator.device.type == "cpu" and _has_half(recipe))
         share, rest = divmod(self.spec.batch_size, accelerator.num_processes)
         if rest:
             raise RecipeError(f"train.batch_size {self.spec.batch_size} does not split over the processes evenly")
@@ -78,7 +79,7 @@ class _Trainer:
         sums: dict[str, float] = {}
         for _ in range(self.spec.accumulation):
             batch = next(source)
-            with self.accelerator.autocast():
+            with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.autocast):
                 loss, encoded = self.model(batch.features, batch.queries, batch.texts)
                 losses = {"loss": loss, **self.heads(encoded, batch)}
             total = torch.stack(list(losses.values())).sum() / self.spec.accumulation
@@ -159,7 +160,7 @@ def train(
     for source in recipe.data.validation:  # better known now than hours into the run
         read_annotation(source.annotation, audio_root=source.audio_root)
     spec = recipe.train
-    accelerator = Accelerator(mixed_precision="bf16" if spec.autocast else "no")
+    accelerator = Accelerator()  # its mixed precision is of the whole process and cannot be changed; autocast can
     set_seed(spec.seed)
     trainer = _Trainer(recipe, accelerator)
     # What a run is validated on does not change what it learns.
@@ -221,10 +222,15 @@ def train(
     return Trained(folder, last, metrics)
 
 
+def _has_half(recipe: Recipe) -> bool:
+    """Whether a part has float16 weights, which torch's bfloat16 autocast does not take on a CPU."""
+    return "float16" in (recipe.speech_encoder.dtype, recipe.audio_encoder.dtype, recipe.decoder.dtype)
+
+
 def _start_from(model: AudioLM, folder: Path) -> None:
     """Weights of an earlier stage; the adapters of this stage, if that one had none, start fresh."""
     recipe = model.recipe
-    fresh = recipe.lora is not None and not (folder / "adapter").is_dir()
+    fresh = recipe.lora is not None and folder.is_dir() and not (folder / "adapter").is_dir()
     if not fresh:
         load_checkpoint(model, folder)
         return

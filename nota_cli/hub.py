@@ -1,0 +1,329 @@
+"""Weights by name: a local path, or an id on the Hugging Face hub that is found in its cache or fetched and checked."""
+
+import errno
+import glob
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nota_cli.console import say
+from nota_cli.errors import CheckpointError, NotaError, listing
+from nota_cli.recipe.schema import Recipe
+
+Kind = Literal["model", "tokenizer", "checkpoint"]
+
+NAME = re.compile(r"(?!.*(--|\.\.))(?!.*\.git$)[A-Za-z0-9_]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")  # the hub's own rule
+FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
+TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")  # config and tokenizer; .model is SentencePiece's
+CHECKPOINT_SUFFIXES = (".safetensors", ".yaml", *TEXT_SUFFIXES)
+# A file that tells that a repository is in the cache at all.
+MARKERS: dict[Kind, tuple[str, ...]] = {
+    "model": ("config.json",),
+    "tokenizer": ("tokenizer_config.json", "tokenizer.json", "tokenizer.model"),
+    "checkpoint": ("recipe.yaml",),
+}
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A model repository on the hub, and a file in it or None for all that nota reads of it."""
+
+    repo: str
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A part of a recipe that is here now.
+
+    Attributes:
+        part: the recipe's key, such as `decoder.path`.
+        source: what the recipe says there.
+        folder: where it lies; the file itself where `source` names one.
+        bytes: its size.
+        files: how many files were checked against the hub's own sizes and sums; 0 for what was a local path all along.
+    """
+
+    part: str
+    source: str
+    folder: Path
+    bytes: int
+    files: int
+
+
+def hub_name(path: str) -> HubName | None:
+    """`org/name` or `org/name/file.pt` taken apart; None for anything that cannot be a name on the hub."""
+    owner, *names = path.split("/")
+    inside = names[1:]
+    if not names or not NAME.fullmatch(owner) or not NAME.fullmatch(names[0]):
+        return None
+    if bool(inside) != path.endswith(FILE_SUFFIXES) or any(piece in ("", ".", "..") for piece in inside):
+        return None
+    return HubName(f"{owner}/{names[0]}", "/".join(inside) or None)
+
+
+def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
+    """Where the weights that a recipe names lie on this machine; what is not here yet is fetched from the hub.
+
+    Args:
+        path: a folder or file, which is returned as it is; `org/name`; or `org/name/file.pt`.
+        kind: what of a repository is needed: config, tokenizer and weights; the tokenizer alone; a checkpoint folder.
+
+    Raises:
+        CheckpointError: there is no such path, repository or file; the repository is gated; the hub cannot be reached;
+            the disk is full; or what came is not what the hub lists.
+    """
+    here = Path(path).expanduser()
+    if str(path) and here.exists():
+        return here
+    name = hub_name(str(path))
+    if name is None:
+        raise CheckpointError(
+            f"there is no file or folder {str(path)!r}. Name one that is there, or one on the hub as ORG/NAME or "
+            "ORG/NAME/FILE.pt."
+        )
+    return _cached(name, kind) or _fetch(name, kind)[0]
+
+
+def recipe_parts(recipe: Recipe) -> list[tuple[str, str]]:
+    """Key and value of every path of weights in a recipe; what it builds from a `config` has none."""
+    audio = None if recipe.audio_encoder.kind == "none" else recipe.audio_encoder.path
+    checkpoint = recipe.checkpoint if recipe.checkpoint and hub_name(recipe.checkpoint) else None
+    parts = [
+        ("speech_encoder.path", recipe.speech_encoder.path),
+        ("audio_encoder.path", audio),
+        ("decoder.path", recipe.decoder.path),
+        ("decoder.tokenizer", recipe.decoder.tokenizer),
+        ("checkpoint", checkpoint),
+    ]
+    return [(part, path) for part, path in parts if path is not None]
+
+
+def download(recipe: Recipe, on_part: Callable[[str, str], None] | None = None) -> list[Downloaded]:
+    """Fetch every part of a recipe and check it: each file has the hub's size and, where it gives one, SHA-256.
+
+    Files that are here already are checked as well, and fetched again where they are damaged. A file whose transfer is
+    cut goes on where it was; a run that was killed keeps the files that had come whole.
+
+    Args:
+        recipe: its local paths are left alone.
+        on_part: called with a part's key and value before it is looked at.
+
+    Raises:
+        CheckpointError: as `local_path`; the parts before are kept.
+    """
+    done = []
+    for part, source in recipe_parts(recipe):
+        if on_part is not None:
+            on_part(part, source)
+        here = Path(source).expanduser()
+        name = None if here.exists() else hub_name(source)
+        if name is None:
+            local = local_path(source)
+            inside = [local] if local.is_file() else [path for path in local.rglob("*") if path.is_file()]
+            done.append(Downloaded(part, source, local, sum(path.stat().st_size for path in inside), 0))
+        else:
+            local, sizes = _fetch(name, _kind(part))
+            done.append(Downloaded(part, source, local, sum(sizes), len(sizes)))
+    return done
+
+
+def wanted_files(names: list[str], kind: Kind) -> list[str]:
+    """Which of a repository's files nota reads: config and tokenizer, weights once and as safetensors if there are any.
+
+    Copies for other frameworks, in other formats and precisions stay where they are.
+    """
+    if kind == "checkpoint":
+        return [name for name in names if name.endswith(CHECKPOINT_SUFFIXES)]
+    top = [name for name in names if "/" not in name]
+    texts = [name for name in top if name.endswith(TEXT_SUFFIXES) and ".index." not in name]
+    return texts if kind == "tokenizer" else texts + _weights(top)
+
+
+def _weights(top: list[str]) -> list[str]:
+    if "model.safetensors" in top:
+        return ["model.safetensors"]
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        shards = [name for name in top if re.fullmatch(rf"{stem}-\d+-of-\d+\.{suffix}", name)]
+        index = f"{stem}.{suffix}.index.json"
+        if shards and index in top:
+            return [index, *shards]
+        if suffix == "safetensors" and (others := [name for name in top if name.endswith(".safetensors")]):
+            return others  # quantisers have names of their own
+    return [name for name in top if name == "pytorch_model.bin"]
+
+
+def _kind(part: str) -> Kind:
+    return "tokenizer" if part == "decoder.tokenizer" else "checkpoint" if part == "checkpoint" else "model"
+
+
+def _cached(name: HubName, kind: Kind) -> Path | None:
+    """The file or folder in the hub's cache, if all of it is there; asks nobody."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for marker in MARKERS[kind] if name.file is None else (name.file,):
+        found = try_to_load_from_cache(name.repo, marker)
+        if isinstance(found, str) and (name.file is not None or _whole(Path(found).parent, kind)):
+            return Path(found) if name.file is not None else Path(found).parent
+    return None
+
+
+def _whole(folder: Path, kind: Kind) -> bool:
+    """A download that was cut leaves a folder without its last files."""
+    if kind == "tokenizer":
+        return True
+    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+        if (folder / index).is_file():
+            try:
+                shards = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
+            except (ValueError, KeyError):
+                return False
+            return all((folder / shard).is_file() for shard in shards)
+    files = [path.name for path in folder.iterdir() if path.is_file()]  # not where a link leads nowhere
+    return bool(_weights(files))
+
+
+def _fetch(name: HubName, kind: Kind) -> tuple[Path, list[int]]:
+    """Fetch what is not in the cache, check everything; returns where it is and the size of each file."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    with _explained(name):
+        info = HfApi().model_info(name.repo, files_metadata=True)
+    files = {file.rfilename: file for file in info.siblings or []}
+    if name.file is not None and name.file not in files:
+        near = [file for file in files if file.endswith(FILE_SUFFIXES)]
+        raise CheckpointError(f"{name.repo} on the hub has no {name.file}; its weights:\n{listing(near)}")
+    names = [name.file] if name.file is not None else wanted_files(list(files), kind)
+    if not (names if kind == "tokenizer" else [file for file in names if file.endswith(FILE_SUFFIXES)]):
+        raise CheckpointError(
+            f"{name.repo} on the hub holds nothing that nota can read as a {kind}; its files:\n{listing(list(files))}"
+        )
+    _check_room(name, {file: files[file].size or 0 for file in names})
+    with _explained(name):
+        patterns = [glob.escape(file) for file in names]
+        folder = Path(snapshot_download(name.repo, allow_patterns=patterns, tqdm_class=_bars()))
+        if folder.name != info.sha:
+            raise CheckpointError(f"{name.repo} was changed on the hub while it was fetched; run the command again")
+        damaged = [file for file in names if _flaw(folder / file, files[file])]
+        for file in damaged:
+            hf_hub_download(name.repo, file, revision=info.sha, force_download=True, tqdm_class=_bars())
+    flaws = [f"{file}: {flaw}" for file in names if (flaw := _flaw(folder / file, files[file]))]
+    if flaws:
+        raise CheckpointError(f"{name.repo}: what came is not what the hub lists; try again later:\n{listing(flaws)}")
+    return folder / (name.file or ""), [(folder / file).stat().st_size for file in names]
+
+
+def _flaw(path: Path, listed: Any) -> str | None:
+    """What is wrong with a file, beside the hub's listing of it."""
+    if not path.is_file():
+        return "missing"
+    if listed.size is not None and path.stat().st_size != listed.size:
+        return f"{path.stat().st_size:,} bytes of {listed.size:,}"
+    if listed.lfs is not None:
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != listed.lfs.sha256:
+                return "its SHA-256 is not the hub's"
+    return None
+
+
+def _check_room(name: HubName, sizes: dict[str, int]) -> None:
+    """Better known now than gigabytes later."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    needed = sum(size for file, size in sizes.items() if not isinstance(try_to_load_from_cache(name.repo, file), str))
+    cache = Path(constants.HF_HUB_CACHE)
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise _full(name, f"it needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
+    if needed:
+        say(f"fetching {_spelt(name)} from the hub, {needed / 1e6:,.1f} MB")
+
+
+def _full(name: HubName, why: str) -> CheckpointError:
+    from huggingface_hub import constants
+
+    return CheckpointError(
+        f"{name.repo} does not fit on the disk of {constants.HF_HUB_CACHE}: {why}. "
+        "Make room, or set HF_HOME to a folder on another disk."
+    )
+
+
+@contextmanager
+def _explained(name: HubName) -> Iterator[None]:
+    """Turn what the hub's library raises into one message that says what to do."""
+    from huggingface_hub import constants, errors
+
+    page = f"https://huggingface.co/{name.repo}"
+    try:
+        yield
+    except NotaError:
+        raise
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"{name.repo} is gated: its owner gives it to those who accept the licence. Accept it at {page}, then log "
+            "in with the same account: `hf auth login`, or HF_TOKEN=... before the command."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"there is no file or folder {_spelt(name)} here, and the hub has no public model {name.repo}. Look for a "
+            "typo; if it is private, log in: `hf auth login`, or HF_TOKEN=... before the command."
+        ) from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise _unreachable(name, "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _cause(error)) from error
+    except errors.HfHubHTTPError as error:
+        raise CheckpointError(f"{name.repo}: the hub refused: {_first_line(error)}. See {page}") from error
+    except errors.HTTPError as error:  # type: ignore[attr-defined]  # httpx's or httpx2's, as the hub's library has it
+        raise _unreachable(name, _cause(error)) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _full(name, "it is full") from error
+        raise CheckpointError(
+            f"{name.repo} could not be fetched to {constants.HF_HUB_CACHE}: {_first_line(error)}. Run the command "
+            "again; files that came whole are kept."
+        ) from error
+
+
+def _unreachable(name: HubName, why: str) -> CheckpointError:
+    from huggingface_hub import constants
+
+    return CheckpointError(
+        f"{_spelt(name)} is no path here and not (or not whole) in the hub's cache {constants.HF_HUB_CACHE}, and the "
+        f"hub cannot be reached ({why}). Run `nota download RECIPE` where there is network, or name a local folder or "
+        "file with --set, for example --set decoder.path=FOLDER."
+    )
+
+
+def _spelt(name: HubName) -> str:
+    return name.repo if name.file is None else f"{name.repo}/{name.file}"
+
+
+def _cause(error: BaseException) -> str:
+    """The library wraps the network's own words in paragraphs of its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__
+
+
+def _bars() -> type:
+    """The bars of the hub's library, which count bytes, on a terminal alone; where nota switches them off, this brings
+    them back.
+    """
+    from tqdm.auto import tqdm  # type: ignore[import-untyped]
+
+    class Bars(tqdm):  # type: ignore[misc]
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **{"disable": None, "leave": False, **settings})
+
+    return Bars

@@ -1,0 +1,75 @@
+"""Published models by name: the shape of each, so that one is built at its true size with nothing downloaded."""
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from nota_cli.assets import home
+from nota_cli.errors import CheckpointError, RecipeError
+
+WEIGHT_SUFFIXES = (".pt", ".pth")
+
+
+def architecture(path: str) -> dict[str, Any]:
+    """What is known about the model that a recipe names with `path`; no weights are looked for.
+
+    Args:
+        path: a local folder with `config.json`, whose values count before all; else a hub id or file name, of which
+            the last component, in lower case and without `.pt`, is looked up in `configs/architectures/`.
+
+    Returns:
+        `source`: hub id, publisher's file name or folder; `kind`: "whisper", "beats", "ced", "eat" or "decoder";
+        `parameters`: the published number of what nota builds of it (of Whisper the encoder, no classifiers), None for
+        a local folder; `config`: the values that make it; perhaps `comment`.
+
+    Raises:
+        RecipeError: no architecture of that name.
+        CheckpointError: the folder's config.json is not a JSON object.
+    """
+    file = Path(path) / "config.json"
+    if file.is_file():
+        config = _read(file)
+        model_type = config.get("model_type")
+        kind = model_type if model_type in ("whisper", "ced", "eat") else "decoder"
+        return {"source": str(path), "kind": kind, "parameters": None, "config": config}
+    name = Path(path).name.lower()
+    for suffix in WEIGHT_SUFFIXES:
+        name = name.removesuffix(suffix)
+    known = names()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
+        raise RecipeError(
+            f"{path}: dummy weights need its architecture, a file configs/architectures/{name}.json or a local folder "
+            f"with config.json, and there is neither. {'Near' if near else 'Known'}: {', '.join(near or known)}"
+        )
+    return _resolve(name)
+
+
+def names() -> list[str]:
+    """Names of all the architectures that ship with nota."""
+    return sorted(file.stem for file in _folder().glob("*.json"))
+
+
+def _folder() -> Path:
+    return home() / "configs" / "architectures"
+
+
+def _resolve(name: str) -> dict[str, Any]:
+    """A file's content; with `same_as` its keys, and those of its `config`, are laid over the other one's."""
+    own = _read(_folder() / f"{name}.json")
+    if "same_as" not in own:
+        return own
+    other = _resolve(own.pop("same_as"))
+    other.pop("comment", None)  # what it says is about the other one
+    return {**other, **own, "config": {**other["config"], **own.get("config", {})}}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} is not a JSON object")
+    return content

@@ -1,0 +1,532 @@
+"""CED against the golden states, its spectrogram, orders and pieces, indifference to padding, training, and loader."""
+
+import dataclasses
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from nota_cli.data.audio import load_audio
+from nota_cli.data.features import BEATS_MEAN, BEATS_STD, ced_spectrogram
+from nota_cli.data.inputs import FRONT_ENDS
+from nota_cli.errors import CheckpointError, DataError
+from nota_cli.model.ced import CedConfig, CedEncoder, load_ced
+
+GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "nlp07"
+needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")
+
+TINY = CedConfig(embed_dim=32, depth=3, num_heads=4, target_length=84)  # 5 steps, and 4 frames over as published
+HUGGING_FACE = {
+    "name": "ced-none",
+    "architectures": ["CedForAudioClassification"],
+    "auto_map": {"AutoConfig": "configuration_ced.CedConfig"},
+    "model_type": "ced",
+    "transformers_version": "4.35.2",
+    "torch_dtype": "float32",
+    "id2label": {"0": "Speech"},
+    "label2id": {"Speech": 0},
+    "outputdim": 7,
+    "eval_avg": "mean",
+    "pad_last": True,
+    "center": True,
+    "f_min": 0,
+    "f_max": 8000,
+    "hop_size": 160,
+    "n_fft": 512,
+    "win_size": 512,
+}
+
+
+def noise(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def tiny(scaling="published", token_order="time", **changes):
+    torch.manual_seed(0)
+    model = CedEncoder(dataclasses.replace(TINY, **changes), scaling=scaling, token_order=token_order)
+    for parameter in model.parameters():  # zero biases and small tables would hide what padding and positions do
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    model.init_bn[0].running_mean.normal_()
+    model.init_bn[0].running_var.uniform_(0.5, 2.0)
+    model.init_bn[0].num_batches_tracked.fill_(123)
+    return model.eval()
+
+
+def file(path, model, **weights):
+    """An original checkpoint: the bare weights, with the classifier's and the spectrogram's."""
+    left_out = {
+        "outputlayer.0.weight": torch.zeros(32),
+        "outputlayer.1.weight": torch.zeros(7, 32),
+        "front_end.0.spectrogram.window": torch.zeros(512),
+        "front_end.fbank_mean": torch.tensor(15.41663),
+    }
+    torch.save({**model.state_dict(), **left_out, **weights}, path)
+    return path
+
+
+def folder(path, model, config=None, weights_file="model.safetensors", **weights):
+    """What the Hugging Face variant of the publisher writes."""
+    state = {"encoder." + name.replace("init_bn.1.", "init_bn."): value for name, value in model.state_dict().items()}
+    state |= {"outputlayer.1.bias": torch.zeros(7)} | weights
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(dataclasses.asdict(model.config) | HUGGING_FACE | (config or {})))
+    if weights_file.endswith("safetensors"):
+        save_file({name: value.contiguous() for name, value in state.items()}, path / weights_file)
+    else:
+        torch.save(state, path / weights_file)
+    return path
+
+
+def encode(model, *arguments):
+    with torch.no_grad():
+        return model(*arguments)
+
+
+# The golden system
+
+
+def golden(scaling="beats", token_order="frequency"):
+    return load_ced(GOLDEN / "ced.pt", 4, scaling=scaling, token_order=token_order)
+
+
+def golden_clip(clip):
+    return torch.from_numpy(load_audio(next((GOLDEN / "audio").glob(f"a{clip}.*"))))
+
+
+@needs_golden
+@pytest.mark.parametrize("clip", range(4))
+def test_equals_the_golden_states(clip):
+    encoder = golden()
+    figures = load_file(GOLDEN / "golden.safetensors")
+    waveform = figures.get(f"wave{clip}", golden_clip(clip))
+    states, mask = encode(encoder, FRONT_ENDS[encoder.front_end](waveform)[None])
+    expected = figures[f"audio_encoder{clip}"]
+    assert states.shape == expected.shape
+    assert mask.all()
+    assert (states - expected).norm() / expected.norm() < 1e-5
+
+
+@needs_golden
+@pytest.mark.parametrize("token_order", ["time", "frequency"])
+def test_the_six_golden_clips_are_the_same_in_a_batch(token_order):
+    encoder = golden(token_order=token_order)
+    banks = [FRONT_ENDS[encoder.front_end](golden_clip(clip)) for clip in range(6)]
+    fbank = torch.nn.utils.rnn.pad_sequence(banks, batch_first=True, padding_value=9.0)
+    states, mask = encode(encoder, fbank, torch.tensor([len(bank) for bank in banks]))
+    for row, bank in enumerate(banks):
+        torch.testing.assert_close(states[row, mask[row]], encode(encoder, bank[None])[0][0], atol=1e-5, rtol=1e-5)
+
+
+@needs_golden
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 0.03), (torch.float16, 0.005)])
+@pytest.mark.parametrize("scaling", ["beats", "published"])
+def test_half_precision_stays_near(dtype, tolerance, scaling):
+    encoder = golden(scaling)
+    fbank = FRONT_ENDS[encoder.front_end](golden_clip(2))[None]
+    expected = encode(encoder, fbank)[0]
+    with torch.autocast("cpu", dtype):
+        assert (encode(encoder, fbank)[0].float() - expected).norm() / expected.norm() < tolerance
+    states, _ = encode(encoder.to(dtype), fbank)
+    assert states.dtype == dtype
+    assert (states.float() - expected).norm() / expected.norm() < tolerance
+
+
+# The spectrogram
+
+
+def reference_spectrogram(waveform):
+    """torchaudio's definition, written out."""
+    padded = np.pad(waveform, 256, mode="reflect")
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(512) / 512)
+    frames = np.stack([padded[i * 160 : i * 160 + 512] * window for i in range(1 + len(waveform) // 160)])
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    edges = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + 8000 / 700), 66) / 2595) - 1)
+    hertz = np.linspace(0, 8000, 257)[:, None]
+    rising = (hertz - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - hertz) / (edges[2:] - edges[1:-1])
+    decibels = 10 * np.log10(np.maximum(power @ np.maximum(0, np.minimum(rising, falling)), 1e-10))
+    return np.maximum(decibels, decibels.max() - 120)
+
+
+@pytest.mark.parametrize("samples", [257, 16_000, 16_159, 16_160])
+def test_the_spectrogram_is_torchaudios(samples):
+    waveform = 0.1 * noise(samples)
+    expected = reference_spectrogram(waveform.double().numpy())
+    actual = ced_spectrogram(waveform)
+    assert actual.shape == (1 + samples // 160, 64)
+    assert actual.dtype == torch.float32
+    np.testing.assert_allclose(actual, expected, atol=2e-3)
+
+
+@needs_golden
+def test_the_filters_are_those_in_the_golden_file():
+    published = torch.load(GOLDEN / "ced.pt", weights_only=True)["front_end.0.mel_scale.fb"]
+    impulse = torch.zeros(4096)
+    impulse[2080] = 1.0  # in the middle of a frame: equal power everywhere
+    torch.testing.assert_close(10 ** (ced_spectrogram(impulse)[13] / 10), published.sum(0), atol=1e-4, rtol=1e-4)
+
+
+def test_120_db_below_the_loudest_place_is_the_clips_own_floor():
+    silence = torch.zeros(16_000)
+    assert ced_spectrogram(silence).unique().tolist() == [-100.0]
+    loud, quiet = silence.clone(), silence.clone()
+    loud[8_000:9_000] = noise(1_000)
+    quiet[8_000:9_000] = noise(1_000) * 1e-3
+    together = ced_spectrogram(torch.stack([loud, quiet]))
+    assert together[0].min() == together[0].max() - 120
+    assert together[1].min() == -100
+    for row, clip in enumerate([loud, quiet]):
+        torch.testing.assert_close(together[row], ced_spectrogram(clip), atol=1e-4, rtol=0)
+
+
+def test_the_two_front_ends_differ_by_beats_figures_alone():
+    waveform = 0.1 * noise(8_000)
+    decibels, scaled = (FRONT_ENDS[tiny(scaling).front_end](waveform) for scaling in ("published", "beats"))
+    torch.testing.assert_close(decibels, ced_spectrogram(waveform), atol=0, rtol=0)
+    torch.testing.assert_close(scaled, (decibels - BEATS_MEAN) / (2 * BEATS_STD))
+
+
+def test_the_spectrogram_refuses_less_than_half_a_window():
+    with pytest.raises(DataError, match="256 samples"):
+        ced_spectrogram(noise(256))
+
+
+# States, orders, pieces
+
+
+@pytest.mark.parametrize("token_order", ["time", "frequency"])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("lengths", [[80, 63, 16], [70, 79, 33], [400, 17, 95], [84, 85, 99], [100, 168, 184]])
+def test_padding_changes_no_row(lengths, training, token_order):
+    encoder = tiny(token_order=token_order).train(training)
+    fbank = noise(3, max(lengths) + 5, 64)  # what stands behind a row's end must not matter, so it is noise too
+    states, mask = encode(encoder, fbank, torch.tensor(lengths))
+    assert states.shape == (*mask.shape, 32)
+    assert mask.any(0).all()
+    for row, length in enumerate(lengths):
+        alone, all_real = encode(encoder, fbank[row : row + 1, :length])
+        assert all_real.all()
+        assert alone.shape[1] == 4 * (length // 84 * 5 + length % 84 // 16)
+        assert mask[row].tolist() == [place < alone.shape[1] for place in range(mask.shape[1])]
+        torch.testing.assert_close(states[row, mask[row]], alone[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("token_order", "place"), [("time", 2 * 4 + 1), ("frequency", 1 * 5 + 2)])
+def test_the_order_of_states(token_order, place):
+    encoder = tiny(token_order=token_order)
+    for block in encoder.blocks:
+        block.attn.proj.weight.data.zero_()  # so nothing mixes places
+    fbank = noise(1, 80, 64)
+    changed = fbank.clone()
+    changed[:, 32:48, 16:32] += 1.0  # third step, second band
+    difference = (encode(encoder, fbank)[0] - encode(encoder, changed)[0]).abs().sum(-1)[0]
+    assert difference.nonzero().flatten().tolist() == [place]
+
+
+def test_both_orders_hold_the_same_states():
+    fbank, lengths = noise(2, 80, 64), torch.tensor([80, 50])
+    (by_time, mask), (by_band, other_mask) = (
+        encode(tiny(token_order=order), fbank, lengths) for order in ("time", "frequency")
+    )
+    assert torch.equal(mask, other_mask)
+    for row, steps in ((0, 5), (1, 3)):
+        expected = by_time[row, : steps * 4].unflatten(0, (steps, 4)).transpose(0, 1).flatten(0, 1)
+        torch.testing.assert_close(by_band[row, : steps * 4], expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("token_order", ["time", "frequency"])
+def test_what_is_longer_than_the_table_is_encoded_in_pieces(token_order):
+    encoder = tiny(token_order=token_order)
+    fbank = noise(1, 84 + 84 + 40, 64)
+    pieces = [encode(encoder, fbank[:, start : start + 84])[0] for start in (0, 84, 168)]
+    assert [piece.shape[1] for piece in pieces] == [20, 20, 8]
+    states, mask = encode(encoder, fbank)
+    assert mask.all()
+    torch.testing.assert_close(states, torch.cat(pieces, dim=1), atol=1e-5, rtol=1e-5)
+
+
+def test_frames_that_fill_no_patch_are_dropped():
+    encoder = tiny()
+    fbank = noise(1, 99, 64)
+    for length, whole in ((63, 48), (84, 80), (99, 84)):  # the last: a second piece of 15 frames
+        expected = encode(encoder, fbank[:, :whole])[0]
+        torch.testing.assert_close(encode(encoder, fbank[:, :length])[0], expected)
+        torch.testing.assert_close(encode(encoder, fbank, torch.tensor([length]))[0], expected)
+
+
+def test_a_clip_of_30_s():
+    fbank = noise(1, 3001, 64)
+    published = CedConfig(embed_dim=16, depth=1, num_heads=2)
+    steps = 63 + 63 + 61  # of 1,012, 1,012 and 977 frames
+    assert encode(CedEncoder(published).eval(), fbank)[0].shape == (1, steps * 4, 16)
+    stretched = CedEncoder(published, scaling="beats").eval()
+    assert stretched.time_pos_embed.shape == (1, 16, 1, 187)
+    assert encode(stretched, fbank)[0].shape == (1, 187 * 4, 16)
+
+
+def test_both_tables_tell_positions():
+    encoder = tiny()
+    fbank = torch.ones(1, 80, 64)
+    encoder.init_bn[0].running_mean.zero_()
+    for name in ("running_var", "weight", "bias"):
+        getattr(encoder.init_bn[0], name).data.fill_(1.0)
+    states = encode(encoder, fbank)[0][0].unflatten(0, (5, 4))
+    assert not torch.allclose(states[0], states[1], atol=1e-3)
+    assert not torch.allclose(states[:, 0], states[:, 1], atol=1e-3)
+    encoder.time_pos_embed.data.zero_()
+    states = encode(encoder, fbank)[0][0].unflatten(0, (5, 4))
+    torch.testing.assert_close(states[0], states[4], atol=1e-5, rtol=1e-5)
+    encoder.freq_pos_embed.data.zero_()
+    states = encode(encoder, fbank)[0][0]
+    torch.testing.assert_close(states[0], states[3], atol=1e-5, rtol=1e-5)
+
+
+def test_refuses_too_little():
+    encoder = tiny()
+    with pytest.raises(DataError, match="at least 16 frames"):
+        encoder(noise(1, 15, 64))
+    with pytest.raises(DataError, match="at least 16 frames"):
+        encoder(noise(2, 40, 64), torch.tensor([40, 9]))
+    with pytest.raises(DataError, match="64 mel bins, got 128"):
+        encoder(noise(1, 40, 128))
+
+
+# Training
+
+
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("token_order", ["time", "frequency"])
+def test_everything_trains_even_after_inference(bfloat16, token_order):
+    torch.manual_seed(0)
+    encoder = CedEncoder(TINY, token_order=token_order)
+    fbank, lengths = noise(3, 200, 64), torch.tensor([84, 200, 40])
+    with torch.inference_mode():
+        encoder(fbank, lengths)
+    before = {name: buffer.clone() for name, buffer in encoder.named_buffers()}
+    encoder.train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        states, mask = encoder(fbank, lengths)
+        (states * noise(*states.shape))[mask].float().sum().backward()
+    for name, parameter in encoder.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().max() > 0, name
+    assert all(torch.equal(buffer, before[name]) for name, buffer in encoder.named_buffers())
+
+
+@pytest.mark.parametrize("field", ["drop_rate", "attn_drop_rate", "drop_path_rate"])
+def test_dropout_fields_act_in_training_only(field):
+    encoder = tiny(**{field: 0.5})
+    fbank = noise(1, 64, 64)
+
+    def distinct():
+        return len({encode(encoder, fbank)[0].sum().item() for _ in range(8)})
+
+    assert distinct() == 1
+    encoder.train()
+    assert distinct() > 1
+
+
+@pytest.mark.parametrize("scaling", ["published", "beats"])
+def test_random_weights_start_from_spectrograms_of_common_size(scaling):
+    encoder = CedEncoder(TINY, scaling=scaling)
+    pink = torch.fft.irfft(torch.fft.rfft(noise(32_000)) / torch.arange(1, 16_002).sqrt())  # as loud as recordings are
+    pink *= 0.05 / pink.std()
+    normed = encoder.init_bn(FRONT_ENDS[encoder.front_end](pink))
+    assert abs(normed.mean()) < 1.5
+    torch.testing.assert_close(normed, CedEncoder(TINY).init_bn(ced_spectrogram(pink)), atol=1e-4, rtol=1e-4)
+
+
+def test_scores_beyond_half_precision_are_survived():
+    encoder = tiny()
+    for block in encoder.blocks:
+        block.attn.qkv.weight.data *= 300
+    fbank, lengths = noise(2, 64, 64), torch.tensor([64, 32])
+    with torch.autocast("cpu", torch.float16):
+        assert torch.isfinite(encode(encoder, fbank, lengths)[0]).all()
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("width", "heads", "millions"), [(192, 3, 5.5), (256, 4, 9.6), (384, 6, 22), (768, 12, 86)]
+)  # tiny, mini, small, base, with their 527 classes
+def test_sizes_are_the_published_ones(width, heads, millions):
+    with torch.device("meta"):
+        encoder = CedEncoder(CedConfig(embed_dim=width, num_heads=heads))
+    assert encoder.output_dim == width
+    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+    assert parameters + 527 * width == pytest.approx(millions * 1e6, rel=0.02)
+
+
+def test_an_original_file_loads(tmp_path):
+    model = tiny()
+    plain = file(tmp_path / "ced.pt", model)
+    torch.save({"model": torch.load(plain)}, tmp_path / "wrapped.pt")
+    for path in (plain, tmp_path / "wrapped.pt"):
+        loaded = load_ced(path, 4)
+        assert not loaded.training
+        assert loaded.config == dataclasses.replace(model.config, target_length=80)  # a file tells whole patches
+        assert loaded.init_bn[0].num_batches_tracked == 123
+        torch.testing.assert_close(encode(loaded, noise(1, 84, 64)), encode(model, noise(1, 84, 64)), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("weights_file", ["model.safetensors", "pytorch_model.bin"])
+def test_a_hugging_face_folder_loads(tmp_path, weights_file):
+    model = tiny(token_order="frequency")
+    path = folder(tmp_path / "ced", model, weights_file=weights_file)
+    for heads in (None, 4):
+        loaded = load_ced(path, heads, token_order="frequency")
+        assert loaded.config == model.config
+        torch.testing.assert_close(encode(loaded, noise(1, 184, 64)), encode(model, noise(1, 184, 64)), atol=0, rtol=0)
+    with pytest.raises(CheckpointError, match="says 4 heads, but 8"):
+        load_ced(path, 8)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(64, 1), (128, 2)])
+def test_heads_are_one_for_64_of_the_width(tmp_path, width, heads):
+    model = CedEncoder(CedConfig(embed_dim=width, depth=1, num_heads=1))
+    loaded = load_ced(file(tmp_path / "ced.pt", model))
+    assert loaded.config == CedConfig(embed_dim=width, depth=1, num_heads=heads)  # the published length too
+    with pytest.raises(CheckpointError, match="Give `heads`"):
+        load_ced(file(tmp_path / "odd.pt", tiny()))
+    with pytest.raises(CheckpointError, match="multiple of num_heads"):
+        load_ced(file(tmp_path / "odd.pt", tiny()), 5)
+
+
+def test_shapes_of_other_sizes_are_read_off(tmp_path):
+    model = tiny(mlp_ratio=2.0, n_mels=32, depth=2, qkv_bias=False)
+    loaded = load_ced(file(tmp_path / "ced.pt", model), 4)
+    torch.testing.assert_close(encode(loaded, noise(1, 40, 32)), encode(model, noise(1, 40, 32)), atol=0, rtol=0)
+
+
+def test_a_short_table_is_stretched_for_beats_scaling_alone(tmp_path):
+    """As NLP-07's code did with published files: 63 places to 187, of which a short clip takes the first."""
+    model = CedEncoder(CedConfig(embed_dim=64, depth=1, num_heads=1))
+    path = file(tmp_path / "ced.pt", model)
+    table = model.time_pos_embed.detach()[0, :, 0].double().numpy()
+    torch.testing.assert_close(load_ced(path).time_pos_embed, model.time_pos_embed)
+    stretched = load_ced(path, scaling="beats").time_pos_embed[0, :, 0].detach()
+    assert stretched.shape == (64, 187)
+    places = (np.arange(187) + 0.5) * 63 / 187 - 0.5  # centres of the new places among those of the old
+    expected = np.stack([np.interp(places, np.arange(63), row) for row in table])
+    np.testing.assert_allclose(stretched, expected, atol=1e-6)
+
+
+def test_a_table_for_30_s_or_more_stays(tmp_path):
+    for length in (187 * 16, 200 * 16):
+        model = CedEncoder(CedConfig(embed_dim=64, depth=1, num_heads=1, target_length=length))
+        loaded = load_ced(file(tmp_path / "ced.pt", model), scaling="beats")
+        torch.testing.assert_close(loaded.time_pos_embed, model.time_pos_embed)
+
+
+def test_half_precision_files_become_float32(tmp_path):
+    path = file(tmp_path / "ced.pt", tiny().half())
+    assert {parameter.dtype for parameter in load_ced(path, 4).parameters()} == {torch.float32}
+
+
+def test_names_missing_unexpected_and_ill_shaped_weights(tmp_path):
+    path = file(tmp_path / "ced.pt", tiny(), cls_token=torch.zeros(1), **{"norm.bias": torch.zeros(7)})
+    content = torch.load(path, weights_only=True)
+    del content["blocks.2.mlp.fc1.bias"]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_ced(path, 4)
+    message = str(caught.value)
+    assert "missing: blocks.2.mlp.fc1.bias" in message
+    assert "unexpected: cls_token" in message
+    assert "norm.bias is [7], its width and depth wants [32]" in message
+
+
+def test_a_folder_whose_config_is_another_models(tmp_path):
+    path = folder(tmp_path / "ced", tiny(), {"depth": 2, "target_length": 1012}, **{"encoder.extra": torch.zeros(1)})
+    with pytest.raises(CheckpointError) as caught:
+        load_ced(path)
+    message = str(caught.value)
+    assert "unexpected: blocks.2.attn.proj.bias" in message
+    assert "unexpected: extra" in message
+    assert "time_pos_embed is [1, 32, 1, 5], its config wants [1, 32, 1, 63]" in message
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"surprise": 1}, "surprise"),
+        ({"pooling": "token"}, "pooling"),
+        ({"patch_stride": 10}, "patch_stride"),
+        ({"num_heads": 5}, "num_heads"),
+        ({"num_heads": 0}, "num_heads"),
+        ({"n_mels": 100}, "n_mels"),
+        ({"target_length": 15}, "target_length"),
+        ({"depth": 0}, "depth"),
+        ({"hop_size": 320}, "hop_size is 320, not 160"),
+        ({"f_max": 7000}, "f_max"),
+        ({"center": False}, "center"),
+    ],
+)
+def test_refuses_configurations_it_would_compute_wrongly(tmp_path, config, reason):
+    with pytest.raises(CheckpointError, match=reason):
+        load_ced(folder(tmp_path / "ced", tiny(), config))
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_that_would_run_code_is_refused_and_runs_none(tmp_path):
+    trace = tmp_path / "it-ran"
+    content = {"time_pos_embed": Malicious(trace)}
+    torch.save(content, tmp_path / "zip.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(content, protocol=2))
+    hugging_face = folder(tmp_path / "ced", tiny())
+    (hugging_face / "model.safetensors").unlink()
+    torch.save(content, hugging_face / "pytorch_model.bin")
+    for path in (tmp_path / "zip.pt", tmp_path / "plain.pt", hugging_face):
+        with pytest.raises(CheckpointError, match="not a readable file of weights"):
+            load_ced(path)
+    assert not trace.exists()
+
+
+def test_refuses_other_and_damaged_files(tmp_path):
+    for name in ("gone.pt", "gone.safetensors"):
+        with pytest.raises(CheckpointError, match=f"{name}: no such file"):
+            load_ced(tmp_path / name)
+    (tmp_path / "text.pt").write_text("hello")
+    whole = file(tmp_path / "whole.pt", tiny()).read_bytes()
+    (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
+    for name in ("text.pt", "cut.pt"):
+        with pytest.raises(CheckpointError, match="not a readable file of weights"):
+            load_ced(tmp_path / name)
+    for content in ({"weight": torch.zeros(1)}, [torch.zeros(1)], {"cfg": {}, "model": {}}, {"time_pos_embed": 3}):
+        torch.save(content, tmp_path / "other.pt")
+        with pytest.raises(CheckpointError, match="not a CED checkpoint"):
+            load_ced(tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="not a CED checkpoint"):
+        load_ced(file(tmp_path / "flat.pt", tiny(), time_pos_embed=torch.zeros(5, 32)), 4)
+
+
+def test_refuses_damaged_folders(tmp_path):
+    path = folder(tmp_path / "ced", tiny())
+    weights = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+        load_ced(path)
+    (path / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: no such file"):
+        load_ced(path)
+    for text, reason in (("{", "not readable JSON"), ("[1]", "not a JSON object")):
+        (path / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=reason):
+            load_ced(path)
+    (path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config\.json: no such file"):
+        load_ced(path)

@@ -1,0 +1,83 @@
+"""The seed systems: each team's checkpoint gives that team's own outputs, through the command line, to the number."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from nota_cli.commands import load
+from nota_cli.data.annotation import read_annotation
+from nota_cli.data.batches import RowBatches, in_order, loader
+from nota_cli.inference import feature_spec
+from nota_cli.recipe.load import load_recipe
+
+TEAMS = ["nota", "cv03", "nlp07", "cv16"]
+
+
+def closeness(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    assert ours.shape == theirs.shape
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize("batch_size", [1, 6])
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("team", TEAMS)
+def test_infer_gives_the_teams_texts(
+    team: str,
+    beams: int,
+    batch_size: int,
+    shared: Path,
+    tmp_path: Path,
+    golden_recipe: Callable[..., Path],
+    nota: Callable[..., int],
+) -> None:
+    folder, out = shared / "golden" / team, tmp_path / "out.csv"
+    data = ["--annotation", folder / "manifest.json", "--audio-root", folder / "audio"]
+    search = ["--set", f"generate.beams={beams}", "--set", f"generate.batch_size={batch_size}"]
+    assert nota("infer", "--recipe", golden_recipe(folder), *data, *search, "--out", out) == 0
+    with out.open(newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    expected = json.loads((folder / "expected.json").read_text())["rows"]
+    assert texts == [row[f"text_beam{beams}"].strip() for row in expected]
+
+
+@pytest.mark.parametrize("team", TEAMS)
+def test_states_embeddings_logits_and_loss_are_the_teams(
+    team: str, shared: Path, golden_recipe: Callable[..., Path]
+) -> None:
+    folder = shared / "golden" / team
+    golden = load_file(folder / "golden.safetensors")
+    expected = json.loads((folder / "expected.json").read_text())["rows"]
+    model = load(load_recipe(str(golden_recipe(folder))), "cpu")
+    rows = read_annotation(folder / "manifest.json")
+    batches = RowBatches(rows, in_order(len(rows), 1), folder / "audio", feature_spec(model))
+    with torch.no_grad():
+        for index, batch in enumerate(loader(batches, range(len(rows)), 0)):
+            encoded = model.encode(batch.features)
+            if f"audio_encoder{index}" in golden:  # the figures hold it for four of the six clips
+                assert closeness(encoded.audio_states, golden[f"audio_encoder{index}"]) < 1e-4
+            assert closeness(encoded.embeds, golden[f"speech_embeds{index}"]) < 1e-4
+            embeds, mask = model.prompt_embeds(batch.features, batch.queries)
+            logits = model.decoder.model(inputs_embeds=embeds, attention_mask=mask).logits[:, -1]
+            assert closeness(logits, golden[f"logits{index}"]) < 1e-4
+            loss, _ = model(batch.features, batch.queries, batch.texts)
+            assert float(loss) == pytest.approx(expected[index]["loss"], abs=1e-4)
+
+
+@pytest.mark.parametrize("team", TEAMS)
+def test_a_batch_of_unequal_clips_gives_each_its_own_embeddings(
+    team: str, shared: Path, golden_recipe: Callable[..., Path]
+) -> None:
+    folder = shared / "golden" / team
+    golden = load_file(folder / "golden.safetensors")
+    model = load(load_recipe(str(golden_recipe(folder))), "cpu")
+    rows = read_annotation(folder / "manifest.json")
+    (batch,) = loader(RowBatches(rows, in_order(6, 6), folder / "audio", feature_spec(model)), [0], 0)
+    with torch.no_grad():
+        encoded = model.encode(batch.features)
+    for index in range(6):
+        assert closeness(encoded.embeds[index : index + 1], golden[f"speech_embeds{index}"]) < 1e-4
