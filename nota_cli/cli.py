@@ -224,7 +224,8 @@ def recipes_show(
         return
     rows = []
     for part in parts:
-        kinds = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in part["by_type"].items())
+        large = {name: size for name, size in part["by_type"].items() if size > part["bytes"] / 1000}
+        kinds = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in large.items())
         rows.append([part["part"], part["from"], f"{part['parameters']:,}", f"{part['bytes'] / 1e6:,.1f}", kinds])
     say(loaded.description)
     table(loaded.name, ["part", "from", "parameters", "MB", "MB by type"], rows)

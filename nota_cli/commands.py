@@ -26,6 +26,8 @@ from nota_cli.recipe.schema import Augment, Encoder, LoadFormat, Recipe
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 from nota_cli.submission import write_submission
 
+NAME_WIDTH = 40  # characters of a weights' name that a table has room for
+
 
 @dataclass(frozen=True)
 class Loading:
@@ -172,15 +174,20 @@ def list_recipes() -> list[dict[str, object]]:
         for name in names:
             bar.update(shown, detail=name)
             recipe = load_recipe(name)
-            parts = inventory(build(recipe, "meta", load_format="dummy"))
+            size: dict[str, object] = {"parameters": "?", "GB": "?"}
+            try:
+                parts = inventory(build(recipe, "meta", load_format="dummy"))
+                size["parameters"] = f"{sum(part.parameters for part in parts) / 1e6:,.1f} M"
+                size["GB"] = round(sum(part.bytes for part in parts) / 1e9, 3)
+            except RecipeError as error:  # one that lacks a file of the user's own does not hide the others
+                warn(f"{name}: {error}")
             rows.append(
                 {
                     "recipe": name,
-                    "speech encoder": _source(recipe.speech_encoder),
-                    "audio encoder": _source(recipe.audio_encoder),
-                    "decoder": f"{_source(recipe.decoder)} {_weights(recipe)}",
-                    "parameters": f"{sum(part.parameters for part in parts) / 1e6:,.1f} M",
-                    "GB": round(sum(part.bytes for part in parts) / 1e9, 3),
+                    "speech encoder": _short(recipe.speech_encoder),
+                    "audio encoder": _short(recipe.audio_encoder),
+                    "decoder": f"{_short(recipe.decoder)} {_weights(recipe)}",
+                    **size,
                 }
             )
             bar.advance(shown)
@@ -216,6 +223,12 @@ def _source(spec: Encoder | DecoderSpec) -> str:
     if spec.path is None:
         return "trained here"
     return min(os.path.relpath(spec.path), spec.path, key=len) if os.path.isabs(spec.path) else spec.path
+
+
+def _short(spec: Encoder | DecoderSpec) -> str:
+    """The last part of where weights come from; the kind of encoder for a long file name."""
+    name = os.path.basename(_source(spec))
+    return name if len(name) <= NAME_WIDTH else getattr(spec, "kind", name)
 
 
 def _weights(recipe: Recipe) -> str:

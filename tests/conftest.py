@@ -192,7 +192,7 @@ def golden_recipe(tmp_path: Path) -> Callable[..., Path]:
 
 
 def golden_whisper(folder: Path, target: Path) -> Path:
-    """The Whisper folder of a golden system, mended where it is one of those saved too early (tests/golden/README.md)."""
+    """The Whisper folder of a golden system, mended where it was saved too early (tests/golden/README.md)."""
     from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 

@@ -181,9 +181,9 @@ def _materialise(model: nn.Module, source: _Source) -> None:
             _fill_buffers(module, source, module in computed)
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
-            module.initialize_weights()  # passes over what is marked as filled, and over classes that are not its own
+            module.initialize_weights()  # passes over what is marked as filled
             with torch.no_grad():
-                module._init_weights(module)
+                module._init_weights(module)  # the former passes over models that are not transformers' own classes
 
 
 def _fill_parameters(module: nn.Module, source: _Source, filled: dict[int, nn.Parameter]) -> None:
@@ -223,15 +223,13 @@ def _gptq_quantiser(
     from transformers import GPTQConfig
     from transformers.quantizers.auto import AutoHfQuantizer
 
-    on_meta = torch.device(device).type == "meta"
-    settings = {"bits": bits, "group_size": group_size, "sym": True, "desc_act": False}
-    chosen = _choose_kernel(
-        *(("auto", torch.device("cpu")) if on_meta else (kernel, torch.device(device))), dtype, settings
-    )
-    blocks = _blocks(model)
+    if torch.device(device).type == "meta":
+        device, kernel = "cpu", "auto"
+    settings: dict[str, Any] = {"bits": bits, "group_size": group_size, "sym": True, "desc_act": False}
+    settings["backend"] = _choose_kernel(kernel, torch.device(device), dtype, settings)
     try:
         with quietly():
-            return AutoHfQuantizer.from_config(GPTQConfig(**settings, backend=chosen, block_name_to_quantize=blocks))
+            return AutoHfQuantizer.from_config(GPTQConfig(**settings, block_name_to_quantize=_blocks(model)))
     except ValueError as error:
         raise RecipeError(f"decoder: no GPTQ of {bits} bits in groups of {group_size}: {error}") from error
 
@@ -257,7 +255,7 @@ def _is_gptq(module: nn.Module) -> bool:
 
 
 def _is_nf4(module: nn.Module) -> bool:
-    return type(module).__name__ == "Linear4bit" and isinstance(module, nn.Linear)  # not peft's module round one
+    return type(module).__name__ == "Linear4bit" and isinstance(module, nn.Linear)  # peft's of that name is none
 
 
 def _fill_gptq(module: Any, source: _Source) -> None:

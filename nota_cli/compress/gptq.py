@@ -79,12 +79,13 @@ def load_gptq_decoder(
             "Quantise the decoder first, or set decoder.quantisation to none."
         )
     import_gptqmodel()
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
     backend = _choose_kernel(kernel, torch.device(device), dtype, quantisation)
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.quantization_config = {**quantisation, "backend": backend}
         if attn_implementation is None:
             attn_implementation = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
@@ -98,7 +99,7 @@ def load_gptq_decoder(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # they are reported below, with the rest
             )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError, SafetensorError) as error:
         raise CheckpointError(f"GPTQ decoder {folder}: {error}") from error
     problems = {
         "missing": sorted(loaded["missing_keys"]),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import WhisperConfig
 
 from nota_cli.hub import local_path
 from nota_cli.model.audio_lm import AudioLM
@@ -94,8 +95,14 @@ def train_mode(model: AudioLM) -> None:
 
 
 def _speech_encoder(spec: SpeechEncoder, device: str, dummy: bool) -> nn.Module:
+    if spec.config is not None:
+        refuse_unknown("speech_encoder.config", spec.config, WhisperConfig().to_dict())
     return _encoder(
-        spec, _random_whisper, lambda path: load_whisper_encoder(path, getattr(torch, spec.dtype)), device, dummy
+        spec,
+        lambda values: WhisperEncoder(WhisperConfig(**values)),
+        lambda path: load_whisper_encoder(path, getattr(torch, spec.dtype)),
+        device,
+        dummy,
     )
 
 
@@ -128,15 +135,10 @@ def _encoder(
         from nota_cli.compress.dummy import dummy_init
         from nota_cli.model.architectures import architecture
 
+        if spec.path is not None and Path(spec.path).is_file():  # it tells its own shape
+            return dummy_init(load(Path(spec.path)).to("meta"), device, dtype)
         with torch.device("meta"):
             encoder = random(spec.config if spec.config is not None else architecture(spec.path)["config"])
         return dummy_init(encoder, device, dtype)
     encoder = load(local_path(spec.path)) if spec.path is not None else random(spec.config or {})
     return encoder.to(dtype)
-
-
-def _random_whisper(values: dict) -> WhisperEncoder:
-    from transformers import WhisperConfig
-
-    refuse_unknown("speech_encoder.config", values, WhisperConfig().to_dict())
-    return WhisperEncoder(WhisperConfig(**values))

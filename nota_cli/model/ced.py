@@ -227,8 +227,8 @@ class _BinNorm(nn.BatchNorm1d):
     """
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        scale = self.weight.float() * torch.rsqrt(self.running_var.float() + self.eps)
-        return (frames.float() - self.running_mean.float()) * scale + self.bias.float()
+        scale = self.weight * torch.rsqrt(self.running_var.float() + self.eps)
+        return (frames.float() - self.running_mean) * scale + self.bias
 
 
 class _Block(nn.Module):

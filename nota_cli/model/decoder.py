@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -74,10 +75,11 @@ class Decoder(nn.Module):
         Raises:
             RecipeError: the decoder has no such layers.
         """
-        from nota_cli.compress.gptq import silence_gptqmodel
+        from nota_cli.compress.gptq_runtime import quietly, silence_gptqmodel
 
         silence_gptqmodel()  # peft imports it, quantised decoder or not
-        from peft import LoraConfig, get_peft_model
+        with quietly():
+            from peft import LoraConfig, get_peft_model
 
         config = LoraConfig(
             r=spec.rank,
@@ -117,6 +119,10 @@ def load_decoder(
         decoder = Decoder(model.to(device), tokenizer)
     else:
         decoder = _pretrained(spec, device, kernel)
+    if spec.quantisation == "nf4" and spec.dtype == "bfloat16" and device == "cpu" and not trainable:
+        from nota_cli.compress.nf4 import repack_weights
+
+        repack_weights(decoder.model)  # many times faster on processors that multiply bfloat16
     if spec.pad_token is not None:
         _add_pad_row(decoder, spec.pad_token)
     return decoder
@@ -135,19 +141,20 @@ def _pretrained(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
 
         return Decoder(load_nf4_decoder(str(folder), _dtype(spec), device), tokenizer, "bitsandbytes")
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if getattr(config, "quantization_config", None):
             raise CheckpointError(
                 f"decoder {folder} is quantised; set decoder.quantisation to gptq or nf4, as its config.json says"
             )
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
+            trust_remote_code=False,  # None would ask at the terminal whether to run the folder's code
             dtype=_dtype(spec),
             attn_implementation=_attention(config),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported below, with the rest
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, StrictDataclassError, SafetensorError) as error:
         raise CheckpointError(f"decoder {folder}: {error}") from error
     problems = [f"missing: {name}" for name in sorted(report["missing_keys"])]
     problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"])]
@@ -167,6 +174,8 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     there = next(
         (path for path in (spec.tokenizer, spec.path) if path and (Path(path) / "tokenizer.json").is_file()), None
     )
+    if there is None and "vocab_size" not in values:
+        raise RecipeError(f"decoder: its size needs vocab_size or the tokenizer, and there is no {spec.tokenizer}")
     tokenizer = load_tokenizer(spec) if there else dummy_tokenizer(int(values["vocab_size"]))
     if spec.config is not None:
         values = {"vocab_size": len(tokenizer), **special_ids(tokenizer), **values}
@@ -180,7 +189,7 @@ def _from_values(values: Mapping[str, object], known_only: bool = True) -> PreTr
     """A transformers config; what a recipe gives must be `known_only`, published files hold all sorts of keys."""
     try:
         config = AutoConfig.for_model(**values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise RecipeError(f"decoder.config: {error}") from error
     if known_only:
         refuse_unknown("decoder.config", values, config.__class__().to_dict())

@@ -21,7 +21,7 @@ def load_tokenizer(spec: Decoder) -> PreTrainedTokenizerBase:
     # AutoTokenizer rebuilds some families' (Qwen 2) from vocabulary and merges alone; the file says more.
     kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
     try:
-        tokenizer = kind.from_pretrained(folder)
+        tokenizer = kind.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"tokenizer {folder}: {error}") from error
     if spec.bos_token is not None:

@@ -25,7 +25,9 @@ def read_torch_file(path: str | Path) -> Any:
     except Exception as error:  # damaged bytes can raise almost anything while they are unpickled
         # Torch's own advice here is to run the file's code.
         if foreign := re.search(r"Unsupported \w+: \w+ (\S+)", str(error)):
-            reason = f"it holds {foreign[1]}, which is neither a tensor nor a plain value"
+            reason = f"it holds {foreign[1]}, which is neither a tensor nor a plain value; nothing of it was run"
+        elif "weights only" in str(error).lower():
+            reason = "it holds more than tensors and plain values; nothing of it was run"
         else:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(

@@ -25,6 +25,8 @@ class WhisperEncoder(modeling_whisper.WhisperEncoder):
     def __init__(self, config: WhisperConfig):
         super().__init__(config)
         self.output_dim: int = config.d_model
+        with torch.no_grad():  # transformers fills the table for its own classes alone
+            self.embed_positions.weight.copy_(modeling_whisper.sinusoids(*self.embed_positions.weight.shape))
 
     def forward(self, log_mel: torch.Tensor, lengths: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode log-mel spectrograms.

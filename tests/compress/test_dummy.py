@@ -186,13 +186,17 @@ def test_gptq_packs_any_bits_and_groups(bits, group_size):
 
 def test_bytes_are_those_of_the_formats():
     gptq = dummy_decoder(GEMMA_2_2B, "gptq", torch.float16, "meta")
-    weights = logical_parameters(gptq) - sum(parameter.numel() for parameter in gptq.parameters())
-    packed = sum(tensor.nbytes for module in gptq.modules() for tensor in packed_tensors(module))
-    assert packed == pytest.approx(weights * (4 + 16 / 128 + 4 / 128) / 8, rel=1e-3)  # and the table of groups
+    for module in filter(packed_tensors, gptq.modules()):
+        rows, columns = module.in_features, module.out_features
+        scales = rows // 128 * columns  # two bytes each, and half a byte of zero point
+        expected = rows * columns // 2 + scales * 2 + scales // 2 + 4 * rows + 2 * 8 * 4  # groups, and bit positions
+        assert sum(tensor.nbytes for tensor in packed_tensors(module)) == expected
     nf4 = dummy_decoder(LLAMA_32_1B, "nf4", torch.bfloat16, "meta")
-    weights = sum(module.in_features * module.out_features for module in nf4.modules() if packed_tensors(module))
-    packed = sum(tensor.nbytes for module in nf4.modules() for tensor in packed_tensors(module))
-    assert packed == pytest.approx(weights * (4 + 8 / 64 + 32 / 64 / 256) / 8, rel=1e-3)  # and the tables of codes
+    for module in filter(packed_tensors, nf4.modules()):
+        weights = module.in_features * module.out_features
+        tables = 4 * 16 + 4 * 256 + 4  # codes, codes of scales, mean scale
+        expected = weights // 2 + weights // 64 + 4 * (weights // 64 // 256) + tables
+        assert sum(tensor.nbytes for tensor in packed_tensors(module)) == expected
 
 
 @pytest.mark.parametrize(
@@ -279,6 +283,10 @@ def test_lora_trains_on_it(family, quantisation):
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
     assert prefix.grad[:, :-1].abs().sum() > 0
+    adapters = sum(parameter.numel() for name, parameter in adapted.named_parameters() if "lora_" in name)
+    assert logical_parameters(adapted) == adapters + logical_parameters(
+        dummy_decoder(CONFIGS[family], "none", torch.half)
+    )
     meta = get_peft_model(dummy_decoder(CONFIGS[family], quantisation, torch.float32, "meta"), settings)
     assert all(parameter.is_meta for parameter in meta.parameters())
 

@@ -1,10 +1,8 @@
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 from nota_cli.data.annotation import read_annotation
@@ -12,7 +10,7 @@ from nota_cli.data.audio import load_audio
 from nota_cli.data.inputs import extract
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.inference import predict
-from nota_cli.model.audio_lm import AudioLM, Encoded
+from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.build import build
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
