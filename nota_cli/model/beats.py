@@ -1,6 +1,5 @@
 """BEATs audio encoder (Chen et al. 2022): a Transformer over 16x16 patches of a Kaldi filter bank."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nota_cli.errors import CheckpointError, DataError, listing
-from nota_cli.model.keys import key_problems
+from nota_cli.model.keys import key_problems, known_values
 from nota_cli.model.weights import read_torch_file
 
 # In the published cfg, but of no consequence for the states: they steer fine-tuning or belong to the classifier.
@@ -77,11 +76,7 @@ class BeatsConfig:
         Raises:
             CheckpointError: a key that is neither known nor knowingly ignored, or a model that cannot be built.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known - IGNORED_FIELDS)
-        if unknown:
-            raise CheckpointError(f"unknown keys in the BEATs cfg, which could change its states: {', '.join(unknown)}")
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return cls(**known_values(cls, values, IGNORED_FIELDS, "BEATs cfg"))
 
 
 class BeatsEncoder(nn.Module):

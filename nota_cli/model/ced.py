@@ -15,7 +15,8 @@ from torch import nn
 
 from nota_cli.data.features import BEATS_MEAN, BEATS_STD, INT16_SCALE
 from nota_cli.errors import CheckpointError, DataError, listing
-from nota_cli.model.keys import key_problems
+from nota_cli.model.keys import key_problems, known_values
+from nota_cli.model.vit import Attention, DropPath, FeedForward
 from nota_cli.model.weights import read_json, read_safetensors, read_torch_file
 
 Scaling = Literal["published", "beats"]
@@ -93,11 +94,7 @@ class CedConfig:
             CheckpointError: a key that is neither known nor knowingly ignored, another spectrogram than the published
                 one, or a model that cannot be built.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known - IGNORED_FIELDS - set(SPECTROGRAM))
-        if unknown:
-            names = ", ".join(unknown)
-            raise CheckpointError(f"unknown keys in the CED config, which could change its states: {names}")
+        known = known_values(cls, values, IGNORED_FIELDS | set(SPECTROGRAM), "CED config")
         other = [
             f"{key} is {values[key]}, not {value}"
             for key, value in SPECTROGRAM.items()
@@ -105,7 +102,7 @@ class CedConfig:
         ]
         if other:
             raise CheckpointError(f"this CED model wants a spectrogram that is not computed here:\n{listing(other)}")
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return cls(**known)
 
 
 class CedEncoder(nn.Module):
@@ -236,50 +233,22 @@ class _Block(nn.Module):
 
     def __init__(self, config: CedConfig, drop_path: float):
         super().__init__()
-        self.drop_path = drop_path
-        self.norm1 = nn.LayerNorm(config.embed_dim, eps=NORM_EPS)
-        self.attn = _Attention(config)
-        self.norm2 = nn.LayerNorm(config.embed_dim, eps=NORM_EPS)
-        self.mlp = _FeedForward(config)
+        width = config.embed_dim
+        self.drop_path = DropPath(drop_path)
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attn = Attention(
+            width,
+            config.num_heads,
+            qkv_bias=config.qkv_bias,
+            attention_dropout=config.attn_drop_rate,
+            dropout=config.drop_rate,
+        )
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.mlp = FeedForward(width, int(width * config.mlp_ratio), config.drop_rate)
 
     def forward(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        states = states + self._skip(self.attn(self.norm1(states), attention_mask))
-        return states + self._skip(self.mlp(self.norm2(states)))
-
-    def _skip(self, branch: torch.Tensor) -> torch.Tensor:
-        """Stochastic depth (Huang et al. 2016): in training now and then a row goes without the branch."""
-        if not self.training or self.drop_path == 0.0:
-            return branch
-        return branch * F.dropout(branch.new_ones(len(branch), 1, 1), p=self.drop_path)
-
-
-class _Attention(nn.Module):
-    """Plain self-attention; queries, keys and values from one projection."""
-
-    def __init__(self, config: CedConfig):
-        super().__init__()
-        self.config = config
-        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim, bias=config.qkv_bias)
-        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
-
-    def forward(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        query, key, value = self.qkv(states).unflatten(-1, (3, self.config.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        dropout = self.config.attn_drop_rate if self.training else 0.0
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout)
-        return F.dropout(self.proj(out.transpose(1, 2).flatten(2)), p=self.config.drop_rate, training=self.training)
-
-
-class _FeedForward(nn.Module):
-    def __init__(self, config: CedConfig):
-        super().__init__()
-        self.dropout = config.drop_rate
-        hidden = int(config.embed_dim * config.mlp_ratio)
-        self.fc1 = nn.Linear(config.embed_dim, hidden)
-        self.fc2 = nn.Linear(hidden, config.embed_dim)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        hidden = F.dropout(F.gelu(self.fc1(states)), p=self.dropout, training=self.training)
-        return F.dropout(self.fc2(hidden), p=self.dropout, training=self.training)
+        states = states + self.drop_path(self.attn(self.norm1(states), attention_mask))
+        return states + self.drop_path(self.mlp(self.norm2(states)))
 
 
 def load_ced(

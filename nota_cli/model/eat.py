@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +10,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from nota_cli.errors import CheckpointError, DataError, listing
-from nota_cli.model.keys import key_problems
-from nota_cli.model.weights import read_torch_file
+from nota_cli.model.keys import key_problems, known_values
+from nota_cli.model.vit import Attention, DropPath, FeedForward
+from nota_cli.model.weights import read_json, read_safetensors, read_torch_file
 
 # In the published config.json, but of no consequence for the states: the classifier's, the length that training used,
 # the size of the position table (which is a formula), and what every Hugging Face configuration may carry.
@@ -92,12 +90,7 @@ class EatConfig:
         Raises:
             CheckpointError: a key that is neither known nor knowingly ignored, or a model that cannot be built.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known - IGNORED_FIELDS)
-        if unknown:
-            names = ", ".join(unknown)
-            raise CheckpointError(f"unknown keys in the EAT config, which could change its states: {names}")
-        return cls(**{name: value for name, value in values.items() if name in known})
+        return cls(**known_values(cls, values, IGNORED_FIELDS, "EAT config"))
 
 
 class EatEncoder(nn.Module):
@@ -181,52 +174,24 @@ class _Block(nn.Module):
 
     def __init__(self, config: EatConfig, drop_path: float):
         super().__init__()
-        self.config = config
-        self.drop_path = drop_path
-        self.attn = _Attention(config)
-        self.norm1 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
-        self.mlp = _FeedForward(config)
-        self.norm2 = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
+        width = config.embed_dim
+        self.dropout = config.post_mlp_drop
+        self.drop_path = DropPath(drop_path)
+        self.attn = Attention(
+            width,
+            config.num_heads,
+            qkv_bias=config.qkv_bias,
+            attention_dropout=config.attn_drop_rate,
+            dropout=config.drop_rate,
+        )
+        self.norm1 = nn.LayerNorm(width, eps=config.norm_eps)
+        self.mlp = FeedForward(width, int(width * config.mlp_ratio), config.activation_dropout)
+        self.norm2 = nn.LayerNorm(width, eps=config.norm_eps)
 
     def forward(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        states = self.norm1(states + self._skip(self.attn(states, attention_mask)))
-        hidden = F.dropout(self.mlp(states), p=self.config.post_mlp_drop, training=self.training)
-        return self.norm2(states + self._skip(hidden))
-
-    def _skip(self, branch: torch.Tensor) -> torch.Tensor:
-        """Stochastic depth (Huang et al. 2016): in training now and then a row goes without the branch."""
-        if not self.training or self.drop_path == 0.0:
-            return branch
-        return branch * F.dropout(branch.new_ones(len(branch), 1, 1), p=self.drop_path)
-
-
-class _Attention(nn.Module):
-    """Plain self-attention; queries, keys and values from one projection."""
-
-    def __init__(self, config: EatConfig):
-        super().__init__()
-        self.config = config
-        self.qkv = nn.Linear(config.embed_dim, 3 * config.embed_dim)
-        self.proj = nn.Linear(config.embed_dim, config.embed_dim)
-
-    def forward(self, states: torch.Tensor, attention_mask: torch.Tensor | None) -> torch.Tensor:
-        query, key, value = self.qkv(states).unflatten(-1, (3, self.config.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        dropout = self.config.attn_drop_rate if self.training else 0.0
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask, dropout_p=dropout)
-        return F.dropout(self.proj(out.transpose(1, 2).flatten(2)), p=self.config.drop_rate, training=self.training)
-
-
-class _FeedForward(nn.Module):
-    def __init__(self, config: EatConfig):
-        super().__init__()
-        self.dropout = config.activation_dropout
-        hidden = int(config.embed_dim * config.mlp_ratio)
-        self.fc1 = nn.Linear(config.embed_dim, hidden)
-        self.fc2 = nn.Linear(hidden, config.embed_dim)
-
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        hidden = F.dropout(F.gelu(self.fc1(states)), p=self.dropout, training=self.training)
-        return F.dropout(self.fc2(hidden), p=self.dropout, training=self.training)
+        states = self.norm1(states + self.drop_path(self.attn(states, attention_mask)))
+        hidden = F.dropout(self.mlp(states), p=self.dropout, training=self.training)
+        return self.norm2(states + self.drop_path(hidden))
 
 
 @functools.lru_cache(maxsize=16)
@@ -272,19 +237,7 @@ def own_name(name: str) -> str:
 
 
 def _read_folder(folder: Path) -> tuple[EatConfig, dict[str, Any]]:
-    for file in (folder / "config.json", folder / "model.safetensors"):
-        if not file.is_file():
-            raise CheckpointError(f"{file}: missing. An EAT folder holds config.json and model.safetensors.")
-    try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: not readable JSON. Download it again.") from error
-    try:
-        weights = load_file(folder / "model.safetensors")
-    except SafetensorError as error:
-        file = folder / "model.safetensors"
-        raise CheckpointError(f"{file}: not a whole safetensors file ({error}). Download it again.") from error
-    return EatConfig.from_dict(values), weights
+    return EatConfig.from_dict(read_json(folder / "config.json")), read_safetensors(folder / "model.safetensors")
 
 
 def _read_fairseq(path: Path) -> tuple[EatConfig, dict[str, Any]]:

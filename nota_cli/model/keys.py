@@ -1,8 +1,12 @@
-"""What is missing, unexpected or of another shape among an encoder's published weights."""
+"""What is missing, unexpected or of another shape among an encoder's published weights and dimensions."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Set
+from typing import Any
 
 from torch import Tensor
+
+from nota_cli.errors import CheckpointError
 
 
 def key_problems(found: Mapping[str, Tensor], own: Mapping[str, Tensor], described_by: str) -> list[str]:
@@ -20,3 +24,24 @@ def key_problems(found: Mapping[str, Tensor], own: Mapping[str, Tensor], describ
         for name, tensor in own.items()
         if name in found and found[name].shape != tensor.shape
     ]
+
+
+def known_values(kind: type, values: Mapping[str, Any], ignored: Set[str], described_as: str) -> dict[str, Any]:
+    """The values that are fields of a dataclass of dimensions.
+
+    Args:
+        kind: the dataclass.
+        values: as published.
+        ignored: keys that are passed over, for they do not change the states.
+        described_as: what `values` is, for the message.
+
+    Raises:
+        CheckpointError: a key that is neither a field nor knowingly ignored.
+    """
+    known = {field.name for field in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - known - ignored)
+    if unknown:
+        raise CheckpointError(
+            f"unknown keys in the {described_as}, which could change its states: {', '.join(unknown)}"
+        )
+    return {name: value for name, value in values.items() if name in known}
