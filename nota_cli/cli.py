@@ -7,12 +7,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nota_cli import __version__
+from nota_cli.cli_compress import compress_app
+from nota_cli.cli_options import (
+    AllowMissingOption,
+    AnnotationOption,
+    AudioRootOption,
+    CheckpointOption,
+    DeviceOption,
+    JsonOption,
+    LoadFormatOption,
+    RecipeOption,
+    SetOption,
+    TaskOption,
+    pick_load_format,
+    pick_recipe,
+    pick_task,
+)
+from nota_cli.cli_systems import checkpoint_app, recipes_app, systems_app
 from nota_cli.console import fail, print_json, quiet_libraries, say, table
 from nota_cli.errors import NotaError, UsageError
 
 if TYPE_CHECKING:
     from nota_cli.data.prepare import Prepared
-    from nota_cli.recipe.schema import LoadFormat, Recipe
 
 app = typer.Typer(
     help="Train, run, score and measure small audio language models.",
@@ -21,29 +37,11 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-recipes_app = typer.Typer(help="The recipes: what there is and what each is made of.", no_args_is_help=True)
-app.add_typer(recipes_app, name="recipes")
-checkpoint_app = typer.Typer(help="Trained weights in other formats.", no_args_is_help=True)
-app.add_typer(checkpoint_app, name="checkpoint")
 prepare_app = typer.Typer(help="Turn corpora on disk into annotation files.", no_args_is_help=True)
 app.add_typer(prepare_app, name="prepare")
-
-RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", "-r", help="Recipe: a name, a YAML file or a checkpoint folder.")
-]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe value: generate.beams=1.")]
-CheckpointOption = Annotated[Path | None, typer.Option(help="Trained weights: a checkpoint folder or a .pth file.")]
-AnnotationOption = Annotated[Path | None, typer.Option(help="Annotation JSON.")]
-AudioRootOption = Annotated[Path | None, typer.Option(help="Folder that the annotation's paths are relative to.")]
-TaskOption = Annotated[str | None, typer.Option(help="asr, aac or qa.")]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-LoadFormatOption = Annotated[
-    str, typer.Option(help="auto, or dummy: random weights of the true size, nothing downloaded, texts meaningless.")
-]
-AllowMissingOption = Annotated[
-    bool, typer.Option("--allow-missing", help="Load what fits of a checkpoint; the rest is reported, not refused.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(checkpoint_app, name="checkpoint")
+app.registered_commands += [*systems_app.registered_commands, *compress_app.registered_commands]
 
 
 @app.callback(invoke_without_command=True)
@@ -75,9 +73,9 @@ def infer(
     """
     from nota_cli.commands import Loading, run_infer
 
-    chosen = _recipe(recipe, checkpoint, settings)
-    loading = Loading(_load_format(load_format), allow_missing)
-    summary = run_infer(_task(task), chosen, annotation, audio_root, out, limit, device, workers, loading)
+    chosen = pick_recipe(recipe, checkpoint, settings)
+    loading = Loading(pick_load_format(load_format), allow_missing)
+    summary = run_infer(pick_task(task), chosen, annotation, audio_root, out, limit, device, workers, loading)
     table("Inference", ["", ""], [[name, str(value)] for name, value in summary.items()])
 
 
@@ -101,23 +99,6 @@ def train(
     table("Training", ["", ""], [*rows, *([name, f"{value:.4f}"] for name, value in done.metrics.items())])
 
 
-@app.command(epilog="Example: `nota quantize checkpoints/tiny-stage1 --recipe tiny-stage1 --out checkpoints/tiny-gptq`")
-def quantize(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder with a full-precision decoder.")],
-    out: Annotated[Path, typer.Option(help="Checkpoint folder to write, its decoder in 4-bit GPTQ.")],
-    recipe: RecipeOption = None,
-    bits: Annotated[int, typer.Option(help="Bits a weight.")] = 4,
-    group_size: Annotated[int, typer.Option(help="Weights that share a scale.")] = 32,
-    clips: Annotated[int, typer.Option(min=1, help="Calibration clips, drawn from the recipe's training data.")] = 256,
-    settings: SetOption = None,
-) -> None:
-    """Turn a trained decoder into 4-bit GPTQ, calibrated on the audio embeddings and prompts that it really sees."""
-    from nota_cli.commands import run_quantize
-
-    rows = run_quantize(_recipe(recipe, checkpoint, settings), out, bits, group_size, clips)
-    table("Relative output error of the quantised layers", ["layer", "plain rounding", "GPTQ"], rows)
-
-
 @app.command(epilog="Example: `nota score submission.csv --annotation test.json --task aac`")
 def score(
     csv: Annotated[Path, typer.Argument(help="The submission CSV.")],
@@ -128,7 +109,7 @@ def score(
     """Score a CSV exactly as the organisers do."""
     from nota_cli.score.report import score_submission
 
-    report = score_submission(csv, annotation, _task(task) or task)
+    report = score_submission(csv, annotation, pick_task(task) or task)
     if as_json:
         print_json(report)
     else:
@@ -157,105 +138,60 @@ def validate_submission(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: `nota efficiency --json`")
+@app.command(epilog="Example: `nota efficiency --recipe salmonn-3b --load-format dummy --out salmonn-3b.json`")
 def efficiency(
     recipe: RecipeOption = None,
     checkpoint: CheckpointOption = None,
+    protocol: Annotated[str, typer.Option(help="synced, or organisers: the competition's own way.")] = "synced",
     audio_seconds: Annotated[float, typer.Option(min=1.0, max=30.0, help="Length of the random clip.")] = 10.0,
     tokens: Annotated[int, typer.Option(min=2, help="Decode steps measured a round.")] = 32,
-    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds, after warm-up.")] = 20,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Counted rounds; 20, or the organisers' 100.")] = None,
+    warm_up: Annotated[int | None, typer.Option(min=0, help="Rounds before them; 3, or the organisers' 10.")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="Time for prefills, and for steps; 3 rounds always.")] = 20.0,
     settings: SetOption = None,
     device: DeviceOption = "auto",
     load_format: LoadFormatOption = "auto",
+    out: Annotated[Path | None, typer.Option(help="Write the measurement to this JSON file.")] = None,
+    comparison: Annotated[
+        list[Path] | None, typer.Option("--compare", help="Measure nothing; set such files side by side.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure memory, time to first token and time per output token."""
+    """Measure memory, time to first token and time per output token, beside what the hardware allows.
+
+    `--compare A.json --compare B.json` shows measurements that `--out` wrote side by side.
+    """
+    from nota_cli import efficiency as tool
     from nota_cli.commands import pick_device
-    from nota_cli.efficiency import measure
+    from nota_cli.console import progress
+    from nota_cli.files import check_writable, write_text
 
-    chosen = _recipe(recipe, checkpoint, settings)
-    report = measure(chosen, pick_device(device), audio_seconds, tokens, rounds, _load_format(load_format))
-    if as_json:
-        print_json(report)
-    else:
-        table(f"Efficiency of {report['recipe']}", ["", ""], [[name, str(value)] for name, value in report.items()])
-
-
-@app.command(epilog="Example: `nota download gemma2-2b-gptq`")
-def download(
-    recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
-    settings: SetOption = None,
-) -> None:
-    """Fetch every part of a recipe from the hub, verify it, and say where it lies."""
-    from nota_cli.hub import download as fetch
-    from nota_cli.recipe.load import load_recipe
-
-    parts = fetch(load_recipe(recipe, settings))
-    rows = [[part.name, part.source, f"{part.bytes / 1e6:,.1f}", str(part.folder)] for part in parts]
-    table(f"Parts of {recipe}", ["part", "from", "MB", "lies in"], rows)
-
-
-@recipes_app.command("list", epilog="Example: `nota recipes list`")
-def recipes_list(as_json: JsonOption = False) -> None:
-    """Every recipe that ships with nota, with its parts and its size."""
-    from nota_cli.commands import list_recipes
-
-    rows = list_recipes()
-    if as_json:
-        print_json({"recipes": rows})
-    else:
-        table("Recipes", list(rows[0]), [[str(value) for value in row.values()] for row in rows])
-
-
-@recipes_app.command("show", epilog="Example: `nota recipes show gemma2-2b-gptq`")
-def recipes_show(
-    recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
-    settings: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """The parts of a recipe: parameters, and bytes by type of number. Nothing is downloaded."""
-    from nota_cli.commands import show_recipe
-    from nota_cli.recipe.load import load_recipe
-
-    loaded = load_recipe(recipe, settings)
-    parts = show_recipe(loaded)
-    if as_json:
-        print_json({"recipe": loaded.name, "description": loaded.description, "parts": parts})
+    if comparison:
+        compared = tool.compare(comparison)
+        print_json(compared) if as_json else tool.show_comparison(compared)
         return
-    rows = []
-    for part in parts:
-        large = {name: size for name, size in part["by_type"].items() if size > part["bytes"] / 1000}
-        kinds = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in large.items())
-        rows.append([part["part"], part["from"], f"{part['parameters']:,}", f"{part['bytes'] / 1e6:,.1f}", kinds])
-    say(loaded.description)
-    table(loaded.name, ["part", "from", "parameters", "MB", "MB by type"], rows)
-
-
-@recipes_app.command("import", epilog="Example: `nota recipes import train_config.yaml --out mine.yaml`")
-def recipes_import(
-    config: Annotated[Path, typer.Argument(help="A YAML config of SALMONN, the organisers or a team.")],
-    out: Annotated[Path | None, typer.Option(help="The recipe file to write; printed if not given.")] = None,
-) -> None:
-    """Turn another system's config into a recipe; keys that are dead or unknown are reported."""
-    from nota_cli.commands import run_import
-
-    text = run_import(config, out)
-    if out is None:
-        typer.echo(text, nl=False)
-
-
-@checkpoint_app.command("convert", epilog="Example: `nota checkpoint convert theirs.pth -r salmonn-3b --out mine`")
-def checkpoint_convert(
-    file: Annotated[Path, typer.Argument(help="A team's .pth.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="The recipe of the system that it belongs to.")],
-    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
-    settings: SetOption = None,
-) -> None:
-    """Turn a `.pth` into a checkpoint folder; of the published weights the configs alone are needed."""
-    from nota_cli.commands import run_convert
-
-    report = run_convert(file, _recipe(recipe, file, settings), out)
-    say(f"{out}: {report}")
+    if protocol not in tool.PROTOCOLS:
+        raise UsageError(f"--protocol {protocol!r}: there are {' and '.join(tool.PROTOCOLS)}")
+    if out is not None:
+        check_writable(out)
+    how = tool.Settings(protocol, audio_seconds, tokens, rounds, warm_up, seconds)
+    chosen, place, weights = (
+        pick_recipe(recipe, checkpoint, settings),
+        pick_device(device),
+        pick_load_format(load_format),
+    )
+    with progress() as bar:
+        shown = bar.add_task("rounds", total=None, detail=chosen.name)
+        report = tool.measure(
+            chosen,
+            place,
+            load_format=weights,
+            settings=how,
+            on_round=lambda done, total: bar.update(shown, completed=done, total=total),
+        )
+    if out is not None:
+        write_text(out, json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    print_json(report) if as_json else tool.show(report)
 
 
 @prepare_app.command("fsdd", epilog="Example: `nota prepare fsdd data/fsdd --out data`")
@@ -294,43 +230,6 @@ def prepare_tokenizer(
     from nota_cli.commands import run_prepare_tokenizer
 
     say(f"{run_prepare_tokenizer(recipe, out)} words in {out}")
-
-
-def _task(task: str | None) -> str | None:
-    from nota_cli.data.annotation import FAMILIES
-
-    if task is not None and task not in FAMILIES:
-        raise UsageError(f"--task {task!r}: there are {', '.join(FAMILIES)}")
-    return task
-
-
-def _load_format(name: str) -> "LoadFormat":
-    from nota_cli.recipe.schema import LOAD_FORMATS
-
-    if name not in LOAD_FORMATS:
-        raise UsageError(f"--load-format {name!r}: there are {' and '.join(LOAD_FORMATS)}")
-    return name
-
-
-def _recipe(name: str | None, checkpoint: Path | None, settings: list[str] | None) -> "Recipe":
-    from nota_cli.recipe.load import DEFAULT_RECIPE, load_recipe
-
-    if name is None and checkpoint is not None and (checkpoint / "recipe.yaml").is_file():
-        name = str(checkpoint)
-    if name is None:
-        name = DEFAULT_RECIPE
-        say("recipe tiny, the small model that ships with nota; for the full-size systems: --recipe gemma2-2b-gptq")
-    loaded = load_recipe(name, settings)
-    if checkpoint is None and (Path(name) / "recipe.yaml").is_file():
-        checkpoint = Path(name)
-    if checkpoint is None:
-        return loaded
-    changes: dict[str, object] = {"checkpoint": str(checkpoint)}
-    own = loaded.checkpoint is not None and loaded.decoder.path == str(Path(loaded.checkpoint) / "decoder")
-    if own and (checkpoint / "decoder").is_dir():
-        # The recipe's decoder belongs to its own checkpoint; another checkpoint brings another one.
-        changes["decoder"] = loaded.decoder.model_copy(update={"path": str(checkpoint / "decoder")})
-    return loaded.model_copy(update=changes)
 
 
 def _summary(written: "list[Prepared]") -> None:

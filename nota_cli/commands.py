@@ -9,21 +9,21 @@ from pathlib import Path
 
 import torch
 
+from nota_cli.compress.merge import merge_lora
 from nota_cli.console import progress, say, warn
 from nota_cli.data.annotation import FAMILY_TASK, Row, missing_files, read_annotation, row_id
-from nota_cli.data.batches import TrainingBatches, loader
-from nota_cli.errors import DataError, RecipeError, UsageError, listing
+from nota_cli.errors import CheckpointError, DataError, RecipeError, UsageError, listing
 from nota_cli.files import check_writable, write_text
-from nota_cli.inference import feature_spec, predict
+from nota_cli.inference import predict
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.build import build
-from nota_cli.model.checkpoint import KeyReport, load_checkpoint, save_checkpoint
+from nota_cli.model.checkpoint import KeyReport, load_checkpoint, makes_decoder, save_checkpoint, saved_names
 from nota_cli.model.inventory import inventory
 from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.importer import import_config
 from nota_cli.recipe.load import dump_recipe, load_recipe, recipe_names
-from nota_cli.recipe.schema import Augment, Encoder, LoadFormat, Recipe
 from nota_cli.recipe.schema import Decoder as DecoderSpec
+from nota_cli.recipe.schema import Encoder, LoadFormat, Recipe
 from nota_cli.submission import write_submission
 
 NAME_WIDTH = 40  # characters of a weights' name that a table has room for
@@ -94,43 +94,13 @@ def run_infer(
 def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> AudioLM:
     """Build the model and say what it runs on."""
     model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing)
+    if recipe.generate.merge_lora == "auto":
+        merge_lora(model)
     kernel, how = model.decoder.kernel, {"gptq": "GPTQ", "nf4": "nf4"}.get(recipe.decoder.quantisation)
     note = "" if how is None else f", 4-bit {how} decoder on the {kernel} kernel"
-    weights = " with dummy weights (its texts mean nothing)" if loading.format == "dummy" else ""
+    weights = " with dummy weights (no checkpoint is read, its texts mean nothing)" if loading.format == "dummy" else ""
     say(f"recipe {recipe.name}{weights} on {device}{note}")
     return model
-
-
-def run_quantize(recipe: Recipe, out: Path, bits: int, group_size: int, clips: int) -> list[list[str]]:
-    """The recipe's full-precision checkpoint to one with a GPTQ decoder; returns the table of layers."""
-    from nota_cli.compress.gptq import quantize_to_folder
-
-    if not recipe.data.train:
-        raise RecipeError("calibration needs audio: name a recipe with training data by --recipe")
-    check_writable(out / "recipe.yaml")
-    model = build(recipe)
-    spec = recipe.train
-    batches = TrainingBatches(recipe.data.train, feature_spec(model), Augment(), 16, spec.seed + 1)
-    calibration = []
-    with torch.no_grad():
-        for batch in loader(batches, range(-(-clips // 16)), spec.workers):
-            embeds, mask = model.answer_embeds(batch.features, batch.queries, batch.texts)
-            calibration.append({"inputs_embeds": embeds, "attention_mask": mask})
-    report = quantize_to_folder(
-        model.decoder.base, model.decoder.tokenizer, calibration, out / "decoder", bits=bits, group_size=group_size
-    )
-    decoder = recipe.decoder.model_copy(
-        update={
-            "path": str(out / "decoder"),
-            "config": None,
-            "tokenizer": None,
-            "train": False,
-            "quantisation": "gptq",
-        }
-    )
-    model.recipe = recipe.model_copy(update={"decoder": decoder})
-    save_checkpoint(model, out)
-    return [[layer.name, f"{layer.rounding_error:.4f}", f"{layer.error:.4f}"] for layer in report.layers]
 
 
 def _test_set(task: str | None, recipe: Recipe, annotation: Path | None, audio_root: Path | None) -> tuple[Path, Path]:
@@ -179,7 +149,7 @@ def list_recipes() -> list[dict[str, object]]:
                 parts = inventory(build(recipe, "meta", load_format="dummy"))
                 size["parameters"] = f"{sum(part.parameters for part in parts) / 1e6:,.1f} M"
                 size["GB"] = round(sum(part.bytes for part in parts) / 1e9, 3)
-            except RecipeError as error:  # one that lacks a file of the user's own does not hide the others
+            except UsageError as error:  # one that lacks a file or package of the user's own does not hide the others
                 warn(f"{name}: {error}")
             rows.append(
                 {
@@ -254,7 +224,18 @@ def run_import(config: Path, out: Path | None) -> str:
 def run_convert(file: Path, recipe: Recipe, out: Path) -> KeyReport:
     """A `.pth` to a checkpoint folder, over a model of which nothing else is allocated."""
     check_writable(out / "recipe.yaml")
-    model = build(recipe.model_copy(update={"checkpoint": None}), "meta", load_format="dummy")
+    model = build(recipe.model_copy(update={"checkpoint": None}), "meta", load_format="dummy", pack=False)
     report = load_checkpoint(model, file)
+    if makes_decoder(recipe) and any(tensor.is_meta for tensor in model.decoder.state_dict().values()):
+        raise CheckpointError(
+            f"{file} does not hold the decoder that recipe {recipe.name!r} trains itself: name a published one by "
+            "decoder.path, and leave decoder.train and decoder.config out"
+        )
+    dropped = Counter(name.split(".")[0] for name in set(report.matched) - saved_names(model))
+    if dropped:
+        raise CheckpointError(
+            f"{file} holds weights that the recipe takes from a path: {', '.join(sorted(dropped))}. Keep them by "
+            + " ".join(f"--set {part}.train=true" for part in sorted(dropped))
+        )
     save_checkpoint(model, out)
     return report

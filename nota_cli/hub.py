@@ -116,21 +116,30 @@ def download(recipe: Recipe, on_part: Callable[[str, str], None] | None = None) 
         on_part: called with a part's key and value before it is looked at.
 
     Raises:
-        CheckpointError: as `local_path`; the parts before are kept.
+        CheckpointError: as `local_path`; the parts before are kept. A local path that is not there is told at the end,
+            when all that can be fetched has been.
     """
-    done = []
+    done, absent = [], []
     for part, source in recipe_parts(recipe):
         if on_part is not None:
             on_part(part, source)
         here = Path(source).expanduser()
         name = None if here.exists() else hub_name(source)
-        if name is None:
-            local = local_path(source)
+        if name is None and not here.exists():
+            absent.append(f"{part}: there is no {source}, and it is no name on the hub")
+        elif name is None:
+            local = here
             inside = [local] if local.is_file() else [path for path in local.rglob("*") if path.is_file()]
             done.append(Downloaded(part, source, local, sum(path.stat().st_size for path in inside), 0))
         else:
             local, sizes = _fetch(name, _kind(part))
             done.append(Downloaded(part, source, local, sum(sizes), len(sizes)))
+    if absent:
+        got = ", ".join(item.part for item in done) or "nothing"
+        raise CheckpointError(
+            f"not every part of recipe {recipe.name!r} can be fetched ({got} is here now). Get these from their "
+            f"publishers and put them there, or name other ones with --set:\n{listing(absent)}"
+        )
     return done
 
 

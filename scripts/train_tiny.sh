@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the shipped model again, into checkpoints/tiny-again (or the folder given), from the corpora: annotations, synthetic clips, tokenizer, stage 1, 4-bit GPTQ, LoRA on it.
+# Makes the shipped model again, into checkpoints/tiny-again (or the folder given), from the corpora: annotations, synthetic clips, stage 1, 4-bit GPTQ, LoRA on it.
 # Wants data/fsdd (the recordings of the Free Spoken Digit Dataset) and data/esc10 (ESC-10), and espeak-ng.
 # Cut off, it goes on where it was: run it again.
 set -euo pipefail
@@ -8,7 +8,6 @@ cd "$(dirname "$0")/.."
 nota prepare fsdd data/fsdd --out data --hold-out 5-9
 nota prepare esc10 data/esc10 --out data --hold-out-fold 4
 [ -f data/synth/train-synth-aac.json ] || python scripts/make_samples.py --train 400 --seed 1 --out data/synth
-[ -d data/tiny-tokenizer ] || nota prepare tokenizer tiny-stage1 --out data/tiny-tokenizer
 
 # Two processes of one thread each: on two cores that is half as fast again as one process of two threads.
 export OMP_NUM_THREADS=1 ACCELERATE_USE_CPU=true

@@ -256,7 +256,7 @@ def test_train_quantize_and_lora_run_from_the_command_line(
     assert nota("train", tiny_recipe, "--out", last, "--init", packed, gptq, *frozen, "--set=lora={}", *quick) == 0
     out = tmp_path / "out.csv"
     assert nota("infer", "--checkpoint", last, "--annotation", clips / "all.json", "--out", out) == 0
-    assert "GPTQ decoder on the torch kernel" in capsys.readouterr().err
+    assert "GPTQ decoder on the blockwise kernel" in capsys.readouterr().err
     assert len(out.read_text().splitlines()) == 6
 
 

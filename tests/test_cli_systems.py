@@ -53,6 +53,19 @@ def test_dummy_weights_run_with_nothing_downloaded(
     assert json.loads(capsys.readouterr().out)["recipe"] == "small"
 
 
+def test_download_says_where_the_parts_lie_and_what_is_not_to_be_had(
+    nota: Nota, shared: Path, golden_recipe: Golden, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shared / "golden" / "nota"
+    recipe = golden_recipe(folder)
+    assert nota("download", recipe) == 0
+    assert "decoder.path" in capsys.readouterr().out
+    assert nota("download", recipe, "--set", "audio_encoder.path=weights/nowhere.pt") == 1
+    message = capsys.readouterr().err
+    assert "audio_encoder.path: there is no weights/nowhere.pt" in message
+    assert "speech_encoder.path, decoder.path" in message
+
+
 @pytest.mark.parametrize("team", ["nota", "cv03", "nlp07", "cv16"])
 def test_a_converted_checkpoint_gives_the_same_texts(
     team: str, nota: Nota, shared: Path, golden_recipe: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -150,3 +163,21 @@ def test_a_config_of_another_system_becomes_a_recipe(
     assert capsys.readouterr().out == out.read_text().replace("mine.yaml", "THIS.yaml")
     config.write_text("- not\n- a config\n")
     assert nota("recipes", "import", config) == 2
+
+
+def test_a_checkpoint_is_made_smaller_from_the_command_line(
+    nota: Nota, tiny_checkpoint: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pruned, smaller = tmp_path / "pruned", tmp_path / "smaller"
+    assert nota("prune-layers", tiny_checkpoint, "--decoder", 1, "--out", pruned) == 0
+    assert "1 of 2" in capsys.readouterr().out
+    assert nota("prune-vocabulary", pruned, "--annotation", clips / "all.json", "--out", smaller) == 0
+    assert "tokens" in capsys.readouterr().out
+    out = tmp_path / "out.csv"
+    assert nota("infer", "--checkpoint", smaller, "--annotation", clips / "all.json", "--out", out) == 0
+    assert nota("prune-layers", tiny_checkpoint, "--out", tmp_path / "none") == 2
+    assert nota("prune-layers", tiny_checkpoint, "--decoder", 3, "--out", tmp_path / "none") == 2
+    assert nota("prune-vocabulary", pruned, "--out", tmp_path / "none") == 2
+    assert nota("merge-lora", tiny_checkpoint, "--out", tmp_path / "none") != 0  # it has no adapters
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

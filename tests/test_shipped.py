@@ -52,7 +52,7 @@ def test_infer_with_no_other_flag_answers_the_samples_without_a_compiler(task: s
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "4-bit GPTQ decoder on the torch kernel" in done.stderr
+    assert "4-bit GPTQ decoder on the blockwise kernel" in done.stderr
     assert "--recipe gemma2-2b-gptq" in done.stderr
     annotation = TINY / "samples" / f"{task}.json"
     assert not validate(out, annotation)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from nota_cli.compress.gptq import _choose_kernel, _without_compile
 from nota_cli.compress.gptq_runtime import exact_scales, import_gptqmodel, quietly
 from nota_cli.compress.nf4 import default_attention, import_bitsandbytes, nf4_settings, repack_weights
+from nota_cli.compress.weight_only import Int4PackLinear, PackedLinear
 from nota_cli.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -116,13 +117,14 @@ def logical_parameters(model: nn.Module) -> int:
 
 
 def packed_tensors(module: nn.Module) -> list[Tensor]:
-    """The tensors that stand for the weight of a gptqmodel or bitsandbytes layer; empty for any other module."""
+    """The tensors that stand for the weight of a layer of 8 bits or less; empty for any other module."""
     # Not getattr(module, "weight"): the wrappers of PEFT show the weight of the layer inside them as theirs.
     state = getattr(module._parameters.get("weight"), "quant_state", None)
     if state is not None:
         nested = [state.offset, state.state2.absmax, state.state2.code] if state.nested else []
         return [module.weight, state.absmax, state.code, *nested]
-    return [value for name, value in module.named_buffers(recurse=False) if _is_gptq(module) and name != "bias"]
+    packed = _is_gptq(module) or isinstance(module, PackedLinear | Int4PackLinear)
+    return [value for name, value in module.named_buffers(recurse=False) if packed and name != "bias"]
 
 
 class _Source:
@@ -176,6 +178,8 @@ def _materialise(model: nn.Module, source: _Source) -> None:
             _fill_gptq(module, source)
         elif _is_nf4(module):
             _fill_nf4(module, source)
+        elif isinstance(module, PackedLinear):
+            _fill_packed(module, source, filled)
         else:
             _fill_parameters(module, source, filled)
             _fill_buffers(module, source, module in computed)
@@ -274,6 +278,16 @@ def _fill_gptq(module: Any, source: _Source) -> None:
     if module.bias is not None:
         module.bias = torch.zeros_like(module.bias, device=source.device)
     module._is_hf_initialized = True
+
+
+def _fill_packed(module: PackedLinear, source: _Source, filled: dict[int, nn.Parameter]) -> None:
+    """Random codes with scales that bring them to `STD`, and zero points in the middle."""
+    module.codes = source.bits(module.codes.shape, module.codes.dtype)
+    spread = math.sqrt((4**module.bits - 1) / 12)
+    module.scales = source.near(STD / spread, module.scales.shape, torch.bfloat16)
+    if module.zeros is not None:
+        module.zeros = torch.full_like(module.zeros, 8, device=source.device)
+    _fill_parameters(module, source, filled)
 
 
 def _fill_nf4(module: Any, source: _Source) -> None:

@@ -20,6 +20,7 @@ from nota_cli.compress.gptq_runtime import (
     short_name,
     silence_gptqmodel,
 )
+from nota_cli.compress.weight_only import Int4PackLinear, PackedLinear
 from nota_cli.errors import CheckpointError, RecipeError
 
 if TYPE_CHECKING:
@@ -146,10 +147,12 @@ def count_quantised(model: nn.Module) -> dict[str, Any]:
     """How much of `model` is quantised.
 
     Returns:
-        `quantised` and `linear`: numbers of gptqmodel layers and of ordinary linear layers (adapters not counted);
-        `bits`: None if nothing is quantised; `kernel_class`: the gptqmodel class, or None.
+        `quantised` and `linear`: numbers of quantised layers and of ordinary linear layers (adapters not counted);
+        `bits`: None if nothing is quantised; `kernel_class`: the layers' class, or None.
     """
-    quantised = quantised_layers(model)
+    named = dict(model.named_modules())
+    repacked = {name: module for name, module in named.items() if isinstance(module, PackedLinear | Int4PackLinear)}
+    quantised = quantised_layers(model) | repacked
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".lora_" not in name]
     one = next(iter(quantised.values()), None)
     return {

@@ -46,13 +46,14 @@ def load_nf4_decoder(
     folder = Path(folder)
     stored = _stored_quantisation(folder)
     import_bitsandbytes()
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()  # it would tear nota's own apart
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         settings: dict[str, Any] = {}
         if stored:
             config.quantization_config = {**stored, "bnb_4bit_compute_dtype": str(dtype).removeprefix("torch.")}
@@ -62,6 +63,7 @@ def load_nf4_decoder(
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder,
                 config=config,
+                trust_remote_code=False,
                 dtype=dtype,
                 device_map={"": device},
                 attn_implementation=attn_implementation or default_attention(config),
@@ -69,7 +71,7 @@ def load_nf4_decoder(
                 ignore_mismatched_sizes=True,  # they are reported below, with the rest
                 **settings,
             )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError, SafetensorError) as error:
         raise CheckpointError(f"nf4 decoder {folder}: {error}") from error
     except RuntimeError as error:  # transformers' answer to half a packed weight, without saying which
         problems = _incomplete(folder, config)

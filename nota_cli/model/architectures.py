@@ -11,12 +11,13 @@ from nota_cli.errors import CheckpointError, RecipeError
 WEIGHT_SUFFIXES = (".pt", ".pth")
 
 
-def architecture(path: str) -> dict[str, Any]:
+def architecture(path: str, kind: str | None = None) -> dict[str, Any]:
     """What is known about the model that a recipe names with `path`; no weights are looked for.
 
     Args:
         path: a local folder with `config.json`, whose values count before all; else a hub id or file name, of which
             the last component, in lower case and without `.pt`, is looked up in `configs/architectures/`.
+        kind: what the recipe takes it for, if it matters; a folder's own config.json is not held against it.
 
     Returns:
         `source`: hub id, publisher's file name or folder; `kind`: "whisper", "beats", "ced", "eat" or "decoder";
@@ -24,7 +25,7 @@ def architecture(path: str) -> dict[str, Any]:
         a local folder; `config`: the values that make it; perhaps `comment`.
 
     Raises:
-        RecipeError: no architecture of that name.
+        RecipeError: no architecture of that name, or one of another kind.
         CheckpointError: the folder's config.json is not a JSON object.
     """
     file = Path(path) / "config.json"
@@ -43,7 +44,10 @@ def architecture(path: str) -> dict[str, Any]:
             f"{path}: dummy weights need its architecture, a file configs/architectures/{name}.json or a local folder "
             f"with config.json, and there is neither. {'Near' if near else 'Known'}: {', '.join(near or known)}"
         )
-    return _resolve(name)
+    found = _resolve(name)
+    if kind not in (None, found["kind"]):
+        raise RecipeError(f"{path}: the recipe takes it for kind {kind}, but it is of kind {found['kind']}")
+    return found
 
 
 def names() -> list[str]:

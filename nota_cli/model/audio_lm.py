@@ -98,7 +98,7 @@ class AudioLM(nn.Module):
         settings = settings or self.recipe.generate
         embeds, mask = self.prompt_embeds(features, queries)
         tokenizer = self.decoder.tokenizer
-        end_ids = {tokenizer.eos_token_id, *self._single_end_id()} - {None}
+        end_ids = {tokenizer.eos_token_id, *self._single_end_id(), *self.decoder.end_ids} - {None}
         ids = self.decoder.model.generate(
             inputs_embeds=embeds,
             attention_mask=mask,

@@ -5,9 +5,12 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import WhisperConfig
 
+from nota_cli.compress.weight_only import CPU_KERNELS, fast_int4pack, quantise_linears, repack_gptq
+from nota_cli.errors import RecipeError
 from nota_cli.hub import local_path
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.beats import BeatsConfig, BeatsEncoder, load_beats
@@ -16,7 +19,7 @@ from nota_cli.model.checkpoint import load_checkpoint, own_decoder
 from nota_cli.model.decoder import load_decoder, refuse_unknown
 from nota_cli.model.eat import EatConfig, EatEncoder, load_eat
 from nota_cli.model.whisper import WhisperEncoder, load_whisper_encoder
-from nota_cli.recipe.schema import AudioEncoder, Encoder, LoadFormat, Recipe, SpeechEncoder
+from nota_cli.recipe.schema import AudioEncoder, Decoder, Encoder, LoadFormat, Recipe, SpeechEncoder
 
 
 def build(
@@ -26,6 +29,7 @@ def build(
     trainable: bool = False,
     load_format: LoadFormat = "auto",
     allow_missing: bool = False,
+    pack: bool = True,
 ) -> AudioLM:
     """The one builder that training, inference and measuring share.
 
@@ -39,18 +43,24 @@ def build(
         load_format: "dummy" gives every part random weights at its true size, quantised as the recipe says; nothing
             is downloaded and no checkpoint read.
         allow_missing: go on though the checkpoint lacks weights or has more than the model takes.
+        pack: unless `trainable`, hold encoders as their `quantisation` says and GPTQ layers as the CPU multiplies them
+            fastest; off for a model that weights are still loaded into, or that is saved.
 
     Raises:
         CheckpointError: weights are missing or do not fit.
+        RecipeError: the recipe asks for what cannot be made, such as training a quantised encoder.
     """
+    pack = pack and not trainable
+    cpu_kernel = _cpu_kernel(recipe.decoder, device)
     dummy = load_format == "dummy"
     checkpoint = None if recipe.checkpoint is None or dummy else local_path(recipe.checkpoint, kind="checkpoint")
     if checkpoint is not None:
         decoder_spec = own_decoder(recipe.decoder, checkpoint)
         recipe = recipe.model_copy(update={"decoder": decoder_spec})
-    decoder = load_decoder(recipe.decoder, device, trainable=trainable, load_format=load_format)
-    speech = _speech_encoder(recipe.speech_encoder, device, dummy)
-    audio = _audio_encoder(recipe.audio_encoder, device, dummy)
+    loadable = recipe.decoder if cpu_kernel is None else recipe.decoder.model_copy(update={"kernel": "auto"})
+    decoder = load_decoder(loadable, device, trainable=trainable, load_format=load_format)
+    speech = _speech_encoder(recipe.speech_encoder, device, dummy, pack)
+    audio = _audio_encoder(recipe.audio_encoder, device, dummy, pack)
     with torch.device("meta") if device == "meta" else nullcontext():
         model = AudioLM(recipe, speech, audio, decoder)
     if recipe.lora is not None:
@@ -64,12 +74,32 @@ def build(
     model.eval().requires_grad_(False)
     if trainable:
         _set_trainable(model)
+    if pack and not dummy:
+        quantise_linears(model.speech_encoder, recipe.speech_encoder.quantisation)
+        if model.audio_encoder is not None:
+            quantise_linears(model.audio_encoder, recipe.audio_encoder.quantisation)
+    if pack and cpu_kernel is not None and device == "cpu" and repack_gptq(decoder.model, cpu_kernel):
+        decoder.kernel = cpu_kernel
     return model
+
+
+def _cpu_kernel(spec: Decoder, device: str) -> str | None:
+    """Which of `CPU_KERNELS` the decoder's GPTQ layers shall run on, if on any of them."""
+    if spec.kernel in CPU_KERNELS:
+        if device not in ("cpu", "meta"):
+            raise RecipeError(f"decoder.kernel: {spec.kernel} is for the CPU, and this is {device}; set it to auto")
+        return spec.kernel
+    if spec.quantisation != "gptq" or spec.kernel != "auto" or device != "cpu":
+        return None
+    return "int4pack" if spec.dtype == "bfloat16" and fast_int4pack() else "blockwise"
 
 
 def _set_trainable(model: AudioLM) -> None:
     """Turn gradients on for what the recipe trains, off for the rest."""
     recipe = model.recipe
+    for name, spec in (("speech_encoder", recipe.speech_encoder), ("audio_encoder", recipe.audio_encoder)):
+        if spec.train and spec.quantisation != "none":
+            raise RecipeError(f"{name}: {spec.quantisation} weights cannot be trained; set its quantisation to none")
     switches = [
         (model.speech_encoder, recipe.speech_encoder.train),
         (model.audio_encoder, recipe.audio_encoder.train),
@@ -94,19 +124,27 @@ def train_mode(model: AudioLM) -> None:
             part.train()
 
 
-def _speech_encoder(spec: SpeechEncoder, device: str, dummy: bool) -> nn.Module:
+def _speech_encoder(spec: SpeechEncoder, device: str, dummy: bool, pack: bool) -> nn.Module:
     if spec.config is not None:
         refuse_unknown("speech_encoder.config", spec.config, WhisperConfig().to_dict())
     return _encoder(
         spec,
-        lambda values: WhisperEncoder(WhisperConfig(**values)),
+        _random_whisper,
         lambda path: load_whisper_encoder(path, getattr(torch, spec.dtype)),
         device,
         dummy,
+        pack,
     )
 
 
-def _audio_encoder(spec: AudioEncoder, device: str, dummy: bool) -> nn.Module | None:
+def _random_whisper(values: dict) -> WhisperEncoder:
+    try:
+        return WhisperEncoder(WhisperConfig(**values))
+    except StrictDataclassError as error:
+        raise RecipeError(f"speech_encoder.config: {error}") from error
+
+
+def _audio_encoder(spec: AudioEncoder, device: str, dummy: bool, pack: bool) -> nn.Module | None:
     if spec.kind == "none":
         return None
     ced = {"scaling": spec.scaling, "token_order": spec.token_order}
@@ -119,7 +157,7 @@ def _audio_encoder(spec: AudioEncoder, device: str, dummy: bool) -> nn.Module | 
         "eat": (lambda values: EatEncoder(EatConfig.from_dict(values)), load_eat),
     }
     random, load = makers[spec.kind]
-    return _encoder(spec, random, load, device, dummy)
+    return _encoder(spec, random, load, device, dummy, pack)
 
 
 def _encoder(
@@ -128,6 +166,7 @@ def _encoder(
     load: Callable[[Path], nn.Module],
     device: str,
     dummy: bool,
+    pack: bool,
 ) -> nn.Module:
     """An encoder from its file, at random from the recipe's `config`, or with dummy weights of its true size."""
     dtype = getattr(torch, spec.dtype)
@@ -136,9 +175,13 @@ def _encoder(
         from nota_cli.model.architectures import architecture
 
         if spec.path is not None and Path(spec.path).is_file():  # it tells its own shape
-            return dummy_init(load(Path(spec.path)).to("meta"), device, dtype)
-        with torch.device("meta"):
-            encoder = random(spec.config if spec.config is not None else architecture(spec.path)["config"])
+            encoder = load(Path(spec.path)).to("meta")
+        else:
+            values = spec.config if spec.config is not None else architecture(spec.path, spec.kind)["config"]
+            with torch.device("meta"):
+                encoder = random(values)
+        if pack:  # before there is memory for it
+            quantise_linears(encoder, spec.quantisation)
         return dummy_init(encoder, device, dtype)
     encoder = load(local_path(spec.path)) if spec.path is not None else random(spec.config or {})
     return encoder.to(dtype)

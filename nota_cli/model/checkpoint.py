@@ -5,27 +5,29 @@ own paths), `adapter/` (LoRA, PEFT's format), `decoder/` (where the decoder itse
 `metrics.json`.
 """
 
+import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nota_cli.console import say, warn
-from nota_cli.errors import CheckpointError, listing
+from nota_cli.errors import CheckpointError, UsageError, listing
 from nota_cli.files import atomic_folder, atomic_path, write_text
 from nota_cli.model.weights import read_torch_file
 from nota_cli.recipe.load import dump_recipe
-from nota_cli.recipe.schema import Data, Decoder, Recipe
+from nota_cli.recipe.schema import Data, Decoder, Recipe, Section
 
 if TYPE_CHECKING:
     from nota_cli.model.audio_lm import AudioLM
 
 WEIGHTS = "model.safetensors"
+Part = TypeVar("Part", bound=Section)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,17 @@ def own_state(model: "AudioLM") -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(skipped)}
 
 
+def makes_decoder(recipe: Recipe) -> bool:
+    """Whether a checkpoint of the recipe holds the decoder itself, as no path of the recipe has it as it is."""
+    return recipe.decoder.train or recipe.decoder.config is not None
+
+
+def saved_names(model: "AudioLM") -> set[str]:
+    """Names of all weights that `save_checkpoint` writes."""
+    names = {name for name in model.state_dict() if "lora_" in name or makes_decoder(model.recipe)}
+    return set(own_state(model)) | {name for name in names if name.startswith("decoder.")}
+
+
 def save_checkpoint(model: "AudioLM", folder: Path) -> None:
     """Write the folder that `load_checkpoint` and `AudioLM.from_pretrained` read, `recipe.yaml` last.
 
@@ -75,6 +88,8 @@ def save_checkpoint(model: "AudioLM", folder: Path) -> None:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in own_state(model).items()}, part)
     if recipe.lora is not None:
         peft = model.decoder.model
+        if not hasattr(peft, "peft_config"):
+            raise UsageError("the adapters are merged into the decoder already; save the model before merging them")
         peft.peft_config["default"].base_model_name_or_path = recipe.decoder.path  # else where it lay on this machine
         with atomic_folder(folder / "adapter") as part:
             peft.save_pretrained(part, save_embedding_layers=False)
@@ -92,8 +107,10 @@ def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
     # Where this machine keeps its corpora is nothing that whoever loads the weights can use.
     train = model.recipe.train.model_copy(update={"init": None})
     recipe = model.recipe.model_copy(update={"checkpoint": None, "data": Data(), "train": train})
+    parts = {name: _from_anywhere(getattr(recipe, name)) for name in ("speech_encoder", "audio_encoder", "decoder")}
+    recipe = recipe.model_copy(update=parts)
     target = folder / "decoder"
-    if recipe.decoder.train or recipe.decoder.config is not None:
+    if makes_decoder(recipe):
         base = model.decoder.base
         plain = {k.replace(".base_layer.", "."): v for k, v in base.state_dict().items() if "lora_" not in k}
         with atomic_folder(target) as part:
@@ -106,6 +123,17 @@ def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
             shutil.copytree(recipe.decoder.path, part, dirs_exist_ok=True)
     decoder = recipe.decoder.model_copy(update={"path": "./decoder", "config": None, "tokenizer": None})
     return recipe.model_copy(update={"decoder": decoder})
+
+
+def _from_anywhere(part: Part) -> Part:
+    """A path that is relative to the working folder would be lost in another one."""
+    given = {key: getattr(part, key, None) for key in ("path", "tokenizer")}
+    there = {key: os.path.abspath(Path(path).expanduser()) for key, path in given.items() if _is_local(path)}
+    return part.model_copy(update=there)
+
+
+def _is_local(path: str | None) -> bool:
+    return bool(path) and Path(path).expanduser().exists()
 
 
 def _belongs_to_a_checkpoint(decoder: Path, target: Path) -> bool:
@@ -134,6 +162,8 @@ def load_checkpoint(model: "AudioLM", path: Path, *, allow_missing: bool = False
         state = {_our_name(name): tensor for name, tensor in read_pth(path).items()}
         expected = set(own_state(model)) | {name for name in model.state_dict() if "lora_" in name}
         return _load(model, state, expected, path, allow_missing)
+    if not path.exists():
+        raise CheckpointError(f"checkpoint {path}: there is no such file or folder")
     if not (path / WEIGHTS).is_file():
         raise CheckpointError(f"checkpoint {path}: no {WEIGHTS} there. Train it first, or give another --checkpoint.")
     state = _read(path / WEIGHTS)

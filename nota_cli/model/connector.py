@@ -141,10 +141,11 @@ class Connector(nn.Module):
         Returns:
             Embeddings [batch, windows x queries, decoder width] and their mask (True at real ones).
         """
-        states = self.ln_speech(speech)
+        dtype = self.speech_query_tokens.dtype  # the encoders may have another
+        states = self.ln_speech(speech.to(dtype))
         real = speech_mask
         if audio is not None and self.ln_audio is not None:
-            second = self.ln_audio(audio)
+            second = self.ln_audio(audio.to(dtype))
             if audio_mask is not None:
                 second = second * audio_mask.unsqueeze(-1)
             length = max(states.size(1), second.size(1))

@@ -61,6 +61,12 @@ class Decoder(nn.Module):
         scale = getattr(self.base.get_input_embeddings(), "embed_scale", 1.0)
         return float(scale)
 
+    @property
+    def end_ids(self) -> list[int]:
+        """What its publisher ends an answer at; chat models have more such tokens than their tokenizer's one."""
+        ids = self.base.generation_config.eos_token_id
+        return [ids] if isinstance(ids, int) else list(ids or [])
+
     def token_ids(self, text: str) -> list[int]:
         """Ids of `text`, no special tokens added."""
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
@@ -169,7 +175,7 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     from nota_cli.compress.gptq import kernel_name
     from nota_cli.model.architectures import architecture
 
-    values = dict(spec.config) if spec.config is not None else dict(architecture(spec.path)["config"])
+    values = dict(spec.config) if spec.config is not None else dict(architecture(spec.path, "decoder")["config"])
     stored = values.pop("quantization_config", None) or {}
     there = next(
         (path for path in (spec.tokenizer, spec.path) if path and (Path(path) / "tokenizer.json").is_file()), None

@@ -16,7 +16,8 @@ class Part:
     Attributes:
         name: `speech_encoder`, `audio_encoder`, `connector`, `decoder` or `lora`.
         parameters: numbers that the part has learnt; a packed weight counts as the matrix that it stands for.
-        by_type: bytes by type of number, buffers included; `4-bit` holds packed weights with their scales and zeros.
+        by_type: bytes by type of number, buffers included; `4-bit` and
+            `8-bit` hold packed weights with their scales and zeros.
     """
 
     name: str
@@ -58,7 +59,7 @@ def _part(name: str, module: nn.Module, *, lora: bool) -> Part:
         packed = packed_tensors(inner)
         if packed:
             parameters += inner.in_features * inner.out_features
-            count(packed, "4-bit")
+            count(packed, f"{getattr(inner, 'bits', 4)}-bit")  # bitsandbytes' layers are of 4 and do not say so
             bias = getattr(inner, "bias", None)
             parameters += 0 if bias is None else count([bias])
         else:

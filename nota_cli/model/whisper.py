@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import WhisperConfig
 from transformers.models.whisper import modeling_whisper
@@ -89,6 +90,8 @@ def load_whisper_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -
         config = WhisperConfig.from_pretrained(folder, local_files_only=True)
     except OSError as error:
         raise CheckpointError(f"{folder / 'config.json'}: not readable JSON. Download it again.") from error
+    except StrictDataclassError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}. Download it again.") from error
     weights: dict[str, torch.Tensor] = {}
     for file in _weight_files(folder):
         weights.update(_encoder_weights(file, dtype))

@@ -32,6 +32,9 @@ class Encoder(Section):
     path: str | None = None
     config: dict[str, Any] | None = None
     dtype: Dtype = "float32"
+    quantisation: Literal["none", "int8", "int4"] = "none"
+    """How its linear layers' weights are held when it does not train: as `dtype`, or in 8 or 4 bits by groups; the
+    arithmetic stays in `dtype`."""
     train: bool = False
 
     @model_validator(mode="after")
@@ -58,6 +61,19 @@ class AudioEncoder(Encoder):
     token_order: Literal["time", "frequency"] = "time"
     """CED alone. `frequency`: all times of one frequency band before the next band, so that the connector's windows
     mix times, as NLP-07's did."""
+
+    @model_validator(mode="after")
+    def _settings_of_ced(self) -> "AudioEncoder":
+        given = [
+            key
+            for key in ("heads", "scaling", "token_order")
+            if getattr(self, key) != type(self).model_fields[key].default
+        ]
+        if given and self.kind in ("beats", "eat"):
+            raise ValueError(f"{', '.join(given)}: of CED alone, and the kind is {self.kind}")
+        if self.heads is not None and self.config is not None:
+            raise ValueError("`heads` is for a file; in `config` it is num_heads")
+        return self
 
 
 class Connector(Section):
@@ -87,7 +103,9 @@ class Decoder(Section):
     """A token that the tokenizer gets in addition, `[PAD]` in the teams' systems; the embedding is resized to fit."""
     quantisation: Literal["none", "gptq", "nf4"] = "none"
     kernel: str = "auto"
-    """GPTQ kernel; `auto` takes the fastest that needs no compiler on this device."""
+    """GPTQ kernel; `auto` takes the fastest that needs no compiler on this device. On the CPU also `int4pack`, which
+    multiplies in bfloat16 whatever `dtype` is (`auto` takes it with bfloat16 alone), and `blockwise`, exact in any
+    (`auto` takes it with the others)."""
     dtype: Dtype = "float32"
     """Of everything that is not quantised, and of the arithmetic."""
     train: bool = False
@@ -100,6 +118,8 @@ class Decoder(Section):
             raise ValueError("a decoder built from `config` needs `tokenizer`")
         if self.train and self.quantisation != "none":
             raise ValueError("a quantised decoder cannot be trained itself; use `lora`")
+        if self.kernel != "auto" and self.quantisation != "gptq":
+            raise ValueError(f"`kernel` is of GPTQ alone, and quantisation is {self.quantisation}")
         return self
 
 
@@ -145,6 +165,8 @@ class Generate(Section):
     max_new_tokens: Positive = 200
     repetition_penalty: float = Field(1.0, gt=0)
     length_penalty: float = 1.0
+    merge_lora: Literal["auto", "never"] = "auto"
+    """`auto` adds the adapters to the decoder's weights where that is exact: float32, not quantised."""
     batch_size: Positive = 8
 
 

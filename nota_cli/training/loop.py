@@ -172,6 +172,8 @@ def train(
         report(f"resumed after step {first}")
     elif accelerator.is_main_process:
         (trainer_folder / STATE_FILE).unlink(missing_ok=True)
+    if recipe.checkpoint is not None and spec.init is None and not resume:
+        report(f"the recipe's checkpoint {recipe.checkpoint} is not trained on from; for that, add --init with it")
     count = sum(parameter.numel() for _, parameter in trainer.parameters)
     report(f"training {count:,} parameters for {spec.steps} steps on {accelerator.device}")
     log = _Log(trainer_folder / "log.jsonl", first, accelerator.is_main_process)

@@ -1,0 +1,69 @@
+"""What commands share: the options that mean the same everywhere, and what becomes of their values."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nota_cli.console import say
+from nota_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from nota_cli.recipe.schema import LoadFormat, Recipe
+
+RecipeOption = Annotated[
+    str | None, typer.Option("--recipe", "-r", help="Recipe: a name, a YAML file or a checkpoint folder.")
+]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe value: generate.beams=1.")]
+CheckpointOption = Annotated[Path | None, typer.Option(help="Trained weights: a checkpoint folder or a .pth file.")]
+AnnotationOption = Annotated[Path | None, typer.Option(help="Annotation JSON.")]
+AudioRootOption = Annotated[Path | None, typer.Option(help="Folder that the annotation's paths are relative to.")]
+TaskOption = Annotated[str | None, typer.Option(help="asr, aac or qa.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+LoadFormatOption = Annotated[
+    str, typer.Option(help="auto, or dummy: random weights of the true size, nothing downloaded, texts meaningless.")
+]
+AllowMissingOption = Annotated[
+    bool, typer.Option("--allow-missing", help="Load what fits of a checkpoint; the rest is reported, not refused.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+
+
+def pick_task(task: str | None) -> str | None:
+    """The task, if there is such a one."""
+    from nota_cli.data.annotation import FAMILIES
+
+    if task is not None and task not in FAMILIES:
+        raise UsageError(f"--task {task!r}: there are {', '.join(FAMILIES)}")
+    return task
+
+
+def pick_load_format(name: str) -> "LoadFormat":
+    """How weights are loaded, if there is such a way."""
+    from nota_cli.recipe.schema import LOAD_FORMATS
+
+    if name not in LOAD_FORMATS:
+        raise UsageError(f"--load-format {name!r}: there are {' and '.join(LOAD_FORMATS)}")
+    return name
+
+
+def pick_recipe(name: str | None, checkpoint: Path | None, settings: list[str] | None) -> "Recipe":
+    """The recipe that is named, or that a checkpoint folder brings, or the default one; with the checkpoint in it."""
+    from nota_cli.recipe.load import DEFAULT_RECIPE, load_recipe
+
+    if name is None and checkpoint is not None and (checkpoint / "recipe.yaml").is_file():
+        name = str(checkpoint)
+    if name is None:
+        name = DEFAULT_RECIPE
+        say("recipe tiny, the small model that ships with nota; for the full-size systems: --recipe gemma2-2b-gptq")
+    loaded = load_recipe(name, settings)
+    if checkpoint is None and (Path(name) / "recipe.yaml").is_file():
+        checkpoint = Path(name)
+    if checkpoint is None:
+        return loaded
+    changes: dict[str, object] = {"checkpoint": str(checkpoint)}
+    own = loaded.checkpoint is not None and loaded.decoder.path == str(Path(loaded.checkpoint) / "decoder")
+    if own and (checkpoint / "decoder").is_dir():
+        # The recipe's decoder belongs to its own checkpoint; another checkpoint brings another one.
+        changes["decoder"] = loaded.decoder.model_copy(update={"path": str(checkpoint / "decoder")})
+    return loaded.model_copy(update=changes)

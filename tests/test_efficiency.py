@@ -1,0 +1,289 @@
+"""The measuring itself: known sleeps, known bytes, known operations."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nota_cli.efficiency import Settings, measure_model
+from nota_cli.efficiency.floor import bytes_per_token, operations
+from nota_cli.efficiency.memory import ResidentMeter
+from nota_cli.efficiency.timing import Round, Times
+from nota_cli.errors import NotaError
+from nota_cli.model.build import build
+from nota_cli.recipe.load import load_recipe
+from nota_cli.recipe.schema import Audio, Decoder, Recipe, SpeechEncoder
+
+CPU = torch.device("cpu")
+QUICK = Settings(audio_seconds=1.0, tokens=4, rounds=5, warm_up=1)
+
+
+def sleep(seconds: float, slept: list[float]) -> None:
+    """Sleep, and note how long it came to: a busy machine wakes late, which is no fault of a timer's."""
+    start = time.perf_counter()
+    time.sleep(seconds)
+    slept.append(time.perf_counter() - start)
+
+
+class Sleepy(nn.Module):
+    """A part that takes a known time."""
+
+    def __init__(self, seconds: float, megabytes: float = 0.0) -> None:
+        super().__init__()
+        self.seconds, self.slept = seconds, []
+        self.weight = nn.Parameter(torch.ones(int(megabytes * 1e6 / 4)))
+        self.config = SimpleNamespace(num_mel_bins=80)
+        self.front_end = "beats"
+
+    def forward(self) -> None:
+        sleep(self.seconds, self.slept)
+
+
+class SleepyLM(nn.Module):
+    """Takes one known time over a prompt and another over a token; may ask for memory, or find none."""
+
+    def __init__(self, prefill: float, step: float, megabytes: float, fails: str) -> None:
+        super().__init__()
+        self.prefill, self.step, self.megabytes, self.fails = prefill, step, megabytes, fails
+        self.config = SimpleNamespace()
+        self.prefills, self.steps = [], []
+        self.table, self.head = nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.table
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+    def forward(self, inputs_embeds: Tensor | None = None, **_: object) -> SimpleNamespace:
+        if self.fails == ("step" if inputs_embeds is None else "prefill"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        if inputs_embeds is not None and self.megabytes:
+            torch.ones(int(self.megabytes * 1e6 / 4))
+        if inputs_embeds is None:
+            sleep(self.step, self.steps)
+        else:
+            sleep(self.prefill, self.prefills)
+        return SimpleNamespace(logits=torch.zeros(1, 1, 10), past_key_values=None)
+
+
+class SleepyModel(nn.Module):
+    """The interface of `AudioLM`, as far as measuring needs it."""
+
+    def __init__(
+        self,
+        speech: float = 0.0,
+        audio: float = 0.0,
+        connector: float = 0.0,
+        prefill: float = 0.0,
+        step: float = 0.0,
+        weights: float = 0.0,
+        activations: float = 0.0,
+        fails: str = "",
+    ) -> None:
+        super().__init__()
+        self.recipe = Recipe(
+            name="sleepy",
+            audio=Audio(pad="clip"),  # or making the features would need tens of megabytes too
+            speech_encoder=SpeechEncoder(config={}),
+            decoder=Decoder(config={}, tokenizer="none"),
+        )
+        self.speech_encoder = Sleepy(speech, weights)
+        self.audio_encoder, self.connector = Sleepy(audio), Sleepy(connector)
+        self.decoder = nn.Module()
+        self.decoder.model = SleepyLM(prefill, step, activations, fails)
+        self.decoder.base, self.decoder.kernel = self.decoder.model, "none"
+
+    def prompt_embeds(self, features: object, queries: list[object]) -> tuple[Tensor, Tensor]:
+        for part in (self.speech_encoder, self.audio_encoder, self.connector):
+            part()
+        return torch.zeros(1, 5, 8), torch.ones(1, 5, dtype=torch.long)
+
+
+@pytest.fixture(autouse=True)
+def quick_floors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines' rates take seconds to measure well, and are of no matter here."""
+    monkeypatch.setattr("nota_cli.efficiency.floor.BUFFER_BYTES", {"cpu": 2**20})
+    monkeypatch.setattr("nota_cli.efficiency.floor.LARGEST_MATRIX", {"cpu": 256})
+
+
+def test_known_sleeps_are_reported_within_five_percent() -> None:
+    model = SleepyModel(speech=0.06, audio=0.04, connector=0.03, prefill=0.05, step=0.04)
+    report = measure_model(model, "cpu", QUICK)
+    decoder = model.decoder.model
+    slept = {name: getattr(model, name).slept for name in ("speech_encoder", "audio_encoder", "connector")}
+    slept |= {"prefill": decoder.prefills, "tpot": decoder.steps, "first_step": decoder.steps}
+    expected = {name: np.median(times[-5:]) for name, times in slept.items()}
+    prefix = [sum(slept[name][turn] for name in slept if name not in ("tpot", "first_step")) for turn in range(-5, 0)]
+    expected["ttft_from_features"] = np.median(prefix)
+    expected["tpot"] = np.median(decoder.steps[-25:])
+    expected["first_step"] = np.median(decoder.steps[-25::5])
+    medians = {name: report["seconds"][name]["median"] for name in expected}
+    assert medians == pytest.approx(expected, rel=0.05)
+    assert 0.04 <= report["tpot_s"] < 0.05
+    assert 0.18 <= report["ttft_from_features_s"] < report["ttft_from_waveform_s"]
+    assert {name: report["seconds"][name]["count"] for name in ("prefill", "first_step", "tpot")} == {
+        "prefill": 5,
+        "first_step": 5,
+        "tpot": 20,
+    }
+
+
+def test_the_organisers_protocol_takes_one_step_and_leaves_the_log_mel_out() -> None:
+    model = SleepyModel(speech=0.06, prefill=0.06, step=0.04)
+    report = measure_model(model, "cpu", Settings("organisers", 1.0, tokens=30, rounds=4, warm_up=1))
+    assert report["seconds"]["tpot"]["count"] == report["rounds"] == 4
+    assert report["tpot_s"] == pytest.approx(np.median(model.decoder.model.steps[-4:]), rel=0.05)
+    sums = zip(model.speech_encoder.slept[-4:], model.decoder.model.prefills[-4:], strict=True)
+    bank = report["seconds"]["filter_bank"]["median"]
+    assert report["ttft_s"] == pytest.approx(np.median([a + b for a, b in sums]) + bank, rel=0.05)
+    assert "features" not in report["seconds"]
+    assert "loading included" in report["peak_memory_is"]
+
+
+def test_time_over_ends_the_rounds_but_never_before_three() -> None:
+    report = measure_model(
+        SleepyModel(prefill=0.02, step=0.02), "cpu", Settings("synced", 1.0, tokens=5, rounds=50, warm_up=9, seconds=0)
+    )
+    assert report["rounds"] == report["seconds"]["ttft_from_features"]["count"] == 3
+
+
+MEMORY_SCRIPT = """
+import json, sys
+sys.path.insert(0, {tests!r})
+from test_efficiency import CPU, QUICK, SleepyModel
+from nota_cli.efficiency import floor, measure_model, memory
+
+floor.BUFFER_BYTES, floor.LARGEST_MATRIX = dict(cpu=2**20), dict(cpu=256)
+SleepyModel(weights=1.0)  # torch's first tensor brings code into memory
+reports = []
+for clear_refs in (memory.CLEAR_REFS, memory.Path("/nowhere/clear_refs")):
+    memory.CLEAR_REFS = clear_refs
+    before = memory.meter(CPU).now()
+    model = SleepyModel(prefill=0.02, weights=300.0, activations=200.0)
+    report = measure_model(model, "cpu", QUICK)
+    reports.append(dict(report, before=before / 1e6))
+    del model
+print(json.dumps(reports))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+def test_memory_of_a_known_allocation_is_reported_within_one_percent() -> None:
+    script = MEMORY_SCRIPT.format(tests=str(Path(__file__).parent))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    reports = json.loads(done.stdout)
+    for report in reports:
+        assert report["speech_encoder_mb"] == 300.0
+        assert report["memory_mb"]["after_loading"] - report["before"] == pytest.approx(300.0, rel=0.01)
+        assert report["memory_mb"]["activations_and_cache"] == pytest.approx(200.0, rel=0.01)
+        assert report["peak_memory_is"].startswith("resident set of the process")
+    assert "sampled" in reports[1]["peak_memory_is"]
+
+
+def test_the_peak_of_the_resident_set_can_be_forgotten() -> None:
+    gauge = ResidentMeter()
+    if gauge.now() is None:
+        pytest.skip("needs /proc")
+    block = torch.ones(25_000_000)
+    gauge.restart()
+    with_block = gauge.peak()
+    del block
+    gauge.restart()
+    assert with_block - gauge.peak() == pytest.approx(100e6, rel=0.1)
+
+
+@pytest.mark.parametrize("fails", ["prefill", "step"])
+def test_out_of_memory_tells_the_parts_and_the_largest(fails: str) -> None:
+    with pytest.raises(NotaError) as caught:
+        measure_model(SleepyModel(weights=4.0, fails=fails), "cpu", QUICK)
+    message = str(caught.value)
+    assert "out of memory on cpu" in message
+    assert "speech_encoder, MB" in message
+    assert "4.0" in message
+    assert "largest part is the speech encoder" in message
+
+
+def test_out_of_memory_while_loading_is_told_from_the_recipe(
+    nota: Callable[..., int],
+    tiny_recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(recipe: Recipe, device: str, **how: object) -> nn.Module:
+        if device != "meta":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return build(recipe, device, **how)
+
+    monkeypatch.setattr("nota_cli.efficiency.build", full)
+    assert nota("efficiency", "--recipe", tiny_recipe) == 1
+    message = capsys.readouterr().err
+    assert "while loading" in message
+    assert "The largest part is the decoder" in message
+    assert "Traceback" not in message
+
+
+@pytest.mark.parametrize("pad", ["30s", "clip"])
+def test_operations_are_those_of_the_shapes(tiny_recipe: Path, pad: str) -> None:
+    recipe = load_recipe(str(tiny_recipe), [f"audio.pad={pad}", "lora={targets: [q_proj, v_proj]}"])
+    model = build(recipe)
+    clip = Round(model, CPU, Settings(audio_seconds=2.0), Times())
+    counts = operations(model, clip.prefill)
+    states, width, inner = (1500 if pad == "30s" else 100), 32, 64
+    convolutions = 2 * 3 * width * (80 * 2 * states + width * states)
+    layer = 2 * states * (4 * width**2 + 2 * width * inner) + 4 * states**2 * width
+    assert counts["speech_encoder"] == convolutions + layer
+    assert set(counts) == {"speech_encoder", "audio_encoder", "connector", "prefill"}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_token_moves_the_embedding_table_only_where_it_is_the_head(tiny_recipe: Path, tied: bool) -> None:
+    settings = [f"decoder.config.tie_word_embeddings={str(tied).lower()}", "lora={targets: [q_proj]}"]
+    model = build(load_recipe(str(tiny_recipe), settings))
+    table = model.decoder.base.get_input_embeddings().weight.nbytes
+    tensors = {id(tensor): tensor.nbytes for tensor in [*model.decoder.parameters(), *model.decoder.buffers()]}
+    assert bytes_per_token(model) == sum(tensors.values()) - (0 if tied else table)
+
+
+def test_measurements_are_written_shown_and_compared(
+    nota: Callable[..., int], tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    flags = ["--rounds", 2, "--tokens", 2, "--audio-seconds", 1, "--recipe", tiny_recipe]
+    assert nota("efficiency", *flags, "--out", first) == 0
+    shown = capsys.readouterr()
+    for label in ("TTFT from waveform", "TPOT", "x floor", "peak while running", "resident set of the process"):
+        assert label in shown.out
+    assert "2 rounds counted" in shown.err
+    assert nota("efficiency", *flags, "--protocol", "organisers", "--out", second, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(second.read_text())
+    both = ["--compare", first, "--compare", second]
+    assert nota("efficiency", *both) == 0
+    shown = capsys.readouterr()
+    assert "differ in protocol" in shown.err
+    assert "ratio" in shown.out
+    assert nota("efficiency", *both, "--json") == 0
+    compared = json.loads(capsys.readouterr().out)
+    weights = next(row for row in compared["rows"] if row["figure"] == "all weights")
+    assert compared["names"] == ["first", "second"]
+    assert weights["ratios"] == [1.0]
+
+
+def test_wrong_use_of_compare_and_protocol_is_one_message(
+    nota: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.json"
+    bad.write_text("{}")
+    assert nota("efficiency", "--compare", bad) == 2
+    assert nota("efficiency", "--compare", bad, "--compare", bad) == 1
+    assert "bad.json: not a measurement" in capsys.readouterr().err
+    assert nota("efficiency", "--protocol", "theirs") == 2
