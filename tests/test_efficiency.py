@@ -168,7 +168,7 @@ reports = []
 for clear_refs in (memory.CLEAR_REFS, memory.Path("/nowhere/clear_refs")):
     memory.CLEAR_REFS = clear_refs
     before = memory.meter(CPU).now()
-    model = SleepyModel(prefill=0.02, weights=300.0, activations=200.0)
+    model = SleepyModel(prefill=0.02, weights=500.0, activations=1000.0)
     report = measure_model(model, "cpu", QUICK)
     reports.append(dict(report, before=before / 1e6))
     del model
@@ -183,9 +183,9 @@ def test_memory_of_a_known_allocation_is_reported_within_one_percent() -> None:
     assert done.returncode == 0, done.stderr
     reports = json.loads(done.stdout)
     for report in reports:
-        assert report["speech_encoder_mb"] == 300.0
-        assert report["memory_mb"]["after_loading"] - report["before"] == pytest.approx(300.0, rel=0.01)
-        assert report["memory_mb"]["activations_and_cache"] == pytest.approx(200.0, rel=0.01)
+        assert report["speech_encoder_mb"] == 500.0
+        assert report["memory_mb"]["after_loading"] - report["before"] == pytest.approx(500.0, rel=0.01)
+        assert report["memory_mb"]["activations_and_cache"] == pytest.approx(1000.0, rel=0.01)
         assert report["peak_memory_is"].startswith("resident set of the process")
     assert "sampled" in reports[1]["peak_memory_is"]
 
