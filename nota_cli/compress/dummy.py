@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from nota_cli.compress.gptq import _choose_kernel, _without_compile
 from nota_cli.compress.gptq_runtime import exact_scales, import_gptqmodel, quietly
-from nota_cli.compress.nf4 import default_attention, import_bitsandbytes, nf4_settings, repack_weights
+from nota_cli.compress.nf4 import import_bitsandbytes, nf4_settings, repack_weights
 from nota_cli.compress.weight_only import Int4PackLinear, PackedLinear
 from nota_cli.errors import RecipeError
+from nota_cli.model.attention import default_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

@@ -22,6 +22,7 @@ from nota_cli.compress.gptq_runtime import (
 )
 from nota_cli.compress.weight_only import Int4PackLinear, PackedLinear
 from nota_cli.errors import CheckpointError, RecipeError
+from nota_cli.model.attention import default_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -89,7 +90,7 @@ def load_gptq_decoder(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         config.quantization_config = {**quantisation, "backend": backend}
         if attn_implementation is None:
-            attn_implementation = "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
+            attn_implementation = default_attention(config)
         with quietly():
             model, loaded = AutoModelForCausalLM.from_pretrained(
                 folder,

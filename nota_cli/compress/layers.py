@@ -22,8 +22,7 @@ from nota_cli.errors import CheckpointError, UsageError, listing
 from nota_cli.files import atomic_folder
 from nota_cli.model.build import _audio_encoder, _speech_encoder
 from nota_cli.model.checkpoint import WEIGHTS
-from nota_cli.model.weights import read_json, read_safetensors
-from nota_cli.model.whisper import _weight_files
+from nota_cli.model.weights import read_json, read_safetensors, weight_files
 from nota_cli.recipe.load import dump_recipe
 from nota_cli.recipe.schema import Recipe
 
@@ -310,7 +309,7 @@ def _prune_decoder(source: Path, target: Path, keep: tuple[int, ...]) -> PartRep
         raise CheckpointError(
             f"decoder {source}: {total} layers by its config.json, but weights of {len(seen)} under {DECODER_STACK}"
         )
-    before, after = (sum(file.stat().st_size for file in _weight_files(folder)) for folder in (source, target))
+    before, after = (sum(file.stat().st_size for file in weight_files(folder)) for folder in (source, target))
     return PartReport("decoder", total, keep, before, after)
 
 

@@ -19,8 +19,7 @@ from nota_cli.errors import CheckpointError, RecipeError, UsageError, listing
 from nota_cli.files import atomic_folder
 from nota_cli.hub import TEXT_SUFFIXES, local_path
 from nota_cli.model.checkpoint import WEIGHTS
-from nota_cli.model.weights import read_json, read_safetensors
-from nota_cli.model.whisper import _weight_files
+from nota_cli.model.weights import read_json, read_safetensors, weight_files
 from nota_cli.recipe.load import dump_recipe, load_recipe
 from nota_cli.recipe.schema import Recipe
 
@@ -195,7 +194,7 @@ def rewrite_decoder(
     Raises:
         CheckpointError: the weights are no safetensors, missing or damaged.
     """
-    files = _weight_files(source)
+    files = weight_files(source)
     target.mkdir(parents=True)
     for file in source.iterdir():
         if file.is_file() and file.suffix in TEXT_SUFFIXES and not file.name.endswith(".index.json"):

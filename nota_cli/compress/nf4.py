@@ -10,6 +10,7 @@ from torch import nn
 
 from nota_cli.compress.gptq_runtime import quietly
 from nota_cli.errors import CheckpointError, UsageError, listing
+from nota_cli.model.attention import default_attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -127,11 +128,6 @@ def nf4_settings(dtype: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-
-
-def default_attention(config: object) -> str:
-    """Gemma 2 caps its attention scores, which the fused kernels leave out without a word."""
-    return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
 
 
 def repack_weights(model: nn.Module, enabled: bool = True) -> int:

@@ -19,6 +19,7 @@ from transformers.utils import logging as transformers_logging
 from nota_cli.errors import CheckpointError, RecipeError, listing
 from nota_cli.hub import local_path
 from nota_cli.model import llama_moe  # noqa: F401  (makes the family known to transformers)
+from nota_cli.model.attention import default_attention
 from nota_cli.model.tokenizer import dummy_tokenizer, load_tokenizer, special_ids
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 from nota_cli.recipe.schema import LoadFormat, Lora
@@ -121,7 +122,9 @@ def load_decoder(
     elif spec.config is not None:
         tokenizer = load_tokenizer(spec)
         config = _from_values({"vocab_size": len(tokenizer), **special_ids(tokenizer), **spec.config})
-        model = AutoModelForCausalLM.from_config(config, dtype=_dtype(spec), attn_implementation=_attention(config))
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=_dtype(spec), attn_implementation=default_attention(config)
+        )
         decoder = Decoder(model.to(device), tokenizer)
     else:
         decoder = _pretrained(spec, device, kernel)
@@ -156,7 +159,7 @@ def _pretrained(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
             folder,
             trust_remote_code=False,  # None would ask at the terminal whether to run the folder's code
             dtype=_dtype(spec),
-            attn_implementation=_attention(config),
+            attn_implementation=default_attention(config),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are reported below, with the rest
         )
@@ -226,11 +229,6 @@ def refuse_unknown(where: str, values: Mapping[str, object], known: Mapping[str,
     unknown = [key for key in values if key not in known]
     if unknown:
         raise RecipeError(f"{where}: unknown key{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}")
-
-
-def _attention(config: object) -> str:
-    """Gemma 2 caps its attention scores, which the fused kernels leave out without a word."""
-    return "eager" if getattr(config, "attn_logit_softcapping", None) else "sdpa"
 
 
 def _dtype(spec: DecoderSpec) -> torch.dtype:

@@ -64,3 +64,24 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a JSON object. Download it again.")
     return content
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a Hugging Face folder: one, or the shards that its index names.
+
+    Raises:
+        CheckpointError: a file is missing, or the index is damaged.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError) as error:
+            raise CheckpointError(f"{index}: not an index of safetensors shards. Download it again.") from error
+        files = [folder / name for name in sorted(names)]
+    else:
+        files = [folder / "model.safetensors"]
+    for file in files:
+        if not file.is_file():
+            raise CheckpointError(f"{file}: missing. Download it, or save the model again as safetensors.")
+    return files

@@ -1,6 +1,5 @@
 """The Whisper encoder (Radford et al. 2022) for spectrograms of any length, with padding that changes nothing."""
 
-import json
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from transformers.models.whisper import modeling_whisper
 
 from nota_cli.errors import CheckpointError, DataError, listing
 from nota_cli.model.keys import key_problems
+from nota_cli.model.weights import weight_files
 
 ENCODER_PREFIXES = ("model.encoder.", "encoder.")  # with a language head, and without
 
@@ -93,7 +93,7 @@ def load_whisper_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -
     except StrictDataclassError as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}. Download it again.") from error
     weights: dict[str, torch.Tensor] = {}
-    for file in _weight_files(folder):
+    for file in weight_files(folder):
         weights.update(_encoder_weights(file, dtype))
     if not weights:
         raise CheckpointError(f"{folder}: holds no `{'` or `'.join(ENCODER_PREFIXES)}` weights. Is it a Whisper model?")
@@ -106,22 +106,6 @@ def load_whisper_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -
     encoder.load_state_dict(weights, assign=True)
     encoder.embed_positions.requires_grad_(False)
     return encoder.eval()
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError) as error:
-            raise CheckpointError(f"{index}: not an index of safetensors shards. Download it again.") from error
-        files = [folder / name for name in sorted(names)]
-    else:
-        files = [folder / "model.safetensors"]
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{file}: missing. Download it, or save the model again as safetensors.")
-    return files
 
 
 def _encoder_weights(file: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
