@@ -1,0 +1,308 @@
+"""The greedy loop: the tokens of transformers' own, whatever the batch, the family, the adapters and what was kept."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+
+from nota_cli.compress.merge import lean_lora, merge_lora
+from nota_cli.data.annotation import read_annotation
+from nota_cli.data.audio import load_audio
+from nota_cli.data.inputs import Features, extract
+from nota_cli.efficiency import Settings, measure_model
+from nota_cli.inference import predict
+from nota_cli.model.attention import default_attention
+from nota_cli.model.audio_lm import AudioLM
+from nota_cli.model.build import build
+from nota_cli.model.decoder import Decoder
+from nota_cli.model.decoding import GreedyDecoder, Rules
+from nota_cli.prompts import Query
+from nota_cli.recipe.load import load_recipe
+from nota_cli.recipe.schema import Lora
+
+SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
+SIZES = {"vocab_size": 80, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
+SIZES |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+FAMILIES = {
+    "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
+    "llama": {},
+    "qwen2": {},
+    "llama_moe": {"num_experts": 4, "num_selects": 2, "size_experts": [[32] * 4] * 2},
+}
+HEAD = [1, 5, 6, 7, 8]
+ENDS = (2, 11, 12, 13, 14, 15)
+
+
+def make_decoder(family: str, adapted: bool = False, **changes: object) -> Decoder:
+    torch.manual_seed(2)
+    config = AutoConfig.for_model(family, **{**SIZES, **FAMILIES[family], **changes})
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=default_attention(config))
+    decoder = Decoder(model, SimpleNamespace())
+    if adapted:
+        decoder.add_lora(Lora(rank=4, alpha=16, targets=["q_proj", "v_proj", "o_proj"]))
+        with torch.no_grad():
+            for name, parameter in decoder.named_parameters():
+                if "lora_B" in name:
+                    parameter.normal_(0, 0.2)
+    return decoder.eval()
+
+
+def make_prompts(decoder: Decoder, lengths: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Left-padded prompts that begin with `HEAD`, and their mask."""
+    generator = torch.Generator().manual_seed(seed)
+    embeds = torch.zeros(len(lengths), max(lengths), 64)
+    mask = torch.zeros(embeds.shape[:2], dtype=torch.long)
+    for row, length in enumerate(lengths):
+        head = decoder.embed(torch.tensor(HEAD)).detach()
+        embeds[row, -length:] = torch.cat([head, 0.5 * torch.randn(length - len(HEAD), 64, generator=generator)])
+        mask[row, -length:] = 1
+    dtype = next(decoder.parameters()).dtype
+    return embeds.to(dtype), mask
+
+
+@torch.inference_mode()
+def plain_tokens(decoder: Decoder, embeds: Tensor, mask: Tensor, rules: Rules) -> Tensor:
+    penalty = rules.repetition_penalty
+    return decoder.model.generate(
+        inputs_embeds=embeds,
+        attention_mask=mask,
+        max_new_tokens=rules.max_new_tokens,
+        num_beams=1,
+        do_sample=False,
+        logits_processor=LogitsProcessorList([RepetitionPenaltyLogitsProcessor(penalty)] if penalty != 1.0 else []),
+        eos_token_id=list(rules.end_ids),
+        pad_token_id=rules.pad_id,
+    )
+
+
+@contextmanager
+def watch_logits(model: nn.Module) -> Iterator[list[Tensor]]:
+    """The last place's logits of each forward pass."""
+    seen: list[Tensor] = []
+    hook = model.register_forward_hook(lambda module, inputs, output: seen.append(output.logits[:, -1].float()))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def listen(model: AudioLM, clips: Path) -> list[tuple[Features, list[Query]]]:
+    """Batches of five clips, of one, and of two."""
+    rows = read_annotation(clips / "all.json")
+    waves, queries = [load_audio(clips / row.path) for row in rows], [Query(row.task) for row in rows]
+    bins = model.speech_encoder.config.num_mel_bins
+    return [(extract(waves[part], bins, pad="clip"), queries[part]) for part in (slice(5), slice(1), slice(1, 3))]
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_tokens_are_those_of_transformers(family: str, adapted: bool) -> None:
+    decoder = make_decoder(family, adapted)
+    fixed = GreedyDecoder(decoder)
+    lengths, ended = [], 0
+    for penalty in (1.0, 1.7):
+        for sizes, count in (((14,), 20), ((9, 20, 7, 12, 20), 30), ((12, 6), 1), ((25, 8, 6, 30, 6), 50)):
+            embeds, mask = make_prompts(decoder, sizes, seed=count)
+            rules = Rules(count, ENDS, 0, penalty)
+            expected = plain_tokens(decoder, embeds, mask, rules)
+            ended += int((expected[:, -1] == 0).sum())
+            for heads in ([], [HEAD] * len(sizes), [HEAD] * len(sizes)):  # nothing known, kept, used
+                assert torch.equal(fixed.generate(embeds, mask, rules, heads), expected)
+            lengths.append(expected.size(1))
+    assert ended >= 2  # rows that were done while others went on
+    assert max(lengths) > 8
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_kept_prefix_changes_logits_by_rounding_alone(family: str) -> None:
+    decoder = make_decoder(family)
+    fixed, rules = GreedyDecoder(decoder), Rules(8, (), 0)
+    passes = []
+    for seed, heads in ((4, [HEAD] * 3), (3, []), (3, [HEAD] * 3), (3, [HEAD[:3], [*HEAD[:3], 9], HEAD])):
+        with watch_logits(decoder.base) as logits:
+            fixed.generate(*make_prompts(decoder, (9, 14, 7), seed), rules, heads)
+        passes.append(torch.stack(logits))
+    _, whole, *reusing = passes
+    for found in reusing:
+        assert not torch.equal(found, passes[0])
+        assert float((found - whole).norm() / whole.norm()) < 1e-5
+
+
+def test_nothing_stale_is_used(tiny_recipe: Path, clips: Path) -> None:
+    """Weights changed in place, adapters switched off or merged: what was kept no longer holds."""
+    settings = ["lora={rank: 4, alpha: 16, targets: [q_proj, v_proj]}", "generate.max_new_tokens=12"]
+    model = build(load_recipe(str(tiny_recipe), settings))
+    with torch.no_grad():
+        for name, parameter in model.decoder.named_parameters():
+            parameter += (0.2 if "lora_" in name else 0.1) * torch.randn_like(parameter)
+    features, queries = listen(model, clips)[0]
+    plain = model.recipe.generate.model_copy(update={"decoding": "plain"})
+    texts = set()
+
+    def check() -> None:
+        found = model.generate(features, queries)
+        assert found == model.generate(features, queries) == model.generate(features, queries, plain)
+        texts.add(tuple(found))
+
+    check()
+    with model.decoder.model.disable_adapter():
+        check()
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.mul_(1.2)
+    check()
+    assert len(texts) == 3
+    assert merge_lora(model) == 4
+    check()
+    assert model.greedy.cache_bytes() > 0
+    model.train()
+    assert model.greedy.cache_bytes() == 0
+    assert not model.greedy.takes(10)  # dropout is on
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.7])
+def test_a_system_says_the_same_either_way(tiny_checkpoint: Path, clips: Path, penalty: float) -> None:
+    model = AudioLM.from_pretrained(tiny_checkpoint)
+    auto = model.recipe.generate.model_copy(update={"repetition_penalty": penalty, "max_new_tokens": 20})
+    plain, once = auto.model_copy(update={"decoding": "plain"}), auto.model_copy(update={"max_new_tokens": 1})
+    for features, queries in listen(model, clips):
+        expected = model.generate(features, queries, plain)
+        assert any(expected)
+        model.greedy.reuse_prefix = False
+        assert model.generate(features, queries, auto) == expected
+        model.greedy.reuse_prefix = True
+        assert model.generate(features, queries, auto) == model.generate(features, queries, auto) == expected
+        one = once.model_copy(update={"decoding": "plain"})
+        assert model.generate(features, queries, once) == model.generate(features, queries, one)
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+@pytest.mark.parametrize("decoding", ["auto", "plain"])
+def test_punished_repetition_does_not_depend_on_the_batch(
+    tiny_checkpoint: Path, clips: Path, decoding: str, beams: int
+) -> None:
+    """transformers 5.23 spares as many generated tokens as a row has padding, when it is asked by name."""
+    model = AudioLM.from_pretrained(tiny_checkpoint)
+    changes = {"repetition_penalty": 1.7, "max_new_tokens": 12, "beams": beams, "decoding": decoding, "batch_size": 1}
+    settings = model.recipe.generate.model_copy(update=changes)
+    rows = read_annotation(clips / "all.json")
+    alone = predict(model, rows, clips, settings=settings, workers=0)
+    together = predict(model, rows, clips, settings=settings.model_copy(update={"batch_size": 5}), workers=0)
+    assert alone == together
+
+
+@pytest.mark.parametrize("quantisation", ["gptq", "nf4"])
+def test_quantised_decoders_say_the_same_either_way(tiny_recipe: Path, clips: Path, quantisation: str) -> None:
+    if quantisation == "nf4":
+        pytest.importorskip("bitsandbytes")
+    settings = [f"decoder.quantisation={quantisation}", "decoder.train=false", "generate.max_new_tokens=12"]
+    torch.manual_seed(4)
+    model = build(load_recipe(str(tiny_recipe), [*settings, "lora={targets: [q_proj]}"]), load_format="dummy")
+    plain = model.recipe.generate.model_copy(update={"decoding": "plain"})
+    for features, queries in listen(model, clips) * 2:
+        assert model.generate(features, queries) == model.generate(features, queries, plain)
+
+
+def test_lean_adapters_compute_the_same_to_the_bit() -> None:
+    model = AudioLM.from_pretrained(SHIPPED)
+    rows, samples = read_annotation(SHIPPED / "samples" / "asr.json"), SHIPPED / "samples"
+    texts = predict(model, rows, samples, workers=0)
+    prompt = {"inputs_embeds": torch.randn(2, 9, 160), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
+    with torch.no_grad():
+        expected = model.decoder.base(**prompt).logits
+        assert lean_lora(model) == 6
+        assert torch.equal(model.decoder.base(**prompt).logits, expected)
+    assert predict(model, rows, samples, workers=0) == texts
+    assert lean_lora(model) == 0
+
+
+@pytest.mark.parametrize(("dtype", "alpha", "replaced"), [("float32", 16, 6), ("bfloat16", 16, 6), ("float32", 12, 0)])
+def test_lean_adapters_need_a_scale_that_does_not_round(dtype: str, alpha: int, replaced: int) -> None:
+    decoder = make_decoder("llama", adapted=True).to(getattr(torch, dtype))
+    for module in decoder.modules():
+        if isinstance(module, LoraLayer):
+            module.scaling = {"default": alpha / 4}
+    embeds, mask = make_prompts(decoder, (9, 6))
+    with torch.no_grad():
+        expected = decoder.base(inputs_embeds=embeds, attention_mask=mask).logits
+        assert lean_lora(SimpleNamespace(decoder=decoder)) == replaced
+        assert torch.equal(decoder.base(inputs_embeds=embeds, attention_mask=mask).logits, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_is_harmless_in_half_precision(family: str, dtype: torch.dtype) -> None:
+    decoder = make_decoder(family).to(dtype)
+    fixed, rules = GreedyDecoder(decoder), Rules(6, (), 0)
+    for _ in range(2):
+        with watch_logits(decoder.base) as logits:
+            fixed.generate(*make_prompts(decoder, (30, 6, 11)), rules, [HEAD] * 3)
+        assert all(bool(values.isfinite().all()) for values in logits)
+
+
+def test_one_cache_is_kept_and_shared_by_lengths_that_fit() -> None:
+    decoder = make_decoder("llama")
+    fixed = GreedyDecoder(decoder)
+    sizes = []
+    for lengths, count in (((30, 40), 60), ((30, 20), 60), ((50, 20), 70), ((20, 9), 10), ((9,), 10)):
+        fixed.generate(*make_prompts(decoder, lengths), Rules(count, (), 0), [HEAD] * len(lengths))
+        sizes.append(fixed.cache_bytes() // (2 * 2 * 2 * 16 * 4))  # layers, keys and values, heads, width, bytes
+    assert sizes == [2 * 128, 2 * 128, 2 * 128, 2 * 128, 64]
+
+
+def test_what_it_does_not_take_goes_the_plain_way(tiny_recipe: Path, clips: Path) -> None:
+    decoder = make_decoder("gemma2", sliding_window=32)
+    fixed = GreedyDecoder(decoder)
+    assert fixed.takes(32)
+    assert not fixed.takes(33)
+    decoder.base.generation_config.no_repeat_ngram_size = 2
+    assert not fixed.takes(32)
+    model = build(load_recipe(str(tiny_recipe), ["decoder.config.sliding_window=8"]))
+    features, queries = listen(model, clips)[0]
+    plain = model.recipe.generate.model_copy(update={"decoding": "plain"})
+    assert model.generate(features, queries) == model.generate(features, queries, plain)
+    assert model.greedy.cache_bytes() == 0
+
+
+@pytest.mark.parametrize(("decoding", "named"), [("auto", "static cache"), ("plain", "plain")])
+def test_efficiency_measures_the_loop_that_runs(
+    tiny_recipe: Path, decoding: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nota_cli.efficiency.floor.BUFFER_BYTES", {"cpu": 2**20})  # floors are of no matter here
+    monkeypatch.setattr("nota_cli.efficiency.floor.LARGEST_MATRIX", {"cpu": 256})
+    model = build(load_recipe(str(tiny_recipe), [f"generate.decoding={decoding}"]))
+    steps = []
+    body = model.decoder.base.get_submodule("model")
+    hook = body.register_forward_pre_hook(lambda module, inputs, named: steps.append(named), with_kwargs=True)
+    report = measure_model(model, "cpu", Settings(audio_seconds=1.0, tokens=3, rounds=2, warm_up=0))
+    hook.remove()
+    assert report["decoding"] == named
+    caches = {type(step["past_key_values"]).__name__ for step in steps if step.get("input_ids") is not None}
+    assert caches == {"FixedCache" if decoding == "auto" else "DynamicCache"}
+    assert report["seconds"]["tpot"]["count"] == 2 * 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("penalty", [1.0, 1.7])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_graph_gives_the_tokens_of_eager_steps(
+    family: str, penalty: float, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decoder = make_decoder(family, adapted=True).to("cuda")
+    graphs, on_cpu = GreedyDecoder(decoder), make_decoder(family, adapted=True)
+    for sizes, count in (((9, 20, 7), 30), ((12, 6, 8), 30), ((14,), 20), ((12, 6), 1), ((12, 6), 2)):
+        for _ in range(2):
+            embeds, mask = make_prompts(on_cpu, sizes, seed=count)
+            rules = Rules(count, ENDS, 0, penalty)
+            found = graphs.generate(embeds.cuda(), mask.cuda(), rules, [HEAD] * len(sizes))
+            assert torch.equal(found, plain_tokens(decoder, embeds.cuda(), mask.cuda(), rules).cpu())
+    warned = "cannot be a CUDA graph" in capsys.readouterr().err
+    assert warned == (graphs.kind == "static cache") == (family == "llama_moe")
