@@ -21,10 +21,10 @@ SIZES = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "n
 SIZES |= {"initializer_range": 0.1}  # at the usual 0.02 a decoder so narrow says the same whatever it hears
 FAMILIES = {
     "vicuna": {"model_type": "llama"},
+    "LLaMA-MoE": {"model_type": "llama_moe", "num_experts": 4, "num_selects": 2, "size_experts": [[32] * 4] * 2},
     "Llama": {"model_type": "llama", "num_key_value_heads": 1},
     "gemma": {"model_type": "gemma2", "num_key_value_heads": 1, "head_dim": 32, "query_pre_attn_scalar": 32},
     "Qwen": {"model_type": "qwen2", "num_key_value_heads": 1},
-    "LLaMA-MoE": {"model_type": "llama_moe", "num_experts": 4, "num_selects": 2, "size_experts": [[32] * 4] * 2},
 }
 AUDIO = {
     "beats": {
@@ -46,7 +46,7 @@ def test_the_recipes_of_the_seed_systems_are_there() -> None:
     main = {"salmonn-7b", "salmonn-3b", "gemma2-2b-gptq", "qwen2.5-0.5b-ced", "llama3.2-1b-bnb4"}
     trials = {"whisper-turbo-3b", "no-beats", "eat", "distill-qwen-1.5b", "qlora-3b", "llama3.2-3b-bnb4"}
     trials |= {"llama3.2-8b-bnb4", "qwen2.5-0.5b", "llama-moe"}
-    assert main | trials <= set(recipe_names())
+    assert main | trials | set(SLIM) <= set(recipe_names())
 
 
 # Parameters in millions: of Whisper's encoders, BEATs, CED-small and EAT-base, and of the decoders, as published.
@@ -62,6 +62,14 @@ DECODERS = {
     "unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit": 8030,
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1777,
     "llama-moe/LLaMA-MoE-v1-3_0B-2_16": 6738,
+    "weights/gemma2-2b-gptq-32k": 2614 - (256_000 - 32_768) * 2_304 / 1e6,
+    "weights/qwen2.5-0.5b-32k": 494 - (151_936 - 32_768) * 896 / 1e6,
+    "weights/llama3.2-1b-bnb4-32k": 1236 - (128_256 - 32_768) * 2_048 / 1e6,
+}
+SLIM = {
+    "gemma2-2b-gptq-slim": "gemma2-2b-gptq",
+    "qwen2.5-0.5b-ced-slim": "qwen2.5-0.5b-ced",
+    "llama3.2-1b-slim": "llama3.2-1b-bnb4",
 }
 
 
@@ -85,6 +93,14 @@ def test_a_recipe_builds_at_its_true_size_on_the_meta_device(name: str) -> None:
     assert (four_bit["decoder"] > 0) == (recipe.decoder.quantisation != "none")
 
 
+@pytest.mark.parametrize(("slim", "team"), SLIM.items())
+def test_a_slim_recipe_holds_less_than_half_of_its_teams_bytes(slim: str, team: str) -> None:
+    size = {}
+    for name in (slim, team):
+        size[name] = sum(part.bytes for part in inventory(build(load_recipe(name), "meta", load_format="dummy")))
+    assert size[slim] <= 0.45 * size[team]
+
+
 @pytest.fixture(scope="session")
 def tiny_decoder(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Path]:
     """A decoder folder of the recipe's family and format, two layers deep; made once for all recipes that share it."""
@@ -97,8 +113,8 @@ def tiny_decoder(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     def make(recipe: Recipe) -> Path:
         name = recipe.decoder.path.split("/")[1]
-        family = next(family for family in FAMILIES if name.startswith(family) or family in name)
-        packed = "gptq" if recipe.decoder.quantisation == "gptq" else "nf4" if name.endswith("bnb-4bit") else "full"
+        family = next(family for family in FAMILIES if family.lower() in name.lower())
+        packed = "gptq" if recipe.decoder.quantisation == "gptq" else "nf4" if "bnb" in name else "full"
         key = f"{family}-{packed}"
         if key not in made:
             folder = tmp_path_factory.mktemp(key)

@@ -84,10 +84,16 @@ def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    beside = file.parent / f"{base}.yaml"
-    # A user's own version of a shipped recipe may keep its name.
-    own = beside.is_file() and beside.absolute() != file.absolute()
-    return _merge(_read(beside if own else find_recipe(str(base)), (*seen, file)), values)
+    return _merge(_read(_find_base(str(base), file), (*seen, file)), values)
+
+
+def _find_base(base: str, file: Path) -> Path:
+    """A recipe or checkpoint folder beside `file`, or else what `find_recipe` finds."""
+    for beside in (file.parent / f"{base}.yaml", file.parent / base, file.parent / base / "recipe.yaml"):
+        # A user's own version of a shipped recipe may keep its name.
+        if beside.is_file() and beside.absolute() != file.absolute():
+            return beside
+    return find_recipe(base)
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,10 @@ PUBLISHED = {
     "deepseek-r1-distill-qwen-1.5b": 1_777_088_000,
     "llama-moe-v1-3_5b-2_8": 6.7e9,  # all experts
     "llama-moe-v1-3_0b-2_16": 6.7e9,
+    # after trimming: less one row of the embedding for each token that went
+    "gemma2-2b-gptq-32k": 2_614_341_888 - (256_000 - 32_768) * 2_304,
+    "qwen2.5-0.5b-32k": 494_032_768 - (151_936 - 32_768) * 896,
+    "llama3.2-1b-bnb4-32k": 1_235_814_400 - (128_256 - 32_768) * 2_048,
 }
 ENCODERS = {
     "beats": ("BeatsConfig", "BeatsEncoder"),
