@@ -30,7 +30,10 @@ def quantize(
     table("Relative output error of the quantised layers", ["layer", "plain rounding", "GPTQ"], rows)
 
 
-@compress_app.command(epilog="Example: `nota prune-vocabulary checkpoints/mine --annotation train.json --out smaller`")
+@compress_app.command(
+    epilog="Examples: `nota prune-vocabulary checkpoints/mine --annotation train.json --out smaller`, "
+    "and with `--size 32000` no more than so many tokens"
+)
 def prune_vocabulary(
     source: Annotated[str, typer.Argument(help="A checkpoint folder, or a recipe whose decoder is a local folder.")],
     out: Annotated[Path, typer.Option(help="Checkpoint or decoder folder to write.")],
@@ -38,14 +41,18 @@ def prune_vocabulary(
     texts: Annotated[list[Path] | None, typer.Option(help="Text files, every line of which counts.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="A token to keep in any case.")] = None,
     multiple: Annotated[int, typer.Option(min=1, help="Fill up to a multiple of so many rows.")] = 1,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="At most so many tokens; those that the texts use most stay.")
+    ] = None,
 ) -> None:
     """Keep the tokens that given texts need, and shrink embedding, output head and tokenizer to them.
 
-    The recipe's prompts count always. Any other text can still be read and written, in more tokens.
+    The recipe's prompts count always. Any other text can still be read and written, in more tokens (with a word-level
+    tokenizer other words are unknown). What `--size` costs is in the table: how much longer the texts become.
     """
     from nota_cli.commands_compress import run_prune_vocabulary
 
-    report = run_prune_vocabulary(source, out, annotation or [], texts or [], keep or [], multiple)
+    report = run_prune_vocabulary(source, out, annotation or [], texts or [], keep or [], multiple, size)
     table(f"Vocabulary in {out}", ["", "before", "after"], report)
 
 

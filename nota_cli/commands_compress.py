@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -49,7 +50,13 @@ def run_quantize(recipe: Recipe, out: Path, bits: int, group_size: int, clips: i
 
 
 def run_prune_vocabulary(
-    source: str, out: Path, annotations: Sequence[Path], files: Sequence[Path], keep: Sequence[str], multiple: int
+    source: str,
+    out: Path,
+    annotations: Sequence[Path],
+    files: Sequence[Path],
+    keep: Sequence[str],
+    multiple: int,
+    size: int | None = None,
 ) -> list[list[str]]:
     """A checkpoint folder or a recipe's decoder to one with fewer tokens; returns the table of what became smaller."""
     from nota_cli.compress.vocabulary import prune_checkpoint, prune_recipe
@@ -67,15 +74,23 @@ def run_prune_vocabulary(
             texts += file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--texts {file}: not a text file in UTF-8 ({error})") from error
-    questions = sorted({row.question for row in rows if row.question})
+    questions = [row.question for row in rows if row.question]
     folder = Path(source)
     is_checkpoint = (folder / WEIGHTS).is_file() and (folder / "recipe.yaml").is_file()
+    options: Any = {"questions": questions, "keep": keep, "multiple": multiple, "size": size}
     if is_checkpoint:
-        report = prune_checkpoint(folder, out, texts, questions=questions, keep=keep, multiple=multiple)
+        report = prune_checkpoint(folder, out, texts, **options)
     else:
-        report = prune_recipe(recipe, out, texts, questions=questions, keep=keep, multiple=multiple)
+        report = prune_recipe(recipe, out, texts, **options)
     megabytes = [f"{size / 1e6:,.1f}" for size in (report.bytes_before, report.bytes_after)]
-    return [["tokens", f"{report.before:,}", f"{report.after:,}"], ["MB of the decoder", *megabytes]]
+    length = report.length
+    growth, kept = length.after / max(length.before, 1) - 1, length.kept / max(length.before, 1)
+    return [
+        ["tokens", f"{report.before:,}", f"{report.after:,}"],
+        ["MB of the decoder", *megabytes],
+        ["the texts in tokens", f"{length.before:,}", f"{length.after:,} ({growth:+.1%})"],
+        ["of these still one token each", "", f"{length.kept:,} ({kept:.1%})"],
+    ]
 
 
 def run_prune_layers(

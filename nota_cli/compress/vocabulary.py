@@ -5,19 +5,15 @@ The trimmed decoder gives what the full one gives with all other tokens forbidde
 """
 
 import json
-import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
 from nota_cli.compress.vocabulary_tokenizer import (
+    Length,
     always_needed,
     check,
     encode,
@@ -28,6 +24,15 @@ from nota_cli.compress.vocabulary_tokenizer import (
     trim,
     trim_companion,
 )
+from nota_cli.compress.vocabulary_weights import (
+    EMBEDDING_OR_HEAD,
+    count_rows,
+    read_object,
+    shapes,
+    weight_files,
+    write_json,
+    write_weights,
+)
 from nota_cli.errors import CheckpointError, UsageError, listing
 from nota_cli.files import atomic_folder, write_text
 from nota_cli.hub import local_path
@@ -36,9 +41,6 @@ from nota_cli.recipe.load import dump_recipe, load_recipe
 from nota_cli.recipe.schema import Decoder, Recipe
 
 MAPPING = "vocabulary.json"
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PER_TOKEN = re.compile(r"(^|\.)(embed_tokens\.weight|lm_head\.weight|lm_head\.bias)$")
-EMBEDDING_OR_HEAD = re.compile(r"(^|\.)(embed_tokens|lm_head)\.")
 CONFIGS = ("config.json", "generation_config.json")
 ADDED = "added_tokens.json"
 COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", ADDED)
@@ -60,6 +62,7 @@ class VocabularyReport:
         used: different tokens in the texts; the rest of `after` are specials, bytes and what longer tokens grow from.
         bytes_before: of the full decoder's files of weights.
         bytes_after: of the trimmed decoder's.
+        length: what the given texts are in tokens, before and after; prompts are not counted.
     """
 
     before: int
@@ -68,17 +71,20 @@ class VocabularyReport:
     used: int
     bytes_before: int
     bytes_after: int
+    length: Length
 
 
 def prune_vocabulary(
     folder: Path,
     out: Path,
-    texts: Iterable[str],
+    texts: Iterable[str] | Mapping[str, int],
     *,
+    required: Iterable[str] = (),
     keep: Iterable[str] = (),
     tokenizer: Path | None = None,
     pad_token: str | None = None,
     multiple: int = 1,
+    size: int | None = None,
 ) -> VocabularyReport:
     """Write to `out` the decoder of `folder` with the tokens that `texts` need, and no others.
 
@@ -87,20 +93,27 @@ def prune_vocabulary(
     tokens that decode to it; special tokens that have a role in the tokenizer's or the model's config or in the chat
     template. A word-level tokenizer has nothing to fall back on: other words become the unknown word.
 
+    Where `size` leaves no room for all, the tokens that `texts` use most stay, each with all that it is merged from;
+    one that would bring too many is passed over for the next.
+
     Tokens keep their order. Weights are read file by file and copied as they are, but for the rows of `embed_tokens`
     and `lm_head`. `vocabulary.json` holds `old_ids`: for each id in `out` the one in `folder`, null for a new row.
 
     Args:
         folder: config.json and safetensors, in any quantisation that leaves embedding and output layer alone.
         out: the new folder.
-        texts: everything the decoder reads or writes, in the pieces that are tokenised (see `corpus_texts`).
+        texts: what the decoder reads or writes, in the pieces that are tokenised (see `corpus_texts`); those that
+            come twice count twice. Or how often each counts.
+        required: pieces of which every token stays whatever `size` is, such as prompts.
         keep: further tokens, as the vocabulary spells them.
         tokenizer: folder of the tokenizer, if it is not beside the weights.
         pad_token: the recipe's `decoder.pad_token`; it gets the row that it would get as the full decoder is loaded.
         multiple: the first of the dropped tokens stay too, until the number of rows is a multiple of this.
+        size: the largest number of rows.
 
     Raises:
-        UsageError: `out` exists or cannot be written to, there are no texts, or `keep` names what is no token.
+        UsageError: `out` exists or cannot be written to, there are no texts, `keep` names what is no token, or what
+            has to stay is more than `size`.
         CheckpointError: no tokenizer.json, an incomplete set of weights, a quantised embedding or output layer, or a
             tokenizer of a kind that cannot be trimmed exactly.
     """
@@ -113,13 +126,13 @@ def prune_vocabulary(
             f"tokenizer {source}: no tokenizer.json there, and only such tokenizers can be trimmed. "
             "Load it with transformers' AutoTokenizer and save it: that writes the file."
         )
-    files = _weight_files(folder)
-    rows = _count_rows(folder, files)
-    configs = {name: _read_json(folder / name) for name in CONFIGS if name == CONFIGS[0] or (folder / name).exists()}
+    files = weight_files(folder)
+    rows = count_rows(folder, files)
+    configs = {name: read_object(folder / name) for name in CONFIGS if name == CONFIGS[0] or (folder / name).exists()}
     unclear = [f"{name}: {key}" for name, values in configs.items() for key in UNCLEAR if values.get(key)]
     if unclear:
         raise CheckpointError(f"decoder {folder} has settings by token that cannot be kept; remove\n{listing(unclear)}")
-    companions = {name: _read_json(source / name) for name in COMPANIONS if (source / name).exists()}
+    companions = {name: read_object(source / name) for name in COMPANIONS if (source / name).exists()}
 
     full = load_tokenizer(Decoder(path=str(source)))
     if pad_token is not None:
@@ -127,14 +140,19 @@ def prune_vocabulary(
     ids = full.get_vocab()
     loaded = json.loads(full.backend_tokenizer.to_str())
     # The file, but with its merges in one format, and with tokens that only the files beside it add.
-    content = {**_read_json(source / "tokenizer.json"), **{key: loaded[key] for key in ("model", "added_tokens")}}
-    texts = list(dict.fromkeys(texts))
-    used = {token for row in encode(full, texts) for token in row}
+    content = {**read_object(source / "tokenizer.json"), **{key: loaded[key] for key in ("model", "added_tokens")}}
+    required, counts = list(required), Counter(texts)
+    for piece in required:
+        counts.setdefault(piece, 0)
+    used: Counter[int] = Counter()
+    for times, row in zip(counts.values(), encode(full, list(counts)), strict=True):
+        for token in row:
+            used[token] += times
     if not used:
         raise UsageError("there are no texts to keep tokens for; give the prompts and answers the decoder will see")
     # Tokens beyond the rows are never read, unless the decoder is given rows for them as it is loaded.
     known = {number for number in ids.values() if number < rows or pad_token is not None}
-    if not used <= known:
+    if not set(used) <= known:
         raise CheckpointError(f"tokenizer {source} has tokens beyond the {rows} rows of decoder {folder}")
     keep = set(keep)
     if keep - set(ids):
@@ -143,11 +161,16 @@ def prune_vocabulary(
     named = keep.union(*map(named_tokens, companions.values()), () if pad_token is None else (pad_token,))
     template = str(full.chat_template or "")
     named |= {token["content"] for token in content["added_tokens"] if token["content"] in template}
-    wanted = used | always_needed(content) | processor_ids(content) | {ids[token] for token in named & set(ids)}
-    wanted = wanted.union(*map(_config_ids, configs.values())) & known
+    wanted = always_needed(content) | processor_ids(content) | {ids[token] for token in named & set(ids)}
+    wanted = wanted.union(*map(_config_ids, configs.values()))
+    wanted.update(used if size is None else (token for row in encode(full, required) for token in row))
+    wanted &= known
     grow, own = growth(content["model"]), set(own_ids(content["model"]).values())
     kept = set().union(*map(grow, wanted))
-    _fill(kept, multiple, sorted(own & known), grow)
+    if size is not None:
+        _refuse_small(size, _up_to(len(kept), multiple))
+        _add(kept, size - size % multiple, sorted(used, key=lambda token: (-used[token], token)), grow)
+    _add(kept, _up_to(len(kept), multiple), sorted(own & known), grow)
     order = sorted(kept, key=lambda number: (number not in own, number))  # added tokens are numbered last at loading
     new = {old: number for number, old in enumerate(order)}
     old_ids = [number if number < rows else None for number in order]
@@ -158,18 +181,18 @@ def prune_vocabulary(
             if path.is_file() and not stale:  # licence, chat template, how it was quantised
                 shutil.copyfile(path, part / path.name)
         for name, values in configs.items():
-            _write_json(part / name, _renumber(values, new))
-        _write_json(part / "tokenizer.json", trim(content, new), indent=None)
+            write_json(part / name, _renumber(values, new))
+        write_json(part / "tokenizer.json", trim(content, new), indent=None)
         left = {token: new[number] for token, number in ids.items() if number in new}
         for name, values in companions.items():
             known_still = {token: left[token] for token in values if token in left}
-            _write_json(part / name, known_still if name == ADDED else trim_companion(values, left))
-        _write_json(part / MAPPING, {"vocab_size": rows, "old_ids": old_ids}, indent=None)
-        _write_weights(folder, files, part, old_ids)
-        check(full, load_tokenizer(Decoder(path=str(part))), texts, new, source)
+            write_json(part / name, known_still if name == ADDED else trim_companion(values, left))
+        write_json(part / MAPPING, {"vocab_size": rows, "old_ids": old_ids}, indent=None)
+        write_weights(folder, files, part, old_ids)
+        length = check(full, load_tokenizer(Decoder(path=str(part))), counts, new, source)
         after = sum((part / file.name).stat().st_size for file in files)
     before = sum(file.stat().st_size for file in files)
-    return VocabularyReport(rows, len(order), len(ids), len(used), before, after)
+    return VocabularyReport(rows, len(order), len(ids), len(used), before, after, length)
 
 
 def prune_recipe(
@@ -180,10 +203,13 @@ def prune_recipe(
     questions: Sequence[str] = (),
     keep: Iterable[str] = (),
     multiple: int = 1,
+    size: int | None = None,
 ) -> VocabularyReport:
     """Trim the decoder that a recipe names to the recipe's prompts and `texts`; `out` is a decoder folder.
 
-    The recipe runs on it with `decoder.path` set to it and `decoder.tokenizer` to nothing.
+    With `size`, the prompts' own tokens stay in any case; those of `questions` and `texts`, which count as often as
+    they come, as far as there is room. The recipe runs on it with `decoder.path` set to it and `decoder.tokenizer` to
+    nothing.
 
     Raises:
         UsageError: as `prune_vocabulary`; or the recipe's decoder starts from random weights.
@@ -192,14 +218,26 @@ def prune_recipe(
     spec = recipe.decoder
     if spec.path is None:
         raise UsageError(f"recipe {recipe.name}: its decoder starts from random weights; train it, trim the checkpoint")
+    frames, end = set(corpus_texts(recipe)), recipe.prompts.end_symbol
+    counts: Counter[str] = Counter()
+    for question in questions:
+        counts.update(set(corpus_texts(recipe, (), [question])) - frames)
+    answers = list(texts)
+    counts.update(answers)
+    if end is not None:  # the tokenizer's end-of-sequence token is kept in any case
+        for answer in answers:
+            counts.setdefault(answer + end, 0)
+    required = set(corpus_texts(recipe, (), questions if size is None else ()))
     return prune_vocabulary(
         local_path(spec.path),
         out,
-        corpus_texts(recipe, texts, questions),
+        counts,
+        required=sorted(required) if size is None or end is None else [*sorted(required), end],
         keep=[*keep, *([] if spec.bos_token is None else [spec.bos_token])],
         tokenizer=None if spec.tokenizer is None else local_path(spec.tokenizer, kind="tokenizer"),
         pad_token=spec.pad_token,
         multiple=multiple,
+        size=size,
     )
 
 
@@ -211,6 +249,7 @@ def prune_checkpoint(
     questions: Sequence[str] = (),
     keep: Iterable[str] = (),
     multiple: int = 1,
+    size: int | None = None,
 ) -> VocabularyReport:
     """Write to `out` the checkpoint folder `checkpoint` with its decoder trimmed; all else stays as it is.
 
@@ -230,14 +269,16 @@ def prune_checkpoint(
     recipe = load_recipe(str(checkpoint))
     recipe = recipe.model_copy(update={"decoder": own_decoder(recipe.decoder, checkpoint)})
     for file in sorted((checkpoint / "adapter").glob("*.safetensors")):
-        bound = [name for name in _shapes(file) if EMBEDDING_OR_HEAD.search(name)]
+        bound = [name for name in shapes(file) if EMBEDDING_OR_HEAD.search(name)]
         if bound:
             raise CheckpointError(
                 f"{file} has adapters on the embedding or the output layer, which belong to the full vocabulary:\n"
                 f"{listing(bound)}\nMerge them into the decoder, or train with other lora.targets."
             )
     with atomic_folder(out) as part:
-        report = prune_recipe(recipe, part / "decoder", texts, questions=questions, keep=keep, multiple=multiple)
+        report = prune_recipe(
+            recipe, part / "decoder", texts, questions=questions, keep=keep, multiple=multiple, size=size
+        )
         for name in (WEIGHTS, "metrics.json"):
             if (checkpoint / name).is_file():
                 shutil.copyfile(checkpoint / name, part / name)
@@ -268,14 +309,25 @@ def _refuse_existing(out: Path) -> None:
         raise UsageError(f"{out} exists already; remove it or choose another folder.")
 
 
-def _fill(kept: set[int], multiple: int, candidates: Sequence[int], grow: Callable[[int], set[int]]) -> None:
-    """Add tokens to `kept` until their number is a multiple; those that bring too many with them are passed over."""
-    target = -(-len(kept) // multiple) * multiple
+def _refuse_small(size: int, needed: int) -> None:
+    if size < needed:
+        raise UsageError(
+            f"a size of {size:,} is too small: {needed:,} tokens stay in any case (prompts, special tokens, those "
+            "asked for, bytes or single characters, all that they are merged from). Give that or more."
+        )
+
+
+def _up_to(count: int, multiple: int) -> int:
+    return -(-count // multiple) * multiple
+
+
+def _add(kept: set[int], limit: int, candidates: Sequence[int], grow: Callable[[int], set[int]]) -> None:
+    """Add tokens to `kept` until there are `limit`; those that bring too many with them are passed over."""
     for candidate in candidates:
-        if len(kept) == target:
+        if len(kept) == limit:
             return
-        more = kept | grow(candidate)
-        if len(more) <= target:
+        more = grow(candidate) - kept
+        if len(kept) + len(more) <= limit:
             kept |= more
 
 
@@ -293,97 +345,3 @@ def _renumber(values: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, An
             several = isinstance(value, list)
             changed[key] = [new[item] for item in value if item in new] or None if several else new.get(value)
     return {**values, **changed}
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files of weights; each is there and holds what the index says."""
-    if not (folder / INDEX).is_file():
-        found = [folder / SINGLE] if (folder / SINGLE).is_file() else sorted(folder.glob("*.safetensors"))
-        if len(found) != 1:
-            raise CheckpointError(f"decoder {folder}: no {SINGLE} there, nor {INDEX}. Convert its weights first.")
-        return found
-    places = _read_json(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise CheckpointError(f"{folder / INDEX} has no weight_map. Fetch the folder again.")
-    files = [folder / name for name in sorted(set(places.values()))]
-    problems = [f"not there: {file.name}" for file in files if not file.is_file()]
-    for file in filter(Path.is_file, files):
-        there = _shapes(file)
-        problems += [
-            f"not in {file.name}: {name}" for name in places if places[name] == file.name and name not in there
-        ]
-        problems += [f"in {file.name} alone: {name}" for name in there if places.get(name) != file.name]
-    if problems:
-        raise CheckpointError(
-            f"decoder {folder}: {INDEX} and the weights disagree. Fetch it again.\n{listing(problems)}"
-        )
-    return files
-
-
-def _count_rows(folder: Path, files: Sequence[Path]) -> int:
-    """Rows of the embedding, and of the output layer if it is stored."""
-    shapes = {name: shape for file in files for name, shape in _shapes(file).items() if EMBEDDING_OR_HEAD.search(name)}
-    packed = [name for name in shapes if not PER_TOKEN.search(name)]
-    if packed:
-        raise CheckpointError(
-            f"decoder {folder}: embedding or output layer is quantised; trim first.\n{listing(packed)}"
-        )
-    rows = {shape[0] for shape in shapes.values()}
-    if len(rows) != 1 or not any(name.endswith("embed_tokens.weight") for name in shapes):
-        found = [f"{name}: {list(shape)}" for name, shape in shapes.items()] or ["neither"]
-        raise CheckpointError(
-            f"decoder {folder}: an embed_tokens.weight is needed, and if stored an lm_head of as many rows; there are\n"
-            f"{listing(found)}"
-        )
-    return rows.pop()
-
-
-def _write_weights(folder: Path, files: Sequence[Path], part: Path, old_ids: Sequence[int | None]) -> None:
-    """Copy the files of weights one by one; where rows are tokens, the rows of `old_ids` alone."""
-    total = 0
-    for file in files:
-        with _open(file) as source:
-            tensors = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 (it is no dict)
-            for name in filter(PER_TOKEN.search, tensors):
-                tensors[name] = _take(tensors[name], old_ids)
-            total += sum(tensor.nbytes for tensor in tensors.values())
-            save_file(tensors, part / file.name, metadata=source.metadata())
-    if (folder / INDEX).is_file():
-        index = _read_json(folder / INDEX)
-        _write_json(part / INDEX, {**index, "metadata": {**(index.get("metadata") or {}), "total_size": total}})
-
-
-def _take(tensor: Tensor, old_ids: Sequence[int | None]) -> Tensor:
-    """Rows of a matrix or entries of a bias; a new row is the mean of all, as where the full decoder is loaded."""
-    taken = tensor[torch.tensor([number for number in old_ids if number is not None])]
-    fresh = len(old_ids) - len(taken)
-    if not fresh:
-        return taken
-    mean = tensor.mean(dim=0, dtype=torch.float32).to(tensor.dtype) if tensor.ndim == 2 else tensor.new_zeros(())
-    return torch.cat([taken, mean.expand(fresh, *taken.shape[1:])])
-
-
-def _shapes(file: Path) -> dict[str, list[int]]:
-    with _open(file) as tensors:
-        return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 (it is no dict)
-
-
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged ({error}). Fetch it again.") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} should hold a JSON object")
-    return values
-
-
-def _write_json(path: Path, values: Any, indent: int | None = 2) -> None:
-    path.write_text(json.dumps(values, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

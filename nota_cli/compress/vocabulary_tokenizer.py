@@ -1,6 +1,7 @@
 """What a `tokenizer.json` needs in order to cut some texts as before, and the file with that and nothing more."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,15 @@ ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_t
 LISTS = ("additional_special_tokens", "extra_special_tokens")
 BYTES = [f"<0x{value:02X}>" for value in range(256)]
 BATCH = 1000  # texts tokenised at once
+
+
+@dataclass(frozen=True)
+class Length:
+    """What texts are in tokens, before trimming and after, and how many tokens of before are kept ones."""
+
+    before: int
+    after: int
+    kept: int
 
 
 def own_ids(model: dict[str, Any]) -> dict[str, int]:
@@ -147,11 +157,18 @@ def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> Iterat
 def check(
     full: "PreTrainedTokenizerBase",
     trimmed: "PreTrainedTokenizerBase",
-    texts: Sequence[str],
+    texts: Mapping[str, int],
     new: Mapping[int, int],
     source: Path,
-) -> None:
-    """Hold what was written to its promise: the tokens have their new ids, and the texts the same tokens.
+) -> Length:
+    """Hold what was written to its promise: the tokens have their new ids, and texts of kept ones the same tokens.
+
+    Args:
+        full: the tokenizer before.
+        trimmed: the tokenizer after, as it is loaded from its file.
+        texts: each text, and how often it counts in what is returned.
+        new: new id of each kept one.
+        source: the full tokenizer's folder, for the message.
 
     Raises:
         CheckpointError: it does not keep it.
@@ -160,9 +177,14 @@ def check(
     wrong = [token for token, number in full.get_vocab().items() if number in new and ids.get(token) != new[number]]
     if wrong:
         raise CheckpointError(f"tokenizer {source}: its ids cannot be closed up; they have gaps:\n{listing(wrong)}")
-    for text, before, after in zip(texts, encode(full, texts), encode(trimmed, texts), strict=True):
-        if [new[token] for token in before] != after:
+    length = [0, 0, 0]
+    pieces = list(texts)
+    for text, before, after in zip(pieces, encode(full, pieces), encode(trimmed, pieces), strict=True):
+        left = [new[token] for token in before if token in new]
+        if len(left) == len(before) and left != after:
             raise CheckpointError(f"tokenizer {source} cannot be trimmed exactly: {text!r} would have other tokens")
+        length = [total + texts[text] * len(ids) for total, ids in zip(length, (before, after, left), strict=True)]
+    return Length(*length)
 
 
 def _renumber_processor(node: Any, number: Callable[[int], int]) -> Any:
