@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nota_cli.compress.merge import merge_lora
+from nota_cli.compress.merge import prepare_to_run
 from nota_cli.console import progress, say, warn
 from nota_cli.data.annotation import FAMILY_TASK, Row, missing_files, read_annotation, row_id
 from nota_cli.errors import CheckpointError, DataError, RecipeError, UsageError, listing
@@ -94,8 +94,7 @@ def run_infer(
 def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> AudioLM:
     """Build the model and say what it runs on."""
     model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing)
-    if recipe.generate.merge_lora == "auto":
-        merge_lora(model)
+    prepare_to_run(model)
     kernel, how = model.decoder.kernel, {"gptq": "GPTQ", "nf4": "nf4"}.get(recipe.decoder.quantisation)
     note = "" if how is None else f", 4-bit {how} decoder on the {kernel} kernel"
     weights = " with dummy weights (no checkpoint is read, its texts mean nothing)" if loading.format == "dummy" else ""

@@ -3,17 +3,24 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
+
 from nota_cli.data.annotation import Row
 from nota_cli.data.batches import FeatureSpec, RowBatches, in_order, loader
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.recipe.schema import Generate
 
 
-def feature_spec(model: AudioLM) -> FeatureSpec:
-    """What the model's encoders want from the audio."""
+def feature_spec(model: AudioLM, device: torch.device | None = None) -> FeatureSpec:
+    """What the model's encoders want from the audio, and where to make it: on `device` (the model's), or in workers."""
     audio = model.recipe.audio
+    if audio.features == "cpu":
+        place = None
+    else:
+        place = model.device if device is None else device
+        place = place if audio.features == "device" or place.type == "cuda" else None
     front_end = None if model.audio_encoder is None else model.audio_encoder.front_end
-    return FeatureSpec(model.speech_encoder.config.num_mel_bins, front_end, audio.pad, audio.max_seconds)
+    return FeatureSpec(model.speech_encoder.config.num_mel_bins, front_end, audio.pad, audio.max_seconds, place)
 
 
 def predict(
@@ -32,7 +39,7 @@ def predict(
         rows: annotation rows.
         audio_root: what their paths are relative to.
         settings: search settings, the recipe's if not given.
-        workers: processes that decode audio and make features ahead of the model.
+        workers: processes that decode audio, and make its features unless these are made on the model's device, ahead.
         on_batch: told the number of rows that each finished batch held.
 
     Raises:

@@ -21,10 +21,14 @@ MAY = {
     "model": BASE | {"recipe", "hub", "prompts", "model", "compress", "data.features", "data.inputs"},
     "compress": BASE | {"recipe", "hub", "prompts", "model", "compress", "data.features", "data.inputs"},
     "inference": BASE | {"recipe", "prompts", "data", "model"},
-    "efficiency": BASE | {"recipe", "prompts", "data", "model", "inference", "efficiency"},
+    "efficiency": BASE | {"recipe", "prompts", "data", "model", "compress", "inference", "efficiency"},
     "training": BASE | {"recipe", "prompts", "data", "model", "training", "inference", "score"},
     "score": BASE | {"data.annotation", "score", "submission"},
-    "submission": BASE | {"data.annotation"},
+    "compare": BASE | {"compare_runs"},
+    "compare_runs": BASE,
+    "compare_plot": BASE | {"compare"},
+    "submit": BASE,
+    "submission": BASE | {"data.annotation", "submission"},
 }
 
 
@@ -42,7 +46,17 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_rooms_import_only_what_they_may(path: Path) -> None:
     room = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    if room in {"cli", "cli_options", "cli_systems", "cli_compress", "commands", "commands_compress", "__init__"}:
+    if room in {
+        "cli",
+        "cli_options",
+        "cli_systems",
+        "cli_compress",
+        "cli_leaderboard",
+        "cli_submission",
+        "commands",
+        "commands_compress",
+        "__init__",
+    }:
         return
     allowed = MAY[room]
     for module in imports(path):
@@ -54,7 +68,19 @@ def test_no_file_is_longer_than_400_lines() -> None:
     assert not {name: length for name, length in lengths.items() if length > 400}
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["infer", "--help"], ["validate-submission", "CSV"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["infer", "--help"],
+        ["validate-submission", "CSV"],
+        ["compare", "--help"],
+        ["compare"],
+        ["submit", "--help"],
+        ["submit", "CSV", "--competition", "boost-asr", "-m", "first try", "--dry-run"],
+    ],
+    ids=" ".join,
+)
 def test_commands_that_must_start_fast_import_no_torch(arguments: list[str], tmp_path: Path) -> None:
     csv = tmp_path / "good.csv"
     csv.write_text("testset_id,text\ntest0000,a dog barks\n")
@@ -63,7 +89,7 @@ def test_commands_that_must_start_fast_import_no_torch(arguments: list[str], tmp
         f"sys.argv = ['nota', *{[str(csv) if a == 'CSV' else a for a in arguments]!r}]\n"
         "from nota_cli.cli import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code in (0, None), end.code\n"
-        "heavy = {'torch', 'transformers', 'pandas', 'numpy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'pandas', 'numpy', 'matplotlib', 'kaggle', 'requests'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "usage = resource.getrusage(resource.RUSAGE_SELF)\n"
         "print('CPU', usage.ru_utime + usage.ru_stime, file=sys.stderr)\n"

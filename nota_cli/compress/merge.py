@@ -4,6 +4,7 @@ Quantised weights are left alone: a merged weight lies off the grid, and quantis
 """
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -84,6 +85,94 @@ def merge_lora(model: "AudioLM", *, rounding: bool = False) -> int:
     if hasattr(base, "peft_config"):
         del base.peft_config
     model.decoder.model = base
+    return len(layers)
+
+
+def merge_as_asked(model: "AudioLM") -> int:
+    """Merge the adapters of a model that only runs from now on as its recipe's `generate.merge_lora` says.
+
+    Returns:
+        Layers merged.
+
+    Raises:
+        RecipeError: it says `always`, and they cannot be merged.
+    """
+    wish = model.recipe.generate.merge_lora
+    if wish == "never":
+        return 0
+    always = wish == "always" and model.recipe.lora is not None
+    if always and model.recipe.decoder.quantisation != "none":
+        raise RecipeError(
+            f"generate.merge_lora is always, and decoder.quantisation is {model.recipe.decoder.quantisation}: {INSTEAD}"
+        )
+    merged = merge_lora(model, rounding=always)
+    if always and not merged and hasattr(model.decoder.base, "peft_config"):
+        raise RecipeError(
+            "generate.merge_lora is always, and a layer of lora.targets shares its weights: set it to auto"
+        )
+    return merged
+
+
+def prepare_to_run(model: "AudioLM") -> None:
+    """Do with the adapters what the recipe asks for; those that stay lose what only training needs.
+
+    With `generate.decoding: plain` they stay peft's. The model cannot be trained or saved any more.
+
+    Raises:
+        RecipeError: `generate.merge_lora` is `always`, and they cannot be merged.
+    """
+    merge_as_asked(model)
+    if model.recipe.generate.decoding == "auto":
+        lean_lora(model)
+
+
+class LeanLora(nn.Module):
+    """A layer and its one adapter, and nothing that only training needs.
+
+    Args:
+        layer: peft's.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        (adapter,) = layer.active_adapters
+        self.base_layer = getattr(layer, "quant_linear_module", layer.get_base_layer())
+        down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        self.lora_A, self.lora_B = _frozen(down), _frozen(up.detach() * layer.scaling[adapter])
+        self.rounds_first = type(layer).__name__ == "Linear4bit"  # peft rounds what it adds to nf4 layers, then adds
+
+    def forward(self, states: Tensor) -> Tensor:
+        """`[..., in]` to `[..., out]`."""
+        plain = self.base_layer(states)
+        added = self.lora_B(self.lora_A(states.to(self.lora_A.weight.dtype)))
+        return (plain + (added.to(plain.dtype) if self.rounds_first else added)).to(plain.dtype)
+
+
+def _frozen(weight: Tensor) -> nn.Linear:
+    linear = nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+    linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    return linear
+
+
+@torch.no_grad()
+def lean_lora(model: "AudioLM") -> int:
+    """Put plain arithmetic in the place of peft's layers: fewer kernels and less Python a token, the same numbers.
+
+    Layers whose scale is no power of two are left, since folding it into B would round. As after `merge_lora`, the
+    model is for running alone: it cannot be trained or saved any more.
+
+    Args:
+        model: as built, not to be trained.
+
+    Returns:
+        Layers replaced.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    base = model.decoder.base
+    layers = [(name, layer) for name, layer in base.named_modules() if isinstance(layer, LoraLayer) and _plain(layer)]
+    for name, layer in layers:
+        base.set_submodule(name, LeanLora(layer).eval())
     return len(layers)
 
 
@@ -255,6 +344,16 @@ def _delta(down: Tensor, up: Tensor, scale: float) -> Tensor:
 
 def _sum(weight: Tensor, delta: Tensor) -> Tensor:
     return weight.double() + delta
+
+
+def _plain(layer: Any) -> bool:
+    """Whether it computes base(x) + (x A^T) B^T scale with one adapter and a scale that costs no rounding."""
+    if type(layer).__name__ not in ("Linear", "GPTQLoraLinear", "Linear4bit") or len(layer.active_adapters) != 1:
+        return False
+    (adapter,) = layer.active_adapters
+    if layer.disable_adapters or layer.merged or adapter not in layer.lora_A or adapter in layer.lora_variant:
+        return False
+    return layer.lora_B[adapter].bias is None and math.frexp(layer.scaling[adapter])[0] == 0.5
 
 
 def _mergeable(layer: Any, base: nn.Module) -> bool:

@@ -205,11 +205,13 @@ def repack_gptq(model: nn.Module, kernel: str) -> int:
             return None
         if inner.bits != 4 or inner.planar:
             return None
-        packed = _from_gptq(inner)
-        if packed is None or kernel == "blockwise":
-            return packed
-        fits = packed.group_size in INT4PACK_GROUPS and packed.out_features % 16 == 0
-        return Int4PackLinear(packed) if fits else None
+        packed: nn.Module | None = _from_gptq(inner)
+        if packed is not None and kernel == "int4pack":
+            fits = packed.group_size in INT4PACK_GROUPS and packed.out_features % 16 == 0
+            packed = Int4PackLinear(packed) if fits else None
+        if packed is not None:
+            inner._buffers.clear()  # gptqmodel's layers refer to themselves, and would stay until a collection
+        return packed
 
     return _replace(model, pack)
 
@@ -220,16 +222,25 @@ def fast_int4pack() -> bool:
 
 
 def _replace(module: nn.Module, pack: Any) -> int:
-    """Put `pack(layer)` for each layer for which that is not None; a layer known under several names stays one."""
-    done: dict[nn.Module, nn.Module] = {}
-    for parent in list(module.modules()):
-        children: Mapping[str, nn.Module | None] = parent._modules
-        for name, child in list(children.items()):
-            if child is not None and child not in done and (packed := pack(child)) is not None:
-                done[child] = packed
-            if child in done:
-                parent._modules[name] = done[child].train(child.training)
-    return len(done)
+    """Put `pack(layer)` for each layer for which that is not None; a layer known under several names stays one.
+
+    No layer is held on to here, so that each one's memory is free before the next is packed.
+    """
+    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    for parent in module.modules():
+        for name, child in parent._modules.items():
+            if child is not None:
+                places.setdefault(id(child), []).append((parent, name))
+    count = 0
+    for owners in places.values():
+        parent, name = owners[0]
+        training = parent._modules[name].training
+        packed = pack(parent._modules[name])
+        if packed is not None:
+            for parent, name in owners:
+                parent._modules[name] = packed.train(training)
+            count += 1
+    return count
 
 
 def _two_a_byte(codes: Tensor) -> Tensor:

@@ -1,9 +1,10 @@
 """Annotation rows to batches of features: at random for training, in order for inference."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,6 +41,16 @@ class FeatureSpec:
     front_end: str | None
     pad: str
     max_seconds: float
+    device: torch.device | None = None
+    """Where `loader` makes the features of `RowBatches` in its own process; None has the workers make them."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Rows whose audio is decoded and whose features are still to be made."""
+
+    waves: list[np.ndarray]
+    rows: list[int]
 
 
 def query_of(row: Row) -> Query:
@@ -67,18 +78,27 @@ class RowBatches(Dataset[Batch]):
         return len(self.groups)
 
     def __getitem__(self, index: int) -> Batch:
+        return self.finish(self.decode(index))
+
+    def decode(self, index: int) -> Decoded:
+        """The waveforms of the `index`-th group."""
         positions = self.groups[index]
-        chosen = [self.rows[position] for position in positions]
         waves = [
             load_clip(clip_paths(row, self.audio_root), row=row.index, max_seconds=self.spec.max_seconds)
-            for row in chosen
+            for row in (self.rows[position] for position in positions)
         ]
+        return Decoded(waves, positions)
+
+    def finish(self, decoded: Decoded) -> Batch:
+        """The group with its features, on the spec's device."""
+        spec, chosen = self.spec, [self.rows[position] for position in decoded.rows]
+        place = spec.device or "cpu"
         return Batch(
-            extract(waves, self.spec.mel_bins, front_end=self.spec.front_end, pad=self.spec.pad),
+            extract(decoded.waves, spec.mel_bins, front_end=spec.front_end, pad=spec.pad, device=place),
             [query_of(row) for row in chosen],
             [row.text or "" for row in chosen],
             [row.label for row in chosen],
-            positions,
+            decoded.rows,
         )
 
 
@@ -183,11 +203,14 @@ class TrainingBatches(Dataset[Batch]):
 def loader(dataset: Dataset[Batch], order: Sequence[int], workers: int) -> Iterator[Batch]:
     """Batches in the given order, made ahead by worker processes (0: in this one).
 
+    Workers make features on the CPU; those for another device are made here, so that no worker needs CUDA.
+
     Raises:
         NotaError: what stopped a worker, as the worker raised it.
     """
+    late = dataset if isinstance(dataset, RowBatches) and dataset.spec.device is not None else None
     batches = DataLoader(
-        _Guarded(dataset),
+        _Guarded(dataset.__getitem__ if late is None else late.decode),
         batch_size=None,
         sampler=order,
         num_workers=workers,
@@ -198,18 +221,18 @@ def loader(dataset: Dataset[Batch], order: Sequence[int], workers: int) -> Itera
     for batch in batches:
         if isinstance(batch, NotaError):
             raise batch
-        yield batch
+        yield batch if late is None else late.finish(batch)
 
 
-class _Guarded(Dataset[Batch | NotaError]):
+class _Guarded(Dataset[Any]):
     """Carries errors over the process border as values; torch would wrap them in a traceback of its own."""
 
-    def __init__(self, dataset: Dataset[Batch]) -> None:
-        self.dataset = dataset
+    def __init__(self, make: Callable[[int], Any]) -> None:
+        self.make = make
 
-    def __getitem__(self, index: int) -> Batch | NotaError:
+    def __getitem__(self, index: int) -> Any:
         try:
-            return self.dataset[index]
+            return self.make(index)
         except NotaError as error:
             return error
 

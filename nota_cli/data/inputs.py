@@ -44,7 +44,12 @@ class Features:
 
 
 def extract(
-    waveforms: list[np.ndarray], mel_bins: int, *, front_end: str | None = "beats", pad: str = "30s"
+    waveforms: list[np.ndarray],
+    mel_bins: int,
+    *,
+    front_end: str | None = "beats",
+    pad: str = "30s",
+    device: torch.device | str = "cpu",
 ) -> Features:
     """Features of clips at 16 kHz, each computed alone, so that a clip's features never depend on its neighbours.
 
@@ -53,8 +58,9 @@ def extract(
         mel_bins: bins of Whisper's log-mel (80 or 128).
         front_end: the audio encoder's among `FRONT_ENDS`, or None without an audio encoder.
         pad: "30s" pads the log-mel's waveform to 30 s, "clip" leaves it at its own length.
+        device: where to compute them, and where they lie; lengths stay on the CPU.
     """
-    tensors = [torch.from_numpy(np.ascontiguousarray(waveform)) for waveform in waveforms]
+    tensors = [torch.from_numpy(np.ascontiguousarray(waveform)).to(device) for waveform in waveforms]
     mels = [log_mel(x, mel_bins, pad_to=WHISPER_SAMPLES if pad == "30s" else None) for x in tensors]
     lengths = torch.tensor([mel.size(-1) for mel in mels])
     batch = mels[0].new_zeros(len(mels), mel_bins, int(lengths.max()) + int(lengths.max()) % 2)

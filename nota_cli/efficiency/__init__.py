@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from nota_cli import __version__
+from nota_cli.compress.merge import prepare_to_run
 from nota_cli.efficiency.floor import bandwidth, bytes_per_token, matmul_rate, operations, part_dtype
 from nota_cli.efficiency.memory import Meter, meter
 from nota_cli.efficiency.report import compare, show, show_comparison, text_table
@@ -65,6 +66,7 @@ def measure(
     gauge.restart()
     try:
         model = build(recipe, device, load_format=load_format)
+        prepare_to_run(model)
     except torch.OutOfMemoryError as error:
         parts = inventory(build(recipe, "meta", load_format="dummy"))
         raise _too_large(parts, place, gauge, "loading", Times()) from error
@@ -151,6 +153,7 @@ def measure_model(
         "python": platform.python_version(),
         "torch": torch.__version__,
         "kernel": model.decoder.kernel,
+        "decoding": clip.greedy.decoding,
         "audio_seconds": settings.audio_seconds,
         "rounds": counted,
         **{f"{name}_mb": round(size / 1e6, 3) for name, size in sizes.items()},

@@ -14,6 +14,7 @@ from nota_cli.data.audio import SAMPLE_RATE
 from nota_cli.data.inputs import FRONT_ENDS, Features, extract
 from nota_cli.inference import feature_spec
 from nota_cli.model.audio_lm import AudioLM
+from nota_cli.model.decoding import GreedyDecoder
 from nota_cli.prompts import Query
 
 Protocol = Literal["synced", "organisers"]
@@ -21,6 +22,7 @@ PROTOCOLS: dict[Protocol, tuple[int, int]] = {"synced": (3, 20), "organisers": (
 """The ways to measure, with the rounds that each warms up and counts unless told otherwise."""
 PARTS = ("speech_encoder", "audio_encoder", "connector")
 LEAST_ROUNDS = 3  # counted although the time is over
+BEFORE_STEPS = 2  # tokens: the one of the prefill, and the first step's
 FEW_STEPS = 2  # of a round that warms up, or that comes when decode steps have taken their time
 WARM_UP_SHARE = 0.25  # of the time for counted rounds
 
@@ -104,31 +106,47 @@ class Clock:
 
 
 class Greedy:
-    """Greedy decoding of one clip, a token at a time and without looking for its end."""
+    """Greedy decoding of one clip as `nota infer` does it with one beam, by the token, not looking for its end."""
 
-    def __init__(self, model: AudioLM) -> None:
-        self._decoder = model.decoder.model
+    def __init__(self, model: AudioLM, tokens: int) -> None:
+        self._model, self._decoder = model, model.decoder.model
+        self._fixed = GreedyDecoder(model.decoder) if model.recipe.generate.decoding == "auto" else None
+        self._settings = model.recipe.generate.model_copy(update={"max_new_tokens": tokens})
         self._mask = self._token = torch.empty(0)
-        self.cache: Any = None
+        self._cache: Any = None
 
-    def first(self, embeds: Tensor, mask: Tensor) -> None:
+    @property
+    def decoding(self) -> str:
+        """How it decodes, in words."""
+        return "plain" if self._fixed is None else self._fixed.kind
+
+    def first(self, embeds: Tensor, mask: Tensor, query: Query) -> None:
         """Prefill, and the first token."""
+        if self._fixed is not None and not self._fixed.takes(mask.size(1) + self._settings.max_new_tokens):
+            self._fixed = None
+        if self._fixed is not None:
+            self._fixed.begin(embeds, mask, self._model.rules(self._settings), self._model.prompt_heads([query]))
+            return
         output = self._decoder(inputs_embeds=embeds, attention_mask=mask, use_cache=True, logits_to_keep=1)
-        self._mask, self.cache = mask, output.past_key_values
+        self._mask, self._cache = mask, output.past_key_values
         self._token = output.logits[:, -1:].argmax(-1)
 
     def step(self) -> None:
         """One token more."""
+        if self._fixed is not None:
+            return self._fixed.step()
         self._mask = torch.cat([self._mask, self._mask.new_ones(1, 1)], dim=1)
         output = self._decoder(
-            input_ids=self._token, attention_mask=self._mask, past_key_values=self.cache, use_cache=True
+            input_ids=self._token, attention_mask=self._mask, past_key_values=self._cache, use_cache=True
         )
-        self.cache = output.past_key_values
+        self._cache = output.past_key_values
         self._token = output.logits[:, -1:].argmax(-1)
 
     def cache_bytes(self) -> int:
         """Bytes of keys and values."""
-        pairs = [(layer.keys, layer.values) for layer in getattr(self.cache, "layers", [])]
+        if self._fixed is not None:
+            return self._fixed.cache_bytes()
+        pairs = [(layer.keys, layer.values) for layer in getattr(self._cache, "layers", [])]
         return sum(tensor.nbytes for pair in pairs for tensor in pair if tensor is not None)
 
 
@@ -176,10 +194,11 @@ class Round:
 
     def __init__(self, model: AudioLM, device: torch.device, settings: Settings, times: Times) -> None:
         self.model, self.settings, self.times, self.clock = model, settings, times, Clock(device)
-        self.spec = feature_spec(model)
+        self.spec = feature_spec(model, device)
         samples = int(settings.audio_seconds * SAMPLE_RATE)
         self.noise = np.random.default_rng(0).standard_normal(samples).astype(np.float32) * 0.1
         self.query = _query(model)
+        self.greedy = Greedy(model, settings.tokens + BEFORE_STEPS)
         self.organisers = settings.protocol == "organisers"
         self.autocast = self.organisers and device.type == "cuda" and model.recipe.speech_encoder.dtype == "float32"
         if self.organisers:
@@ -198,14 +217,14 @@ class Round:
             Seconds to the first token, and seconds of all steps.
         """
         clock, times = self.clock, self.times if count else Times()
-        greedy = Greedy(self.model)
+        greedy = self.greedy
         self.times.running = "features"
         start, start_mark = clock.now(), clock.mark()
         with watch_parts(self.model, clock.mark, self.times) as spans:
             features = self._filter_bank() if self.organisers else self._extract(front_end=self.spec.front_end)
             ready = time.perf_counter() if self.organisers else clock.now()
             first_mark = clock.mark()
-            greedy.first(*self.prompt(features))
+            greedy.first(*self.prompt(features), self.query)
             last_mark = clock.mark()
             end = time.perf_counter() if self.organisers else clock.now()
         taken = [end]
@@ -237,7 +256,7 @@ class Round:
     @torch.inference_mode()
     def prefill(self) -> None:
         """The way to the first token, nothing timed."""
-        Greedy(self.model).first(*self.prompt(self._extract(front_end=self.spec.front_end)))
+        self.greedy.first(*self.prompt(self._extract(front_end=self.spec.front_end)), self.query)
 
     def prompt(self, features: Features) -> tuple[Tensor, Tensor]:
         """What the decoder gets to see: embeddings and mask."""
@@ -245,7 +264,8 @@ class Round:
             return self.model.prompt_embeds(features, [self.query])
 
     def _extract(self, front_end: str | None) -> Features:
-        return extract([self.noise], self.spec.mel_bins, front_end=front_end, pad=self.spec.pad)
+        place = self.spec.device or "cpu"
+        return extract([self.noise], self.spec.mel_bins, front_end=front_end, pad=self.spec.pad, device=place)
 
     def _filter_bank(self) -> Features:
         if self.spec.front_end is None:

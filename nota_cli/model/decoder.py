@@ -26,6 +26,8 @@ from nota_cli.recipe.schema import LoadFormat, Lora
 
 transformers_logging.disable_progress_bar()  # bars over loading and saving weights would tear nota's own apart
 
+PAD_COLUMNS = 128  # of an embedding, in float32 at a time
+
 
 class Decoder(nn.Module):
     """A causal language model that is fed embeddings.
@@ -134,7 +136,18 @@ def load_decoder(
         repack_weights(decoder.model)  # many times faster on processors that multiply bfloat16
     if spec.pad_token is not None:
         _add_pad_row(decoder, spec.pad_token)
+    head = decoder.model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(_contiguous)
     return decoder
+
+
+def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """A prefill's last states are a slice, and for that torch copies a bfloat16 weight once a row on the CPU (2.13)."""
+    states, *rest = inputs
+    if states.device.type == "cpu" and states.dtype == torch.bfloat16:
+        states = states.contiguous()
+    return (states, *rest)
 
 
 def _pretrained(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
@@ -217,7 +230,10 @@ def _add_pad_row(decoder: Decoder, token: str) -> None:
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             if layer is not None and len(tokenizer) > before:
-                layer.weight[before:] = layer.weight[:before].mean(dim=0, dtype=torch.float32).to(layer.weight.dtype)
+                # By columns: a mean in another type first copies all that it is taken of into that type.
+                parts = layer.weight[:before].split(PAD_COLUMNS, dim=1)
+                mean = torch.cat([part.mean(dim=0, dtype=torch.float32) for part in parts])
+                layer.weight[before:] = mean.to(layer.weight.dtype)
 
 
 def refuse_unknown(where: str, values: Mapping[str, object], known: Mapping[str, object]) -> None:

@@ -24,6 +24,9 @@ class Audio(Section):
     max_seconds: float = Field(30.0, gt=0, le=30.0)
     pad: Literal["30s", "clip"] = "30s"
     """`30s`: Whisper's own way, every clip padded to 30 s. `clip`: each clip at its own length."""
+    features: Literal["auto", "cpu", "device"] = "auto"
+    """Where inference computes the spectrograms: in the workers that decode audio (`cpu`), or where the model lies
+    (`device`), which `auto` does where that is CUDA. Training computes them in its workers, as it masks them there."""
 
 
 class Encoder(Section):
@@ -165,8 +168,12 @@ class Generate(Section):
     max_new_tokens: Positive = 200
     repetition_penalty: float = Field(1.0, gt=0)
     length_penalty: float = 1.0
-    merge_lora: Literal["auto", "never"] = "auto"
-    """`auto` adds the adapters to the decoder's weights where that is exact: float32, not quantised."""
+    merge_lora: Literal["auto", "never", "always"] = "auto"
+    """`auto` adds the adapters to the decoder's weights where that is exact: float32, not quantised. `always` does so
+    in half precision too, which rounds; quantised weights take none."""
+    decoding: Literal["auto", "plain"] = "auto"
+    """`auto`, with one beam: a cache of fixed size, CUDA graphs, the prompts' common beginning computed once; the same
+    to rounding. `plain`: transformers' own loop, as the teams' stacks ran; with more beams it is always taken."""
     batch_size: Positive = 8
 
 

@@ -12,12 +12,15 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nota_cli.compress.merge import merge_checkpoint, merge_lora
+from nota_cli.commands import load
+from nota_cli.compress.merge import LeanLora, merge_as_asked, merge_checkpoint, merge_lora, prepare_to_run
 from nota_cli.data.inputs import Features, extract
+from nota_cli.efficiency import measure
 from nota_cli.errors import CheckpointError, RecipeError, UsageError
 from nota_cli.inference import feature_spec
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.build import build
+from nota_cli.model.inventory import inventory
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
 
@@ -58,7 +61,7 @@ def logits(model: AudioLM) -> Tensor:
 
 
 def adapters(model: AudioLM) -> int:
-    return sum(isinstance(module, LoraLayer) for module in model.modules())
+    return sum(isinstance(module, LoraLayer | LeanLora) for module in model.modules())
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
@@ -104,6 +107,37 @@ def test_half_precision_is_rounded_on_request_alone(tiny_recipe: Path, tmp_path:
     assert {parameter.dtype for parameter in model.decoder.parameters()} == {torch.bfloat16}
     assert 0 < difference(merged, expected) < 0.05
     assert torch.equal(logits(AudioLM.from_pretrained(tmp_path / "out")), merged)
+
+
+@pytest.mark.parametrize(("dtype", "merged"), [("float32", "auto always"), ("bfloat16", "always")])
+@pytest.mark.parametrize("wish", ["auto", "never", "always"])
+def test_the_recipe_says_what_infer_and_efficiency_merge(
+    wish: str, dtype: str, merged: str, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(
+        str(make(tiny_recipe, tmp_path, f"decoder.dtype={dtype}")),
+        [f"generate.merge_lora={wish}", f"checkpoint={tmp_path}"],
+    )
+    left = 0 if wish in merged.split() else 14
+    assert adapters(load(recipe, "cpu")) == left
+    measured: list[AudioLM] = []
+    monkeypatch.setattr("nota_cli.efficiency.measure_model", lambda model, *rest, **more: measured.append(model) or {})
+    measure(recipe)
+    assert [adapters(model) for model in measured] == [left]
+
+
+def test_always_merging_refuses_what_cannot_be_merged(tiny_recipe: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    always = ["generate.merge_lora=always"]
+    plain = load_recipe(str(tiny_checkpoint), [*always, f"checkpoint={tiny_checkpoint}"])
+    assert merge_as_asked(build(plain)) == 0  # no adapters, so there is nothing left to do
+    quantised = load_recipe(str(SHIPPED), [*always, f"checkpoint={SHIPPED}"])
+    for run in (load, measure):
+        with pytest.raises(RecipeError, match=r"merge_lora.*gptq.*off the grid"):
+            run(quantised, "cpu")
+    lora = f"lora={json.dumps({'rank': 2, 'targets': ['lm_head']})}"
+    tied = load_recipe(str(tiny_recipe), [*always, lora, "decoder.config.tie_word_embeddings=true"])
+    with pytest.raises(RecipeError, match="shares its weights"):
+        load(tied, "cpu")
 
 
 def test_quantised_decoders_keep_their_adapters(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -203,3 +237,14 @@ def test_damaged_folders_and_used_ones_are_refused(adapted: Path, tmp_path: Path
     with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors: no such file"):
         merge_checkpoint(tmp_path / "in", tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_a_model_that_is_made_ready_keeps_its_logits_and_counts_its_adapters() -> None:
+    before, after = AudioLM.from_pretrained(SHIPPED), AudioLM.from_pretrained(SHIPPED)
+    prepare_to_run(after)
+    assert any(isinstance(module, LeanLora) for module in after.modules())
+    assert [(part.name, part.parameters, part.bytes) for part in inventory(after)] == [
+        (part.name, part.parameters, part.bytes) for part in inventory(before)
+    ]
+    ids = torch.arange(6)[None]
+    assert torch.equal(after.decoder.model(input_ids=ids).logits, before.decoder.model(input_ids=ids).logits)

@@ -1,6 +1,9 @@
 """Linear layers of 8 and 4 bits: close to what they stand for, counted right, exact where they promise to be."""
 
 import copy
+import gc
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import Gemma2Config
 
+from nota_cli.compress import weight_only
 from nota_cli.compress.dummy import dummy_decoder, packed_tensors
 from nota_cli.compress.gptq import kernel_name
 from nota_cli.compress.weight_only import Int4PackLinear, PackedLinear, quantise_linears, repack_gptq
@@ -242,6 +246,34 @@ def test_repacking_below_lora_changes_nothing_but_the_product() -> None:
             with model.disable_adapter():
                 assert relative(model(inputs_embeds=embeds).logits, without) < bound
         assert relative(without, before) > 0.05
+
+
+def test_no_two_full_layers_wait_for_each_other_to_be_packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a model's peak while loading is that of both its forms together."""
+    model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(5)))
+    weights = [weakref.ref(layer.weight) for layer in model]
+    gptq = gptq_model(32)
+    words = [weakref.ref(layer.qweight) for layer in layers(gptq).values()]
+    left: dict[str, list[int]] = {"quantise": [], "_from_gptq": []}
+
+    def watch(owner: object, name: str, tensors: list[weakref.ref]) -> None:
+        pack: Callable[..., nn.Module] = getattr(owner, name)
+
+        def watched(*args: object) -> nn.Module:
+            left[name].append(sum(tensor() is not None for tensor in tensors))
+            return pack(*args)
+
+        monkeypatch.setattr(owner, name, watched)
+
+    watch(PackedLinear, "quantise", weights)
+    watch(weight_only, "_from_gptq", words)
+    gc.disable()  # what only a collection frees comes too late
+    try:
+        assert quantise_linears(model, "int8") == 5
+        assert repack_gptq(gptq, "int4pack") == 7
+    finally:
+        gc.enable()
+    assert left == {"quantise": [5, 4, 3, 2, 1], "_from_gptq": [7, 6, 5, 4, 3, 2, 1]}
 
 
 def test_int4pack_takes_no_more_memory_than_gptq_and_leaves_what_it_cannot_take() -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,11 @@ import torch
 
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.batches import Batch, FeatureSpec, RowBatches, TrainingBatches, loader
+from nota_cli.data.inputs import FRONT_ENDS, extract
 from nota_cli.errors import DataError
+from nota_cli.inference import feature_spec, predict
+from nota_cli.model.build import build
+from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Augment, Source
 
 SPEC = FeatureSpec(mel_bins=80, front_end="beats", pad="clip", max_seconds=30.0)
@@ -70,6 +75,66 @@ def test_what_stops_a_worker_arrives_as_it_was_raised(workers: int, clips: Path,
     rows = read_annotation(tmp_path / "bad.json")
     with pytest.raises(DataError, match=r"bad\.wav \(annotation row 0\)"):
         list(loader(RowBatches(rows, [[0]], tmp_path, SPEC), [0], workers))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("front_end", ["beats", "ced", "eat", None])
+def test_features_are_the_same_whoever_makes_them(
+    workers: int, front_end: str | None, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = read_annotation(clips / "all.json")[:5]
+    here = replace(SPEC, front_end=front_end, device=torch.device("cpu"))
+    in_workers, late = (
+        RowBatches(rows, [[2, 0], [1, 4, 3]], clips, spec) for spec in (replace(here, device=None), here)
+    )
+    expected = list(loader(in_workers, [1, 0], workers))
+    made: list[int] = []
+    monkeypatch.setattr("nota_cli.data.batches.extract", lambda *a, **k: made.append(1) or extract(*a, **k))
+    found = list(loader(late, [1, 0], workers))
+    assert len(made) == 2  # in this process
+    for one, other in zip(found, expected, strict=True):
+        assert (one.rows, one.texts, one.labels, one.queries) == (other.rows, other.texts, other.labels, other.queries)
+        for name in ("log_mel", "log_mel_lengths", "fbank", "fbank_lengths"):
+            values = getattr(one.features, name), getattr(other.features, name)
+            assert values == (None, None) if front_end is None and "fbank" in name else torch.equal(*values)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_clip_that_is_not_there_is_told_by_the_loader_that_makes_features(workers: int, tmp_path: Path) -> None:
+    (tmp_path / "bad.wav").write_text("not audio")
+    (tmp_path / "bad.json").write_text(json.dumps({"annotation": [{"path": "bad.wav", "task": "asr"}]}))
+    batches = RowBatches(
+        read_annotation(tmp_path / "bad.json"), [[0]], tmp_path, replace(SPEC, device=torch.device("cpu"))
+    )
+    with pytest.raises(DataError, match=r"bad\.wav \(annotation row 0\)"):
+        list(loader(batches, [0], workers))
+
+
+@pytest.mark.parametrize("where", ["auto", "cpu", "device"])
+def test_the_recipe_says_where_inference_makes_features(where: str, tiny_checkpoint: Path, clips: Path) -> None:
+    recipe = load_recipe(str(tiny_checkpoint), [f"audio.features={where}", f"checkpoint={tiny_checkpoint}"])
+    model, rows = build(recipe), read_annotation(clips / "all.json")[:3]
+    assert feature_spec(model).device == (torch.device("cpu") if where == "device" else None)
+    on_cuda = feature_spec(model, torch.device("cuda:0")).device
+    assert on_cuda == (None if where == "cpu" else torch.device("cuda:0"))
+    plain = build(recipe.model_copy(update={"audio": recipe.audio.model_copy(update={"features": "cpu"})}))
+    assert predict(model, rows, clips) == predict(plain, rows, clips)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+@pytest.mark.parametrize("pad", ["30s", "clip"])
+def test_cuda_makes_the_features_of_the_cpu(front_end: str, pad: str) -> None:
+    rng = np.random.default_rng(0)
+    waves = [rng.standard_normal(size).astype(np.float32) * 0.1 for size in (16_000, 48_321)]
+    on_cpu, on_cuda = (extract(waves, 80, front_end=front_end, pad=pad, device=place) for place in ("cpu", "cuda"))
+    assert on_cuda.log_mel.is_cuda
+    assert on_cuda.fbank.is_cuda
+    for name in ("log_mel", "log_mel_lengths", "fbank", "fbank_lengths"):
+        expected, found = getattr(on_cpu, name), getattr(on_cuda, name)
+        torch.testing.assert_close(found.cpu(), expected, atol=1e-4, rtol=0)
+        assert found.shape == expected.shape
 
 
 def test_joined_rows_have_their_texts_in_order_and_their_lengths_in_sum(clips: Path) -> None:

@@ -171,3 +171,20 @@ def test_a_pth_with_code_in_it_is_refused_unrun(
     with pytest.raises(CheckpointError, match="neither a tensor nor a plain value"):
         build(load_recipe(path, [f"checkpoint={tmp_path / 'evil.pth'}"]))
     assert "code ran" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_the_output_layer_gets_states_that_cost_no_copy_of_its_weights(dtype: str, tiny_recipe: Path) -> None:
+    """A slice of the states makes torch copy a bfloat16 weight for every row of the batch."""
+    model = build(load_recipe(str(tiny_recipe), [f"decoder.dtype={dtype}", "decoder.pad_token='[PAD]'"])).decoder.model
+    seen: list[torch.Tensor] = []
+    model.get_output_embeddings().register_forward_hook(lambda head, inputs, output: seen.append(inputs[0]))
+    embeds = torch.randn(3, 7, model.config.hidden_size).to(getattr(torch, dtype))
+    with torch.inference_mode():
+        last = model(inputs_embeds=embeds, logits_to_keep=1).logits
+        whole = model(inputs_embeds=embeds).logits
+    assert seen[0].shape[:2] == (3, 1)
+    assert seen[0].is_contiguous() == (
+        dtype == "bfloat16"
+    )  # in float32 it costs nothing, and the sums stay as they are
+    torch.testing.assert_close(last, whole[:, -1:], rtol=1e-2, atol=1e-3)
