@@ -8,6 +8,7 @@ import typer
 
 from nota_cli import __version__
 from nota_cli.cli_compress import compress_app
+from nota_cli.cli_leaderboard import leaderboard_app
 from nota_cli.cli_options import (
     AllowMissingOption,
     AnnotationOption,
@@ -23,6 +24,7 @@ from nota_cli.cli_options import (
     pick_recipe,
     pick_task,
 )
+from nota_cli.cli_submission import submission_app
 from nota_cli.cli_systems import checkpoint_app, recipes_app, systems_app
 from nota_cli.console import fail, print_json, quiet_libraries, say, table
 from nota_cli.errors import NotaError, UsageError
@@ -41,7 +43,8 @@ prepare_app = typer.Typer(help="Turn corpora on disk into annotation files.", no
 app.add_typer(prepare_app, name="prepare")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(checkpoint_app, name="checkpoint")
-app.registered_commands += [*systems_app.registered_commands, *compress_app.registered_commands]
+for part in (systems_app, compress_app, leaderboard_app, submission_app):
+    app.registered_commands += part.registered_commands
 
 
 @app.callback(invoke_without_command=True)
@@ -99,43 +102,38 @@ def train(
     table("Training", ["", ""], [*rows, *([name, f"{value:.4f}"] for name, value in done.metrics.items())])
 
 
-@app.command(epilog="Example: `nota score submission.csv --annotation test.json --task aac`")
+@app.command(epilog="Example: `nota score submission.csv --annotation test.json --task aac --details clips.csv`")
 def score(
     csv: Annotated[Path, typer.Argument(help="The submission CSV.")],
     annotation: Annotated[Path, typer.Option(help="Annotation JSON with the references.")],
     task: Annotated[str, typer.Option(help="asr, aac or qa.")],
+    profile: Annotated[
+        str, typer.Option(help="organisers, or standard: the figures that papers publish (aac: the extra `spider`).")
+    ] = "organisers",
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="Samples behind the 95% confidence intervals; 0: no intervals.")
+    ] = 1000,
+    details: Annotated[Path | None, typer.Option(help="Write each clip's edits, texts and values to this CSV.")] = None,
+    worst: Annotated[
+        int | None, typer.Option(min=0, help="So many worst clips and substitutions on stderr; 5, with --json none.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a CSV exactly as the organisers do."""
-    from nota_cli.score.report import score_submission
+    """Score a CSV exactly as the organisers do, or as papers do."""
+    from nota_cli.files import check_writable
+    from nota_cli.score import details as tool
+    from nota_cli.score.report import score_clips
 
-    report = score_submission(csv, annotation, pick_task(task) or task)
+    if details is not None:
+        check_writable(details)
+    scored = score_clips(csv, annotation, pick_task(task) or task, profile=profile, samples=bootstrap)
+    if details is not None:
+        tool.write_details(details, scored.clips)
     if as_json:
-        print_json(report)
+        print_json(scored.report)
     else:
-        table(f"Score of {csv.name}", ["", ""], [[name, str(value)] for name, value in report.items()])
-
-
-@app.command("validate-submission", epilog="Example: `nota validate-submission submission.csv --annotation test.json`")
-def validate_submission(
-    csv: Annotated[Path | None, typer.Argument(help="The CSV; else submission.csv here, else the newest one.")] = None,
-    annotation: AnnotationOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Check a CSV against the organisers' rules and more; every problem is named with its row."""
-    from nota_cli.submission import find_submission, validate
-
-    path = csv or find_submission(Path.cwd())
-    problems = validate(path, annotation)
-    if as_json:
-        print_json({"file": str(path), "valid": not problems, "problems": [vars(problem) for problem in problems]})
-    elif problems:
-        rows = [[str(p.row or ""), p.id or "", p.message] for p in problems]
-        table(f"{path}: {len(problems)} problems", ["line", "id", "problem"], rows)
-    else:
-        say(f"{path}: valid")
-    if problems:
-        raise typer.Exit(1)
+        table(f"Score of {csv.name}", ["", ""], tool.figures(scored.report))
+    tool.show(scored, (0 if as_json else 5) if worst is None else worst)
 
 
 @app.command(epilog="Example: `nota efficiency --recipe salmonn-3b --load-format dummy --out salmonn-3b.json`")

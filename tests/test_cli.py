@@ -227,7 +227,7 @@ def test_validate_submission_lists_every_problem(
     assert nota("validate-submission", "--json") == 1
     found = json.loads(capsys.readouterr().out)
     assert not found["valid"]
-    assert [problem["row"] for problem in found["problems"]] == [3, 4, 4]
+    assert [problem["line"] for problem in found["problems"]] == [3, 4, 4]
     (tmp_path / "submission.csv").write_text("testset_id,text\ntest0000,a\n")
     assert nota("validate-submission") == 0
 

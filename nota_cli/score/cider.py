@@ -1,4 +1,4 @@
-"""CIDEr-D (Vedantam et al., 2015) as the organisers compute it: one reference a clip, words split on white space."""
+"""CIDEr-D (Vedantam et al., 2015) as the organisers compute it: words split on white space, nothing else done."""
 
 import math
 from collections import Counter
@@ -38,31 +38,43 @@ class _Weights:
     length: int
 
 
-def cider_d(hypotheses: Sequence[str], references: Sequence[str]) -> CiderResult:
+def cider_d(hypotheses: Sequence[str], references: Sequence[str] | Sequence[Sequence[str]]) -> CiderResult:
     """CIDEr-D over a corpus; nothing is lower-cased or tokenised, and idf comes from these references.
 
     Args:
         hypotheses: the model's captions.
-        references: as many reference captions, in the same order.
+        references: each clip's reference caption, or its several ones; in the same order. A clip's value is the mean
+            over its references, and a word is as rare as the clips are few that have it in any of theirs.
 
     Raises:
-        DataError: the lists differ in length, or there are fewer than two clips (every idf would be 0).
+        DataError: the lists differ in length, a clip has no reference, or there are fewer than two clips (every idf
+            would be 0).
     """
     if len(hypotheses) != len(references):
         raise DataError(f"{len(hypotheses)} hypotheses but {len(references)} references; CIDEr-D needs one of each")
     if len(references) < 2:
         raise DataError("CIDEr-D weighs words by how rare they are among the references: give it at least two clips")
-    reference_counts = [_ngrams(text) for text in references]
+    every = [(given,) if isinstance(given, str) else given for given in references]
+    if not all(every):
+        raise DataError(f"clip {[bool(given) for given in every].index(False)} (counted from 0) has no reference")
+    counted = [[_ngrams(text) for text in texts] for texts in every]
     clips_with: Counter[Ngram] = Counter()
-    for counts in reference_counts:
-        clips_with.update(counts.keys())
+    for own in counted:
+        clips_with.update(set().union(*own))  # once a clip, however many of its references have it
     log_clips = math.log(len(references))
-    idf = {ngram: log_clips - math.log(clips) for ngram, clips in clips_with.items()}
-
+    logs = {clips: math.log(clips) for clips in set(clips_with.values())}
+    idf = {ngram: log_clips - logs[clips] for ngram, clips in clips_with.items()}
     per_clip = []
-    for hypothesis, counts in zip(hypotheses, reference_counts, strict=True):
-        similarity = _similarity(_weigh(_ngrams(hypothesis), idf, log_clips), _weigh(counts, idf, log_clips))
-        per_clip.append(SCALE * similarity)
+    for hypothesis, own in zip(hypotheses, counted, strict=True):
+        said = _weigh(_ngrams(hypothesis), idf, log_clips)
+        by_order = [0.0] * ORDERS
+        for counts in own:
+            for order, value in enumerate(_similarities(said, _weigh(counts, idf, log_clips))):
+                by_order[order] += value
+        total = 0.0
+        for value in by_order:  # not `sum`, which newer Pythons round otherwise
+            total += value
+        per_clip.append(SCALE * float(total / ORDERS / len(own)))
     return CiderResult(float(np.mean(per_clip)), tuple(per_clip))
 
 
@@ -90,19 +102,20 @@ def _weigh(counts: Counter[Ngram], idf: dict[Ngram, float], unseen: float) -> _W
     return _Weights(by_order, [math.sqrt(square) for square in squares], length)
 
 
-def _similarity(hypothesis: _Weights, reference: _Weights) -> float:
-    """Mean over the orders of the clipped cosine times the length penalty, in 0 to 1."""
+def _similarities(hypothesis: _Weights, reference: _Weights) -> list[float]:
+    """For each order the clipped cosine times the length penalty, in 0 to 1."""
     difference = float(hypothesis.length - reference.length)
     penalty = np.e ** (-(difference**2) / (2 * SIGMA**2))
-    total = 0.0
+    values = []
     for order in range(ORDERS):
         shared = reference.by_order[order]
         product = 0.0
         for ngram, weight in hypothesis.by_order[order].items():
-            other = shared.get(ngram, 0.0)
-            product += min(weight, other) * other
+            other = shared.get(ngram)
+            if other is not None:
+                product += min(weight, other) * other
         norms = hypothesis.norms[order] * reference.norms[order]
         if norms != 0:
             product /= norms
-        total += product * penalty
-    return float(total / ORDERS)
+        values.append(product * penalty)
+    return values

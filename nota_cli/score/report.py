@@ -1,71 +1,258 @@
-"""A submission CSV against an annotation's references: the figures that the organisers' scorer prints."""
+"""A submission CSV against an annotation's references: the organisers' figures, or those that papers publish."""
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from nota_cli import __version__
 from nota_cli.data.annotation import FAMILY_TASK, Row, family, read_annotation, row_id
 from nota_cli.errors import DataError, UsageError, listing
 from nota_cli.score.cider import cider_d
-from nota_cli.score.wer import normalise, wer
+from nota_cli.score.intervals import PERCENT, SEED, interval
+from nota_cli.score.qa import answers, squad_normalise
+from nota_cli.score.wer import ClipEdits, WerResult, clip_edits, normalise, plain_words, wer
 from nota_cli.submission import COLUMNS, Problem, read_records
 
+PROFILES = ("organisers", "standard")
 CIDER_NOTE = "this is CIDEr-D x 100, which the organisers print under the name SPIDEr; it is not SPIDEr"
 EXACT_MATCH_NOTE = "percent of answers equal to the reference after normalisation; the organisers print no such figure"
+WHISPER = "Whisper's English normaliser as published (whisper-normalizer without its four rewrites of its own)"
+_ORGANISERS = f"{WHISPER}, sacrebleu's 13a tokens, punctuation dropped, lower case"
+_LIBRARIES = ("whisper-normalizer", "sacrebleu", "rapidfuzz", "numpy")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One scored row.
+
+    Attributes:
+        id: of the submission.
+        hypothesis: the text as scored: cut at the first end symbol, lower-cased.
+        references: the row's `text`, then its further `texts`.
+        words: word edits against `text`, where they are counted.
+        measures: the clip's own values, on the metrics' own scales: `cider_d`, `spice`, `exact_match`, `token_f1`...
+    """
+
+    id: str
+    hypothesis: str
+    references: tuple[str, ...]
+    words: ClipEdits | None
+    measures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The report of `score_submission` and the clips it is made of, in annotation order."""
+
+    report: dict[str, Any]
+    clips: list[Clip]
+
+
+@dataclass
+class _Figures:
+    """What a task's scorer hands back: entries of the report, values of the clips, what they were computed with."""
+
+    entries: dict[str, Any]
+    words: Sequence[ClipEdits] | None = None
+    measures: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    means: dict[str, tuple[str, float]] = field(default_factory=dict)  # entry -> measure whose mean it is, factor
+    normaliser: str = WHISPER
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 def score_submission(
-    csv_path: Path | str, annotation_path: Path | str, task: str, end_symbols: Sequence[str] = ()
+    csv_path: Path | str,
+    annotation_path: Path | str,
+    task: str,
+    end_symbols: Sequence[str] = (),
+    *,
+    profile: str = "organisers",
+    samples: int = 0,
 ) -> dict[str, Any]:
-    """Score a CSV as the organisers do: hypotheses cut at the first end symbol and lower-cased, references as they are.
+    """The report of `score_clips`, without the clips."""
+    return score_clips(csv_path, annotation_path, task, end_symbols, profile=profile, samples=samples).report
+
+
+def score_clips(
+    csv_path: Path | str,
+    annotation_path: Path | str,
+    task: str,
+    end_symbols: Sequence[str] = (),
+    *,
+    profile: str = "organisers",
+    samples: int = 0,
+) -> Scored:
+    """Score a CSV: hypotheses cut at the first end symbol and lower-cased, references as they are.
+
+    Profile `organisers` is the competition's. `standard` is what papers publish: WER with Whisper's normaliser alone;
+    CIDEr-D, SPICE, SPIDEr, METEOR and FENSE through aac-metrics; answers normalised as SQuAD does.
 
     Args:
         csv_path: columns `testset_id,text`; empty texts count as said nothing.
         annotation_path: rows with `text`; a row without `testset_id` has the id `test` and its place in four digits.
+            Further references of a row stand in its list `texts`: captions are compared with all of them, answers of
+            the standard profile with the best of them, and words with `text` alone.
         task: `asr`, `aac` or `qa`; rows of other tasks are left out and counted.
         end_symbols: where the decoder's texts end, for example `</s>`.
+        profile: `organisers` or `standard`.
+        samples: bootstrap samples; with none the report has no `intervals`.
 
     Returns:
-        For every task `task`, `rows` (scored), `other_rows` (of the annotation, left out), `unknown_ids` (of the CSV,
-        not in the annotation), `empty_texts` and `printed`. For asr `wer` (percent), `edits`, `reference_words`; for
-        aac `cider_d_x100`, `note` and the WER figures too; for qa `exact_match` (percent) and `note`.
+        In the report, for every task: `task`, `rows` (scored), `other_rows` (of the annotation, left out),
+        `unknown_ids` (of the CSV, not in the annotation), `empty_texts` and `printed`; last `references` (where some
+        row has several), `intervals` (the 95% intervals of the figures, bootstrapped over the clips), `profile`,
+        `normaliser` and `versions`. For asr `wer` (percent), `edits`, `reference_words`; for aac `cider_d_x100`,
+        `note` and the WER figures too (`wer` is None if no reference has a word in it); for qa `exact_match` and
+        `token_f1` (percent) and `note`. In the standard profile aac has instead `cider_d`, `spice`, `spider`,
+        `meteor` and `fense` on their own scales, as far as they could be computed, and `not_computed`, the others
+        with the reason.
 
     Raises:
-        UsageError: a file is not there, or the task is none of the three.
-        DataError: a file cannot be read, the CSV lacks ids or has one twice, or references are missing.
+        UsageError: a file is not there, the task or the profile is none of those, or `standard` captions lack
+            aac-metrics, Java or its files.
+        DataError: a file cannot be read, the CSV lacks ids or has one twice, references are missing, no reference has
+            a word in it (asr), or there are fewer than two clips (aac).
     """
     if task not in FAMILY_TASK:
         raise UsageError(f"unknown task {task!r}; choose one of {', '.join(FAMILY_TASK)}")
+    if profile not in PROFILES:
+        raise UsageError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
     rows = read_annotation(annotation_path, default_task=FAMILY_TASK[task])
     wanted = [row for row in rows if family(row.task) == task]
     if not wanted:
         raise DataError(f"{annotation_path}: none of its {len(rows)} rows belongs to task {task}; choose another task")
-    answers = _answers(Path(csv_path))
-    hypotheses = [_cut(text, end_symbols).lower() for text in _join(wanted, answers, csv_path)]
+    given = _answers(Path(csv_path))
+    hypotheses = [_cut(text, end_symbols).lower() for text in _join(wanted, given, csv_path)]
     references = _references(wanted, annotation_path)
     known = {row_id(row) for row in rows}
-    return {
+    figures = _SCORERS[task, profile](hypotheses, references)
+    report = {
         "task": task,
         "rows": len(wanted),
         "other_rows": len(rows) - len(wanted),
-        "unknown_ids": sum(name not in known for name in answers),
+        "unknown_ids": sum(name not in known for name in given),
         "empty_texts": sum(not text.strip() for text in hypotheses),
-        **_figures(task, hypotheses, references),
+        **figures.entries,
     }
+    several = task == "aac" or (task == "qa" and profile == "standard")
+    if several and any(len(own) > 1 for own in references):
+        report["references"] = sum(map(len, references))
+    if samples and len(wanted) > 1:
+        report["intervals"] = _intervals(figures, samples)
+    report |= {"profile": profile, "normaliser": figures.normaliser, "versions": _versions() | figures.versions}
+    clips = [
+        Clip(
+            row_id(row),
+            hypotheses[i],
+            references[i],
+            figures.words[i] if figures.words else None,
+            {name: values[i] for name, values in figures.measures.items()},
+        )
+        for i, row in enumerate(wanted)
+    ]
+    return Scored(report, clips)
 
 
-def _figures(task: str, hypotheses: list[str], references: list[str]) -> dict[str, Any]:
-    if task == "qa":
-        pairs = zip(hypotheses, references, strict=True)
-        right = sum(normalise(hypothesis).strip() == normalise(reference).strip() for hypothesis, reference in pairs)
-        share = 100 * right / len(references)
-        return {"exact_match": share, "printed": f"Exact match: {share:.4f}%", "note": EXACT_MATCH_NOTE}
-    words = wer(hypotheses, references)
-    counted = {"wer": 100 * words.value, "edits": words.edits, "reference_words": words.reference_words}
-    if task == "asr":
-        return {"printed": words.printed, **counted}
+References = list[tuple[str, ...]]
+
+
+def _speech(hypotheses: list[str], references: References) -> _Figures:
+    result = wer(hypotheses, [own[0] for own in references])
+    return _Figures(_counted(result), words=result.per_clip, normaliser=_ORGANISERS)
+
+
+def _standard_speech(hypotheses: list[str], references: References) -> _Figures:
+    result = wer(hypotheses, [own[0] for own in references], plain_words)
+    return _Figures(_counted(result), words=result.per_clip)
+
+
+def _counted(result: WerResult) -> dict[str, Any]:
+    rate = {"wer": 100 * result.value, "edits": result.edits, "reference_words": result.reference_words}
+    return {"printed": result.printed, **rate}
+
+
+def _captions(hypotheses: list[str], references: References) -> _Figures:
     captions = cider_d(hypotheses, references)
-    return {"printed": captions.printed, "cider_d_x100": 100 * captions.value, "note": CIDER_NOTE, **counted}
+    words = clip_edits(hypotheses, [own[0] for own in references])
+    edits, total = sum(clip.edits for clip in words), sum(clip.reference_words for clip in words)
+    rate = {"wer": 100 * (edits / total) if total else None, "edits": edits, "reference_words": total}
+    return _Figures(
+        {"printed": captions.printed, "cider_d_x100": 100 * captions.value, "note": CIDER_NOTE, **rate},
+        words=words,
+        measures={"cider_d": captions.per_clip},
+        means={"cider_d_x100": ("cider_d", 100)},
+        normaliser=f"captions: none; WER: {_ORGANISERS}",
+    )
+
+
+def _standard_captions(hypotheses: list[str], references: References) -> _Figures:
+    from nota_cli.score.captions import METRICS, standard_captions, versions
+
+    scores = standard_captions(hypotheses, references)
+    values = {name: scores.values[name] for name in METRICS if name in scores.values}
+    printed = ", ".join(f"{SHOWN[name]}: {value:.4f}" for name, value in values.items())
+    return _Figures(
+        {"printed": printed, **values, "not_computed": scores.lacking},
+        measures=scores.per_clip,
+        means={name: (name, 1) for name in values if name != "meteor"},  # METEOR's is not the mean of its clips'
+        normaliser="PTB tokenizer of Stanford CoreNLP 3.4.1 (lower case, punctuation dropped)",
+        versions=versions(),
+    )
+
+
+def _questions(normaliser: str, normal: Callable[[str], str], several: bool) -> Callable[..., _Figures]:
+    def score(hypotheses: list[str], references: References) -> _Figures:
+        result = answers(hypotheses, references if several else [own[:1] for own in references], normal)
+        right = int(sum(result.matches))
+        share = 100 * right / len(references)
+        return _Figures(
+            {
+                "exact_match": share,
+                "printed": f"Exact match: {share:.4f}%",
+                "note": EXACT_MATCH_NOTE,
+                "token_f1": 100 * result.token_f1,
+            },
+            measures={"exact_match": result.matches, "token_f1": result.f1s},
+            means={"exact_match": ("exact_match", 100), "token_f1": ("token_f1", 100)},
+            normaliser=normaliser,
+        )
+
+    return score
+
+
+SHOWN = {"cider_d": "CIDEr-D", "spice": "SPICE", "spider": "SPIDEr", "meteor": "METEOR", "fense": "FENSE"}
+_SQUAD = "SQuAD's: lower case, no ASCII punctuation, no a/an/the"
+_SCORERS: dict[tuple[str, str], Callable[[list[str], References], _Figures]] = {
+    ("asr", "organisers"): _speech,
+    ("asr", "standard"): _standard_speech,
+    ("aac", "organisers"): _captions,
+    ("aac", "standard"): _standard_captions,
+    ("qa", "organisers"): _questions(WHISPER, normalise, several=False),
+    ("qa", "standard"): _questions(_SQUAD, squad_normalise, several=True),
+}
+
+
+def _intervals(figures: _Figures, samples: int) -> dict[str, Any]:
+    """Low and high of each figure; CIDEr-D's clips are drawn with the values they have, idf as in the whole corpus."""
+    found: dict[str, Any] = {}
+    if figures.words:
+        edits, words = [clip.edits for clip in figures.words], [clip.reference_words for clip in figures.words]
+        found["wer"] = _scaled(interval(edits, words, samples), 100)
+    for entry, (measure, factor) in figures.means.items():
+        values = figures.measures[measure]
+        found[entry] = _scaled(interval(values, [1.0] * len(values), samples), factor)
+    return found | {"percent": PERCENT, "samples": samples, "seed": SEED}
+
+
+def _scaled(bounds: tuple[float, float] | None, factor: float) -> list[float] | None:
+    return None if bounds is None else [factor * bound for bound in bounds]
+
+
+def _versions() -> dict[str, str]:
+    return {"nota": __version__, "python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
 def _answers(path: Path) -> dict[str, str]:
@@ -95,11 +282,12 @@ def _join(rows: list[Row], answers: dict[str, str], path: Path | str) -> list[st
     return [answers[row_id(row)] for row in rows]
 
 
-def _references(rows: list[Row], path: Path | str) -> list[str]:
+def _references(rows: list[Row], path: Path | str) -> list[tuple[str, ...]]:
+    """Each row's `text`, and the further wordings that it has under `texts`."""
     lacking = [f"row {row.index} ({row_id(row)})" for row in rows if row.text is None]
     if lacking:
         raise DataError(f"{path}: {len(lacking)} rows have no `text` to score against:\n{listing(lacking)}")
-    return [row.text for row in rows if row.text is not None]
+    return [tuple(dict.fromkeys((row.text, *row.texts))) for row in rows if row.text is not None]
 
 
 def _cut(text: str, end_symbols: Sequence[str]) -> str:

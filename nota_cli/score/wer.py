@@ -1,5 +1,6 @@
-"""Word error rate as the organisers count it: Whisper's English normaliser, 13a tokens, no punctuation, lower case."""
+"""Word error rate: the organisers' count (Whisper's normaliser, 13a tokens, no punctuation) and the plain one."""
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,50 @@ from nota_cli.errors import DataError
 EXTRA_REPLACEMENTS = ("kinda", "sorta", "dunno", "cause")
 """Words that whisper-normalizer rewrites and the normaliser published with Whisper, the organisers' one, does not."""
 
+Splitter = Callable[[str], list[str]]
+Step = tuple[str | None, str | None]
+"""One place of an alignment: reference word and hypothesis word, None where the other side stands alone."""
+
 
 @dataclass(frozen=True)
 class ClipEdits:
-    """Word edits (substitutions + insertions + deletions) of one clip, and the words of its reference."""
+    """Word edits of one clip.
+
+    Attributes:
+        edits: substitutions + insertions + deletions, the least number of them.
+        reference_words: words of the reference.
+        substitutions: of one way to make so few edits, as are the next two.
+        insertions: words that only the hypothesis has.
+        deletions: words that only the reference has.
+        hypothesis: its words, as counted.
+        reference: its words, as counted.
+    """
 
     edits: int
     reference_words: int
+    substitutions: int = 0
+    insertions: int = 0
+    deletions: int = 0
+    hypothesis: tuple[str, ...] = ()
+    reference: tuple[str, ...] = ()
+
+    def alignment(self) -> list[Step]:
+        """Both sides word by word, in order."""
+        operations = _operations(self.hypothesis, self.reference)
+        steps: list[Step] = []
+        at = heard = 0
+        for kind, position, other in (*operations, ("end", len(self.reference), len(self.hypothesis))):
+            while at < position:  # words that are equal, up to the next edit
+                steps.append((self.reference[at], self.hypothesis[heard]))
+                at, heard = at + 1, heard + 1
+            if kind == "replace":
+                steps.append((self.reference[position], self.hypothesis[other]))
+            elif kind == "delete":
+                steps.append((self.reference[position], None))
+            elif kind == "insert":
+                steps.append((None, self.hypothesis[other]))
+            at, heard = at + (kind in ("replace", "delete")), heard + (kind in ("replace", "insert"))
+        return steps
 
 
 @dataclass(frozen=True)
@@ -47,9 +85,21 @@ def _tools() -> tuple[Callable[[str], str], Callable[[str], str]]:
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
     from whisper_normalizer.english import EnglishTextNormalizer
 
-    normalizer = EnglishTextNormalizer()
+    whole, brief = EnglishTextNormalizer(), EnglishTextNormalizer()
     for word in EXTRA_REPLACEMENTS:
-        del normalizer.replacers[rf"\b{word}\b"]
+        del whole.replacers[rf"\b{word}\b"]
+    # Its fifty replacements take half of the time. Each is of a whole word or has an apostrophe in it; a text that has
+    # neither, nor brackets (which vanish and may join what is beside them), goes through the normaliser without them.
+    brief.replacers = {}
+    plain = [pattern[2:-2] for pattern in whole.replacers if re.fullmatch(r"\\b\w+\\b", pattern)]
+    needed = [re.escape(mark) for mark in "'([<"] + [rf"\b(?:{'|'.join(plain)})\b"]
+    if not all("'" in pattern for pattern in whole.replacers if pattern[2:-2] not in plain):
+        needed = [""]  # another version of the package: take no short cut
+    needs_all = re.compile("|".join(needed))
+
+    def normalizer(text: str) -> str:
+        return str((whole if needs_all.search(text.lower()) else brief)(text))
+
     tokenizer: Callable[[str], str] = Tokenizer13a()  # type: ignore[no-untyped-call]  # it has no annotations
     return normalizer, tokenizer
 
@@ -73,15 +123,14 @@ def words(text: str) -> list[str]:
     return [token.lower() for token in tokenize(normalise(text)).split() if not _is_punctuation(token)]
 
 
-def word_edits(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
-    """Substitutions, insertions and deletions that turn one list of words (no spaces in them) into the other."""
-    from jiwer import ReduceToListOfListOfWords, process_words
+def plain_words(text: str) -> list[str]:
+    """The words of `text` after Whisper's normaliser alone, split at white space: what most published rates count."""
+    return normalise(text).split()
 
-    split = ReduceToListOfListOfWords()  # at single spaces, without jiwer's own clean-up
-    counts = process_words(
-        " ".join(reference), " ".join(hypothesis), reference_transform=split, hypothesis_transform=split
-    )
-    return int(counts.substitutions + counts.insertions + counts.deletions)
+
+def word_edits(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
+    """Substitutions, insertions and deletions that turn one list of words into the other, as few as will do."""
+    return len(_operations(hypothesis, reference))
 
 
 def wer_as_written(pairs: Sequence[tuple[str, str]]) -> float:
@@ -94,27 +143,49 @@ def wer_as_written(pairs: Sequence[tuple[str, str]]) -> float:
     return edits / max(1, sum(len(said.split()) for _, said in pairs))
 
 
-def wer(hypotheses: Sequence[str], references: Sequence[str]) -> WerResult:
-    """The organisers' word error rate over a corpus: all edits / all reference words.
+def wer(hypotheses: Sequence[str], references: Sequence[str], split: Splitter = words) -> WerResult:
+    """The word error rate over a corpus: all edits / all reference words.
 
     Args:
         hypotheses: the model's texts; empty ones count as all words deleted.
         references: as many reference texts, in the same order.
+        split: a text's words; the organisers', unless `plain_words` is given.
 
     Raises:
         DataError: the lists differ in length, or no reference has a word in it.
     """
-    if len(hypotheses) != len(references):
-        raise DataError(f"{len(hypotheses)} hypotheses but {len(references)} references; WER needs one of each a clip")
-    clips = []
-    for hypothesis, reference in zip(hypotheses, references, strict=True):
-        spoken = words(reference)
-        clips.append(ClipEdits(word_edits(words(hypothesis), spoken), len(spoken)))
+    clips = clip_edits(hypotheses, references, split)
     edits = sum(clip.edits for clip in clips)
     total = sum(clip.reference_words for clip in clips)
     if total == 0:
         raise DataError("no reference has a word in it, so there is no word error rate; add reference texts")
-    return WerResult(edits, total, edits / total, tuple(clips))
+    return WerResult(edits, total, edits / total, clips)
+
+
+def clip_edits(hypotheses: Sequence[str], references: Sequence[str], split: Splitter = words) -> tuple[ClipEdits, ...]:
+    """Each clip's edits, as `wer` counts them; here no reference needs to have a word in it."""
+    if len(hypotheses) != len(references):
+        raise DataError(f"{len(hypotheses)} hypotheses but {len(references)} references; WER needs one of each a clip")
+    pairs = zip(hypotheses, references, strict=True)
+    return tuple(_clip(tuple(split(hypothesis)), tuple(split(reference))) for hypothesis, reference in pairs)
+
+
+def _clip(hypothesis: tuple[str, ...], reference: tuple[str, ...]) -> ClipEdits:
+    kinds = [kind for kind, _, _ in _operations(hypothesis, reference)]
+    counts = (kinds.count("replace"), kinds.count("insert"), kinds.count("delete"))
+    return ClipEdits(len(kinds), len(reference), *counts, hypothesis, reference)
+
+
+def _operations(hypothesis: Sequence[str], reference: Sequence[str]) -> list[tuple[str, int, int]]:
+    """The edits in order: `replace`, `insert` or `delete`, and the places in reference and hypothesis."""
+    from rapidfuzz.distance import Levenshtein
+
+    numbers: dict[str, int] = {}  # words as numbers, so that unlike words can never share a hash
+    said = [numbers.setdefault(word, len(numbers)) for word in reference]
+    heard = [numbers.setdefault(word, len(numbers)) for word in hypothesis]
+    if said == heard:
+        return []
+    return [(step.tag, step.src_pos, step.dest_pos) for step in Levenshtein.editops(said, heard)]
 
 
 def _is_punctuation(token: str) -> bool:

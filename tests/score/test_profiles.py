@@ -1,0 +1,165 @@
+"""Profiles, several references, intervals, answers: what the report says beside the organisers' figures."""
+
+import json
+import math
+import random
+
+import pytest
+
+from nota_cli.errors import DataError, UsageError
+from nota_cli.score.cider import cider_d
+from nota_cli.score.intervals import interval
+from nota_cli.score.qa import answers, squad_normalise
+from nota_cli.score.report import score_clips, score_submission
+from nota_cli.submission import write_submission
+
+TASKS = {"asr": "asr", "aac": "audiocaption_v2", "qa": "QA"}
+
+
+def _files(folder, task, rows):
+    """A CSV and an annotation from (hypothesis, reference or references)."""
+    pairs = [(said, right if isinstance(right, list) else [right]) for said, right in rows]
+    write_submission(folder / "s.csv", [(f"test{i:04d}", said) for i, (said, _) in enumerate(pairs)])
+    texts = [{"text": right[0], "texts": right[1:] or None} for _, right in pairs]
+    items = [{"path": "x", "task": TASKS[task], "Q": "what?", **given} for given in texts]
+    (folder / "a.json").write_text(json.dumps({"annotation": items}), encoding="utf-8")
+    return folder / "s.csv", folder / "a.json", task
+
+
+def test_standard_word_error_rate_is_whisper_s_normaliser_alone(tmp_path):
+    # 13a makes two words of $20 and of 50% one without its sign; the plain count leaves both as they are.
+    files = _files(tmp_path, "asr", [("it costs twenty pounds", "It costs $20!"), ("fifty", "fifty percent")])
+    assert score_submission(*files)["reference_words"] == 5
+    report = score_submission(*files, profile="standard")
+    assert (report["edits"], report["reference_words"], report["wer"]) == (2, 4, 50.0)
+    assert report["printed"] == "WER: 50.0000%"
+    assert (report["profile"], "13a" in report["normaliser"]) == ("standard", False)
+
+
+def test_the_report_is_stamped(tmp_path):
+    report = score_submission(*_files(tmp_path, "asr", [("a dog", "a dog")]))
+    assert report["profile"] == "organisers"
+    assert "13a" in report["normaliser"]
+    assert set(report["versions"]) == {"nota", "python", "whisper-normalizer", "sacrebleu", "rapidfuzz", "numpy"}
+    assert json.loads(json.dumps(report)) == report
+
+
+def test_captions_meet_all_of_their_references_and_words_the_first(tmp_path):
+    rows = [("a dog barks", ["a cat", "a dog barks"]), ("rain falls", ["rain falls", "it rains", "rain falls"])]
+    report = score_submission(*_files(tmp_path, "aac", rows))
+    assert report["references"] == 4  # the one that is there twice counts once
+    texts = [["a cat", "a dog barks"], ["rain falls", "it rains"]]
+    assert report["cider_d_x100"] == 100 * cider_d(["a dog barks", "rain falls"], texts).value
+    assert report["edits"] == 2
+
+
+def test_one_reference_in_a_list_is_one_reference():
+    hypotheses, references = ["a dog barks", "rain"], ["a dog barks loudly", "rain falls"]
+    assert cider_d(hypotheses, [[text] for text in references]) == cider_d(hypotheses, references)
+
+
+def test_a_second_reference_like_the_first_changes_nothing():
+    hypotheses, references = ["a dog barks", "rain"], ["a dog barks loudly", "rain falls"]
+    twice = cider_d(hypotheses, [[text, text] for text in references])
+    assert twice.per_clip == pytest.approx(cider_d(hypotheses, references).per_clip, rel=1e-14)
+
+
+def test_a_clip_without_reference_is_named():
+    with pytest.raises(DataError, match="clip 1 .counted from 0. has no reference"):
+        cider_d(["a", "b"], [["a"], []])
+
+
+@pytest.mark.parametrize("profile", ["organisers", "standard"])
+def test_edges_of_speech(tmp_path, profile):
+    one = score_submission(*_files(tmp_path, "asr", [("", "a dog")]), profile=profile, samples=100)
+    assert (one["wer"], one["edits"], one["empty_texts"]) == (100.0, 2, 1)
+    assert "intervals" not in one  # one clip tells nothing of others
+    with pytest.raises(DataError, match="no reference has a word in it"):
+        score_submission(*_files(tmp_path, "asr", [("a", "!?"), ("b", "，。 -")]), profile=profile)
+    mixed = score_submission(*_files(tmp_path, "asr", [("a", "!"), ("b c", "b c")]), profile=profile)
+    assert (mixed["edits"], mixed["reference_words"]) == (1, 2)
+    other = [("犬が吠える", "犬が吠える"), ("ŒUVRE", "oeuvre"), ("naïve", "NAIVE")]
+    assert score_submission(*_files(tmp_path, "asr", other), profile=profile)["edits"] == 0
+
+
+def test_edges_of_captions(tmp_path):
+    with pytest.raises(DataError, match="at least two clips"):
+        score_submission(*_files(tmp_path, "aac", [("a", "a")]))
+    marks = score_submission(*_files(tmp_path, "aac", [("...", "..."), ("!?", "。 !")]), samples=50)
+    assert marks["cider_d_x100"] == pytest.approx(
+        100 * 10 / 4 / 2
+    )  # marks are words here: one unigram of one clip fits
+    assert (marks["wer"], marks["reference_words"]) == (None, 0)
+    assert marks["intervals"]["wer"] is None
+    silent = score_submission(*_files(tmp_path, "aac", [("", "a dog"), ("", "rain")]))
+    assert (silent["cider_d_x100"], silent["wer"]) == (0.0, 100.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("The  Dog's, barks!", "dogs barks"), ("an apple a day", "apple day"), ("A.", ""), ("Theatre", "theatre")],
+)
+def test_answers_are_normalised_as_squad_does(text, expected):
+    assert squad_normalise(text) == expected
+
+
+def test_answers(tmp_path):
+    rows = [("the red dog", "A red dog."), ("two big dogs", ["one dog", "two dogs"]), ("", "a"), ("cat", "dog")]
+    report = score_submission(*_files(tmp_path, "qa", rows), profile="standard", samples=200)
+    assert report["exact_match"] == 50.0  # the first, and silence where the answer is nothing but an article
+    assert report["token_f1"] == pytest.approx(100 * (1 + 0.8 + 1 + 0) / 4)
+    assert report["references"] == 5
+    assert set(report["intervals"]) == {"exact_match", "token_f1", "percent", "samples", "seed"}
+    organisers = score_submission(*_files(tmp_path, "qa", rows))
+    assert organisers["exact_match"] == 0.0
+    assert organisers["token_f1"] == pytest.approx(100 * (4 / 6 + 0 + 0 + 0) / 4)
+    assert "references" not in organisers  # only `text` counts there
+
+
+def test_f1_counts_a_repeated_word_as_often_as_both_have_it():
+    result = answers(["dog dog dog"], [["dog dog cat"]], str)
+    assert result.token_f1 == pytest.approx(2 / 3)
+    assert result.exact_match == 0.0
+
+
+def test_intervals_are_seeded_and_hold_the_figure(tmp_path):
+    draw = random.Random(1)
+    words = ["dog", "cat", "rain", "wind", "barks", "falls", "blows"]
+    rows = [(" ".join(draw.sample(words, 5)), " ".join(draw.sample(words, 5))) for _ in range(60)]
+    files = _files(tmp_path, "aac", rows)
+    first, second = (score_submission(*files, samples=500) for _ in range(2))
+    assert first == second
+    assert first["intervals"]["samples"] == 500
+    for name in ("wer", "cider_d_x100"):
+        low, high = first["intervals"][name]
+        assert low < first[name] < high
+    without = score_submission(*files)
+    assert {name: value for name, value in first.items() if name != "intervals"} == without
+
+
+def test_interval_has_the_width_of_the_theory():
+    draw = random.Random(5)
+    values = [draw.gauss(10, 2) for _ in range(400)]
+    low, high = interval(values, [1.0] * 400, 4000)
+    spread = math.sqrt(sum((value - sum(values) / 400) ** 2 for value in values) / 400 / 400)
+    assert (high - low) == pytest.approx(2 * 1.96 * spread, rel=0.06)
+
+
+def test_interval_of_clips_that_are_all_alike_is_a_point():
+    assert interval([1] * 7, [4] * 7, 300) == (0.25, 0.25)
+    assert interval([1], [4], 300) is None
+    assert interval([1, 2], [0, 0], 300) is None
+
+
+def test_unknown_profile(tmp_path):
+    with pytest.raises(UsageError, match="unknown profile 'kaggle'; choose one of organisers, standard"):
+        score_submission(*_files(tmp_path, "asr", [("a", "a")]), profile="kaggle")
+
+
+def test_clips_make_up_the_report(tmp_path):
+    rows = [("a dog", "a dog barks"), ("rain rain", "rain")]
+    scored = score_clips(*_files(tmp_path, "aac", rows))
+    assert [clip.id for clip in scored.clips] == ["test0000", "test0001"]
+    assert sum(clip.words.edits for clip in scored.clips) == scored.report["edits"]
+    mean = sum(clip.measures["cider_d"] for clip in scored.clips) / 2
+    assert 100 * mean == pytest.approx(scored.report["cider_d_x100"], rel=1e-14)
