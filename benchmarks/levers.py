@@ -70,6 +70,7 @@ class Levers:
         half = "decoder.dtype=bfloat16"
         yield "`decoder.dtype: bfloat16`, kernel `blockwise`", set_(half, "decoder.kernel=blockwise")
         yield "`decoder.dtype: bfloat16`, kernel `int4pack`", set_(half, "decoder.kernel=int4pack")
+        yield "`generate.decoding: plain` (the other rows: `auto`)", set_("generate.decoding=plain")
         yield TRIMMED, lambda: (self.trimmed(self.checkpoint), [])
         yield DENSE, lambda: (self.dense(), ["generate.merge_lora=never"])
         yield MERGED, lambda: (self.merged(), [])

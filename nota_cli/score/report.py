@@ -21,7 +21,7 @@ CIDER_NOTE = "this is CIDEr-D x 100, which the organisers print under the name S
 EXACT_MATCH_NOTE = "percent of answers equal to the reference after normalisation; the organisers print no such figure"
 WHISPER = "Whisper's English normaliser as published (whisper-normalizer without its four rewrites of its own)"
 _ORGANISERS = f"{WHISPER}, sacrebleu's 13a tokens, punctuation dropped, lower case"
-_LIBRARIES = ("whisper-normalizer", "sacrebleu", "rapidfuzz", "numpy")
+_LIBRARIES = ("whisper-normalizer", "sacrebleu", "jiwer", "numpy")
 
 
 @dataclass(frozen=True)

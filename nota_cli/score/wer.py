@@ -11,6 +11,8 @@ from nota_cli.errors import DataError
 EXTRA_REPLACEMENTS = ("kinda", "sorta", "dunno", "cause")
 """Words that whisper-normalizer rewrites and the normaliser published with Whisper, the organisers' one, does not."""
 
+KINDS = {"substitute": "replace", "insert": "insert", "delete": "delete"}
+"""jiwer's names of edits, and ours."""
 Splitter = Callable[[str], list[str]]
 Step = tuple[str | None, str | None]
 """One place of an alignment: reference word and hypothesis word, None where the other side stands alone."""
@@ -178,14 +180,24 @@ def _clip(hypothesis: tuple[str, ...], reference: tuple[str, ...]) -> ClipEdits:
 
 def _operations(hypothesis: Sequence[str], reference: Sequence[str]) -> list[tuple[str, int, int]]:
     """The edits in order: `replace`, `insert` or `delete`, and the places in reference and hypothesis."""
-    from rapidfuzz.distance import Levenshtein
-
-    numbers: dict[str, int] = {}  # words as numbers, so that unlike words can never share a hash
-    said = [numbers.setdefault(word, len(numbers)) for word in reference]
-    heard = [numbers.setdefault(word, len(numbers)) for word in hypothesis]
-    if said == heard:
+    if list(hypothesis) == list(reference):
         return []
-    return [(step.tag, step.src_pos, step.dest_pos) for step in Levenshtein.editops(said, heard)]
+    if not reference:  # which jiwer refuses
+        return [("insert", 0, place) for place in range(len(hypothesis))]
+    from jiwer import ReduceToListOfListOfWords, process_words
+
+    split = ReduceToListOfListOfWords()  # at single spaces, without jiwer's own clean-up
+    chunks = process_words(" ".join(reference), " ".join(hypothesis), split, split).alignments[0]
+    operations = []
+    for chunk in chunks:
+        if chunk.type == "equal":
+            continue
+        count = max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
+        steps = (chunk.type in ("substitute", "delete"), chunk.type in ("substitute", "insert"))
+        for place in range(count):
+            at, heard = chunk.ref_start_idx + place * steps[0], chunk.hyp_start_idx + place * steps[1]
+            operations.append((KINDS[chunk.type], at, heard))
+    return operations
 
 
 def _is_punctuation(token: str) -> bool:

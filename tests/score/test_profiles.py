@@ -40,7 +40,7 @@ def test_the_report_is_stamped(tmp_path):
     report = score_submission(*_files(tmp_path, "asr", [("a dog", "a dog")]))
     assert report["profile"] == "organisers"
     assert "13a" in report["normaliser"]
-    assert set(report["versions"]) == {"nota", "python", "whisper-normalizer", "sacrebleu", "rapidfuzz", "numpy"}
+    assert set(report["versions"]) == {"nota", "python", "whisper-normalizer", "sacrebleu", "jiwer", "numpy"}
     assert json.loads(json.dumps(report)) == report
 
 
