@@ -59,7 +59,7 @@ def picture(standings: list[Standing]) -> "Figure":
         _panel(axes, ordered, shapes, error, cost)
     legend = "filled: measured    hollow: as reported by the teams    bold: Pareto-best in error, memory and latency"
     figure.text(0.5, 0.015, legend, ha="center", fontsize=9, color="#333333")
-    figure.subplots_adjust(left=0.065, right=0.985, top=0.9, bottom=0.15, wspace=0.17)
+    figure.subplots_adjust(left=0.065, right=0.985, top=0.88, bottom=0.15, wspace=0.17)
     canvas.draw()  # type: ignore[no-untyped-call]
     for axes, cost in zip(panels, ("memory", "latency"), strict=True):
         _label(figure, axes, [one for one in ordered if _point(one, error, cost)], error, cost)
@@ -95,11 +95,11 @@ def _panel(axes: "Axes", ordered: list[Standing], shapes: dict[int, str], error:
     axes.set_xlabel(f"{goal.label}, {goal.unit}  (less is better)")
     axes.tick_params(labelleft=True)
     axes.set_ylabel(f"{what.label}{', ' + what.unit if what.unit else ''}  ({better})")
-    axes.set_title(f"{what.label} against {goal.label}", loc="left", fontsize=11)
+    axes.set_title(f"{what.label} against {goal.label}", loc="left", fontsize=11, pad=18)
     if lacking:
         names = ", ".join(lacking)
         text = f"not shown, a figure is missing: {names if len(names) < 50 else f'{len(lacking)} runs'}"
-        axes.annotate(text, (1, 1.015), xycoords="axes fraction", ha="right", va="bottom", fontsize=8, color="#555555")
+        axes.annotate(text, (0, 1.012), xycoords="axes fraction", ha="left", va="bottom", fontsize=8, color="#555555")
     axes.margins(0.14, 0.14)
     for values, scale in ((xs, axes.set_xscale), (ys, axes.set_yscale)):
         if values and min(values) > 0 and max(values) / min(values) >= LOG_FROM:

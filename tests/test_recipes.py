@@ -145,11 +145,12 @@ def made_tiny(
     def write(name: str) -> tuple[Path, Recipe]:
         shipped = load_recipe(name)
         kind = shipped.audio_encoder.kind
-        audio: dict[str, Any] = {} if kind == "none" else {"path": None, "config": AUDIO[kind], "train": True}
+        free = shipped.speech_encoder.quantisation == "none"  # encoders in 8 bits stay as they are
+        audio: dict[str, Any] = {} if kind == "none" else {"path": None, "config": AUDIO[kind], "train": free}
         values = {
             "base": name,
             "audio": {"pad": "clip"},  # fifteen times less to encode than the recipes' 30 s, which golden systems test
-            "speech_encoder": {"path": None, "config": tiny["speech_encoder"]["config"], "train": True},
+            "speech_encoder": {"path": None, "config": tiny["speech_encoder"]["config"], "train": free},
             "audio_encoder": audio,
             "connector": tiny["connector"],
             "decoder": {"path": str(tiny_decoder(shipped)), "bos_token": None},
