@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nota_cli.cli_options import AnnotationOption, JsonOption, TaskOption, pick_task
+from nota_cli.cli_submission import show_report
 from nota_cli.console import fail, print_json, progress, say, table, warn
 from nota_cli.console import out as terminal
+from nota_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from nota_cli.compare import Standing
@@ -29,7 +31,7 @@ def compare(
     ] = None,
     missing: Annotated[
         str, typer.Option(help="A missing figure is ranked last: worst; or its run not at all: skip.")
-    ] = ("worst"),
+    ] = "worst",
     references: Annotated[bool, typer.Option(help="With the figures that the seed systems' teams reported.")] = True,
     out: Annotated[Path | None, typer.Option(help="Folder for compare.md, compare.csv and compare.png.")] = None,
     plot: Annotated[bool, typer.Option(help="Draw compare.png too, which needs matplotlib.")] = True,
@@ -42,7 +44,6 @@ def compare(
     """
     from nota_cli import compare as tool
     from nota_cli.compare_runs import read_runs
-    from nota_cli.errors import UsageError
 
     weighed = tool.parse_weights(weights)
     if not runs and not references:
@@ -80,6 +81,9 @@ def _write(out: Path, standings: "list[Standing]", weights: dict[str, float], mi
     from nota_cli import compare as tool
     from nota_cli.files import write_text
 
+    for name in ("compare.md", "compare.csv", "compare.png"):
+        if (out / name).is_dir():
+            raise UsageError(f"cannot write {out / name}: it is a folder. Choose another output path.")
     if plot:
         from nota_cli.compare_plot import draw
 
@@ -120,12 +124,11 @@ def submit(
             found = [problem.as_dict() for problem in problems]
             print_json({"status": "invalid", "file": str(csv), "problems": found})
         else:
-            rows = [[str(problem.line or ""), problem.id or "", problem.message] for problem in problems]
-            table(f"{csv}: {report.log.of('error')} problems", ["line", "id", "problem"], rows)
+            show_report(report, strict=False)
         fail(f"{csv} is not valid, so nothing was sent; nota validate-submission {csv} says more")
         raise typer.Exit(1)
     if report.log.of("warning"):
-        warn(f"{report.log.of('warning')} things look wrong; nota validate-submission {csv} shows them")
+        warn(f"things that look wrong: {report.log.of('warning')}; nota validate-submission {csv} shows them")
     if dry_run:
         _show({"status": "not sent", **parcel.summary()}, as_json, "Would be sent")
         return

@@ -42,6 +42,8 @@ def validate_submission(
     """
     from nota_cli.submission import examine, examine_pair, find_submission
 
+    if in_place and fix is None:
+        raise UsageError("--in-place goes with --fix; to mend the file itself: --fix SUBMISSION.csv --in-place")
     if csv is not None and (asr is not None or aac is not None):
         raise UsageError("give either one CSV or --asr and --aac, not both")
     if asr is not None and aac is not None:
@@ -53,8 +55,8 @@ def validate_submission(
             reports = {"asr": _as_dict(pair.asr, strict), "aac": _as_dict(pair.aac, strict)}
             print_json({"valid": _valid(logs, strict), **reports, "together": _problems(pair.together)})
         else:
-            _show(pair.asr, strict)
-            _show(pair.aac, strict)
+            show_report(pair.asr, strict)
+            show_report(pair.aac, strict)
             _show_log("both together", pair.together, strict)
         _end(logs, strict)
         return
@@ -66,7 +68,7 @@ def validate_submission(
     elif as_json:
         print_json(_as_dict(report, strict))
     else:
-        _show(report, strict)
+        show_report(report, strict)
     if fix is None:
         _end([report.log], strict)
 
@@ -81,7 +83,7 @@ def _fix(report: "Report", to: Path, annotations: list[Path], in_place: bool, st
         if as_json:
             print_json({**_as_dict(report, strict), "fixed": None, "why": str(error)})
         else:
-            _show(report, strict)
+            show_report(report, strict)
             fail(str(error))
         raise typer.Exit(1) from None
     after = examine(to, annotations, report.task)
@@ -94,7 +96,7 @@ def _fix(report: "Report", to: Path, annotations: list[Path], in_place: bool, st
         print_json({**_as_dict(report, strict), "fixed": fixed})
     else:
         _show_changes(done)
-        _show(after, strict, left=True)
+        show_report(after, strict, left=True)
     _end([after.log], strict)
 
 
@@ -123,7 +125,8 @@ def _problems(log: "Log") -> dict[str, Any]:
     }
 
 
-def _show(report: "Report", strict: bool, left: bool = False) -> None:
+def show_report(report: "Report", strict: bool, left: bool = False) -> None:
+    """A submission's verdict, and its problems by kind with their remedies."""
     from nota_cli.submission.problems import printable
 
     task = f" ({report.task})" if report.task else ""
@@ -153,7 +156,8 @@ def _show_log(name: str, log: "Log", strict: bool, left: bool = False) -> None:
         _block(Text.assemble((severity, style), " ", (code, "bold")), kinds[code], log.counts[code], remedy)
     out.print()
     if not left and any(code in MENDS for code in kinds):
-        out.print("--fix OUT.csv writes a copy with what can be mended, and says what that was.", style="dim")
+        hint = "nota validate-submission --fix OUT.csv writes a copy with what can be mended, and says what that was."
+        out.print(hint, style="dim")
 
 
 def _show_changes(done: "Repair") -> None:

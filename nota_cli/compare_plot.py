@@ -16,8 +16,15 @@ if TYPE_CHECKING:
 INSTALL = 'pip install "nota-cli[plot]"'
 MARKERS = "osD^v<>phPX*d"
 OWN, REPORTED = "#1f4e9c", "#707070"
+CROWD = 500
+"""With more characters than this in all names the runs are numbered, and the names stand below the panels."""
+LONGEST = 44
+"""Characters of a name in the picture; of a longer one the middle is left out."""
 LOG_FROM = 10.0
 """An axis whose largest value is so many times its smallest is logarithmic."""
+
+COSTS = ("memory", "latency")
+KEY_COLUMNS, KEY_LINE = 3, 0.19  # of the names below the panels; the height of a line in inches
 
 # Where a label is tried, in sixteenths of a turn: right, left, above, below, the corners, between; ever further off.
 _TURNS = (0, 8, 4, 12, 2, 6, 14, 10, 1, 3, 5, 7, 9, 11, 13, 15)
@@ -38,8 +45,9 @@ def draw(standings: list[Standing], path: Path) -> None:
 def picture(standings: list[Standing]) -> "Figure":
     """Every run that has the figures of a panel; a panel says whom it lacks.
 
-    Every run has a marker of its own shape: filled for measured runs, hollow for reported ones; Pareto-best names are
-    bold.
+    Every run has a marker of its own shape, as far as there are shapes: filled for measured runs, hollow for reported
+    ones; Pareto-best names are bold. Where the names would hide each other the runs have numbers, from the best
+    ranked on, and the names stand below.
 
     Raises:
         UsageError: matplotlib is not installed.
@@ -49,20 +57,40 @@ def picture(standings: list[Standing]) -> "Figure":
         from matplotlib.figure import Figure
     except ImportError as absent:
         raise UsageError(f"the plot needs matplotlib: {INSTALL}; or leave it out with --no-plot") from absent
-    figure = Figure(figsize=(12, 5.6), dpi=150)
+    names = [_short(one.run.name) for one in standings]
+    crowded = sum(map(len, names)) > CROWD
+    key_lines = -(-len(names) // KEY_COLUMNS) if crowded else 0
+    key_height = KEY_LINE * (key_lines + 0.5) if crowded else 0.0
+    height = 5.6 + key_height
+    figure = Figure(figsize=(12, height), dpi=150)
     canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
     ordered = sorted(standings, key=lambda one: (one.run.reference, one.run.name))
     shapes = {id(one): MARKERS[index % len(MARKERS)] for index, one in enumerate(ordered)}
     error = error_metric([one.run for one in standings])
-    for axes, cost in zip(panels, ("memory", "latency"), strict=True):
+    for axes, cost in zip(panels, COSTS, strict=True):
         _panel(axes, ordered, shapes, error, cost)
+    if not any(_point(one, error, cost) for one in standings for cost in COSTS):
+        panels[0].set_yticks([])
     legend = "filled: measured    hollow: as reported by the teams    bold: Pareto-best in error, memory and latency"
-    figure.text(0.5, 0.015, legend, ha="center", fontsize=9, color="#333333")
-    figure.subplots_adjust(left=0.065, right=0.985, top=0.88, bottom=0.15, wspace=0.17)
+    below = key_height / height
+    figure.text(0.5, below + 0.084 / height, legend, ha="center", fontsize=9, color="#333333")
+    figure.subplots_adjust(left=0.065, right=0.985, top=1 - 0.672 / height, bottom=below + 0.84 / height, wspace=0.17)
+    labels = {id(one): name for one, name in zip(standings, names, strict=True)}
+    if crowded:
+        labels = {id(one): str(number) for number, one in enumerate(standings, 1)}
+        for index, (one, name) in enumerate(zip(standings, names, strict=True)):
+            figure.text(
+                0.04 + index // key_lines * 0.96 / KEY_COLUMNS,
+                below - (index % key_lines + 1) * KEY_LINE / height,
+                f"{index + 1}  {name}",
+                fontsize=8,
+                fontweight="bold" if one.pareto else "normal",
+                parse_math=False,
+            )
     canvas.draw()  # type: ignore[no-untyped-call]
-    for axes, cost in zip(panels, ("memory", "latency"), strict=True):
-        _label(figure, axes, [one for one in ordered if _point(one, error, cost)], error, cost)
+    for axes, cost in zip(panels, COSTS, strict=True):
+        _label(figure, axes, [one for one in ordered if _point(one, error, cost)], labels, error, cost)
     return figure
 
 
@@ -99,7 +127,10 @@ def _panel(axes: "Axes", ordered: list[Standing], shapes: dict[int, str], error:
     if lacking:
         names = ", ".join(lacking)
         text = f"not shown, a figure is missing: {names if len(names) < 50 else f'{len(lacking)} runs'}"
-        axes.annotate(text, (0, 1.012), xycoords="axes fraction", ha="left", va="bottom", fontsize=8, color="#555555")
+        axes.text(0, 1.012, text, transform=axes.transAxes, va="bottom", fontsize=8, color="#555555", parse_math=False)
+    if not xs:
+        axes.text(0.5, 0.5, "no run has both figures", transform=axes.transAxes, ha="center", color="#555555")
+        axes.set_xticks([])
     axes.margins(0.14, 0.14)
     for values, scale in ((xs, axes.set_xscale), (ys, axes.set_yscale)):
         if values and min(values) > 0 and max(values) / min(values) >= LOG_FROM:
@@ -122,7 +153,14 @@ def _plain_ticks(axes: "Axes") -> None:
             axis.set_minor_formatter(NullFormatter())
 
 
-def _label(figure: "Figure", axes: "Axes", shown: list[Standing], error: str, cost: str) -> None:
+def _short(name: str) -> str:
+    half = (LONGEST - 1) // 2
+    return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
+
+
+def _label(
+    figure: "Figure", axes: "Axes", shown: list[Standing], labels: dict[int, str], error: str, cost: str
+) -> None:
     """Names beside their markers, where they cover neither a marker nor another name; a line leads to far ones."""
     from matplotlib.transforms import Bbox
 
@@ -135,8 +173,9 @@ def _label(figure: "Figure", axes: "Axes", shown: list[Standing], error: str, co
     frame = axes.get_window_extent(renderer)
     for one, point, place in zip(shown, points, places, strict=True):
         text = axes.annotate(
-            one.run.name,
+            labels[id(one)],
             point,
+            parse_math=False,
             xytext=(0, 0),
             textcoords="offset points",
             ha="center",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nota_cli.console import say
-from nota_cli.errors import DataError, UsageError
+from nota_cli.errors import DataError, UsageError, listing
 
 SCORES = {"asr": ("wer", "wer"), "aac": ("spider", "cider_d_x100"), "qa": ("qa", "exact_match")}
 """Task of a score report -> the figure that it gives and the key under which it lies."""
@@ -92,11 +92,11 @@ def read_runs(arguments: list[str]) -> list[Run]:
 
     Raises:
         UsageError: a path is not there, two reports of one kind meet in a run, or two runs have one name.
-        DataError: a file is neither kind of report, or a folder holds none.
+        DataError: a file is neither kind of report, or a folder holds none; a figure is below zero.
     """
     groups: list[Group] = []
     loose: dict[Path, Report] = {}
-    for argument in arguments:
+    for argument in dict.fromkeys(arguments):
         name, separator, files = argument.partition("=")
         path = Path(argument)
         if separator and not path.exists():
@@ -121,24 +121,31 @@ def read_runs(arguments: list[str]) -> list[Run]:
 
 def _folders(path: Path) -> list[list[Report]]:
     """The reports in a folder, or, where it holds none, those of the folders in it."""
-    found = [_inside(path)]
-    if not found[0]:
-        found = [reports for folder in sorted(path.iterdir()) if folder.is_dir() and (reports := _inside(folder))]
+    reports, reasons = _inside(path)
+    found = [reports] if reports else []
+    if not reports:
+        for folder in sorted(path.iterdir()):
+            if folder.is_dir():
+                reports, more = _inside(folder)
+                reasons += more
+                found += [reports] if reports else []
     if not found:
-        raise DataError(f"{path}: no score or efficiency report in this folder; {REMEDY}")
+        why = f":\n{listing(reasons)}\n" if reasons else "; "
+        raise DataError(f"{path}: no score or efficiency report in this folder{why}{REMEDY}")
+    if reasons:
+        say(f"passed over, as no reports:\n{listing(reasons)}")
     return found
 
 
-def _inside(folder: Path) -> list[Report]:
+def _inside(folder: Path) -> tuple[list[Report], list[str]]:
+    """The reports in a folder, and why other JSON files are none."""
     found, others = [], []
     for path in sorted(folder.glob("*.json")):
         try:
             found.append(_report(path))
-        except DataError:
-            others.append(path.name)
-    if found and others:
-        say(f"{folder}: passed over {', '.join(others)}, neither score nor efficiency reports")
-    return found
+        except DataError as error:
+            others.append(str(error).removesuffix(f"; {REMEDY}"))
+    return found, others
 
 
 def _report(path: Path) -> Report:
@@ -219,17 +226,17 @@ def _run(name: str, group: list[Report]) -> Run:
     for report in group:
         values = report.values
         if report.kind == "efficiency":
-            figures["memory"] = _figure(values, "peak_memory_gib")
+            figures["memory"] = _figure(report, "peak_memory_gib")
             # The organisers' clock leaves Whisper's log-mel out, as this one does.
-            ttft = _figure(values, "ttft_s")
-            figures["ttft"] = _figure(values, "ttft_from_features_s") if ttft is None else ttft
-            figures["tpot"] = _figure(values, "tpot_s")
+            ttft = _figure(report, "ttft_s")
+            figures["ttft"] = _figure(report, "ttft_from_features_s") if ttft is None else ttft
+            figures["tpot"] = _figure(report, "tpot_s")
             if figures["ttft"] is not None and figures["tpot"] is not None:
                 figures["latency"] = round(figures["ttft"] + figures["tpot"], 9)
             about |= {key: str(values.get(key) or "") for key in ("device", "protocol", "load_format")}
         else:
             figure, key = SCORES[report.kind]
-            figures[figure] = _figure(values, key)
+            figures[figure] = _figure(report, key)
             profiles.append(str(values.get("profile") or "organisers"))
             if report.kind == "aac" and figures[figure] is None:
                 about["note"] = "its captions have no CIDEr-D x 100; score them with --profile organisers"
@@ -237,9 +244,15 @@ def _run(name: str, group: list[Report]) -> Run:
     return Run(name, figures, files=tuple(report.path for report in group), **about)
 
 
-def _figure(values: dict[str, Any], key: str) -> float | None:
-    """A finite number, or None: what is not there must not count as good."""
-    value = values.get(key)
+def _figure(report: Report, key: str) -> float | None:
+    """A finite number, or None: what is not there must not count as good.
+
+    Raises:
+        DataError: the number is below zero, which none of them can be.
+    """
+    value = report.values.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
+    if value < 0:
+        raise DataError(f"{report.path}: {key} is {value:g}, and it cannot be below zero; measure or score again")
     return float(value)

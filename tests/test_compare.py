@@ -323,3 +323,58 @@ def test_nothing_to_compare_is_said(nota: Nota, capsys: pytest.CaptureFixture[st
     assert nota("compare", "--missing", "best") == 2
     assert "worst and skip" in capsys.readouterr().err
     assert set(METRICS) == {"wer", "spider", "memory", "latency", "qa"}
+
+
+def test_a_figure_below_zero_is_refused(tmp_path: Path) -> None:
+    path = measurement(tmp_path / "a.json", "a", peak_memory_gib=-1.0)
+    with pytest.raises(DataError, match=r"a\.json: peak_memory_gib is -1"):
+        read_runs([str(path)])
+
+
+def test_damaged_reports_of_a_folder_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "asr.json").write_text('{"task": "asr", ')
+    with pytest.raises(DataError, match=r"broken/asr\.json: cannot be read as JSON"):
+        read_runs([str(tmp_path)])
+    score(tmp_path / "whole" / "asr.json", "asr")
+    assert [one.name for one in read_runs([str(tmp_path)])] == ["whole"]
+    assert "broken/asr.json: cannot be read as JSON" in capsys.readouterr().err
+
+
+def test_a_folder_given_twice_is_one_run(tmp_path: Path) -> None:
+    score(tmp_path / "mine" / "asr.json", "asr")
+    folder = str(tmp_path / "mine")
+    assert [one.name for one in read_runs([folder, folder])] == ["mine"]
+
+
+def test_a_folder_in_a_files_place_is_said(nota: Nota, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "compare.png").mkdir()
+    assert nota("compare", "--out", tmp_path) == 2
+    assert "compare.png: it is a folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["compare.png"]
+
+
+def test_long_names_of_many_runs_stand_below_the_panels() -> None:
+    from nota_cli.compare_plot import picture
+
+    runs = [run(f"long-{'name-' * 10}{index}", wer=5.0 + index, memory=1.0 + index, latency=0.1) for index in range(30)]
+    figure = picture(standings(runs))
+    key = [text for text in figure.texts if "name" in text.get_text()]
+    assert [text.get_text().split()[0] for text in key] == [str(number) for number in range(1, 31)]
+    boxes = [text.get_window_extent() for text in key]
+    for index, box in enumerate(boxes):
+        assert 0 <= box.x0 <= box.x1 <= figure.bbox.x1
+        assert 0 <= box.y0 <= box.y1 <= figure.axes[0].get_window_extent().y0
+        assert not any(box.overlaps(other) for other in boxes[:index])
+    assert {text.get_text() for text in figure.axes[0].texts} >= {str(number) for number in range(1, 31)}
+
+
+def test_names_are_no_formulas_and_a_panel_may_be_empty(tmp_path: Path) -> None:
+    from nota_cli.compare_plot import draw, picture
+
+    named = [run("$x^$", wer=5.0, memory=1.0), run("$y_$", wer=5.0, memory=1.0, latency=1.0)]
+    draw(standings(named), tmp_path / "a.png")
+    figure = picture(standings([run("mine", wer=5.0)]))
+    for axes in figure.axes:
+        assert "no run has both figures" in [text.get_text() for text in axes.texts]
+        assert not [*axes.get_xticks(), *axes.get_yticks()]

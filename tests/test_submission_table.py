@@ -453,3 +453,17 @@ def test_screen_holds_no_escapes_and_few_lines(nota, csv):
     assert "\x1b" not in shown
     assert re.search(r"encoding, 999 times", shown)
     assert "and 995 more" in shown
+
+
+def test_repair_into_a_folder_is_refused(csv, tmp_path):
+    csv.write_bytes(OK)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match="it is a folder"):
+        repair(csv, tmp_path / "folder")
+
+
+def test_in_place_without_fix_is_refused(nota, csv):
+    csv.write_bytes(OK)
+    done = nota(csv, "--in-place")
+    assert isinstance(done.exception, UsageError)
+    assert "--fix" in str(done.exception)

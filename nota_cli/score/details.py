@@ -17,6 +17,8 @@ from nota_cli.score.wer import Step
 GAP = "***"
 """Stands in an alignment where the other side has a word; no counted word looks like it."""
 NOTHING = "(nothing)"
+LONGEST = 400
+"""Characters of a text, or words of an alignment, that the tables show; the CSV has all."""
 
 _EDITS = ["edits", "substitutions", "insertions", "deletions", "reference_words"]
 _LABELS = SHOWN | {"exact_match": "exact match", "token_f1": "F1"}
@@ -111,7 +113,7 @@ def show(scored: Scored, count: int) -> None:
         drawn.add_column("heard", overflow="fold")
         drawn.add_column("times", justify="right")
         for said, heard, times in pairs:
-            drawn.add_row(Text(said), Text(heard), str(times))
+            drawn.add_row(Text(_cut(said)), Text(_cut(heard)), str(times))
         _print(drawn)
 
 
@@ -131,7 +133,7 @@ def _clip_table(clips: list[Clip], speech: bool) -> Table:
             texts = [_marked(steps, 1), _marked(steps, 0)]
         else:
             cells = [f"{value:.2f}" for value in clip.measures.values()]
-            texts = [Text(clip.hypothesis or NOTHING), Text("\n".join(clip.references))]
+            texts = [Text(_cut(clip.hypothesis) or NOTHING), Text("\n".join(map(_cut, clip.references)))]
         drawn.add_row(Text(clip.id), *cells, *texts)
     return drawn
 
@@ -141,12 +143,18 @@ def _marked(steps: list[Step], side: int) -> Text:
     if all(step[side] is None for step in steps):
         return Text(NOTHING)
     line = Text()
-    for step in steps:
+    for step in steps[:LONGEST]:
         word, same = step[side], step[0] == step[1]
         style = "" if same else "cyan" if step[0] is None else "red" if step[1] is None else "yellow"
-        line.append(GAP if word is None else word if same else word.upper(), style).append(" ")
+        line.append(GAP if word is None else _cut(word if same else word.upper()), style).append(" ")
+    if len(steps) > LONGEST:
+        line.append("…")
     line.rstrip()
     return line
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 
 def _by_edits(clip: Clip) -> tuple[float, float]:

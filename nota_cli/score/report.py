@@ -15,6 +15,7 @@ from nota_cli.score.intervals import PERCENT, SEED, interval
 from nota_cli.score.qa import answers, squad_normalise
 from nota_cli.score.wer import ClipEdits, WerResult, clip_edits, normalise, plain_words, wer
 from nota_cli.submission import COLUMNS, Problem, read_records
+from nota_cli.submission.problems import printable
 
 PROFILES = ("organisers", "standard")
 CIDER_NOTE = "this is CIDEr-D x 100, which the organisers print under the name SPIDEr; it is not SPIDEr"
@@ -128,7 +129,11 @@ def score_clips(
     hypotheses = [_cut(text, end_symbols).lower() for text in _join(wanted, given, csv_path)]
     references = _references(wanted, annotation_path)
     known = {row_id(row) for row in rows}
-    figures = _SCORERS[task, profile](hypotheses, references)
+    try:
+        figures = _SCORERS[task, profile](hypotheses, references)
+    except DataError as error:
+        place = _unreadable(wanted, hypotheses, references, csv_path, annotation_path)
+        raise DataError(f"{place}: {error}") from error
     report = {
         "task": task,
         "rows": len(wanted),
@@ -259,11 +264,15 @@ def _answers(path: Path) -> dict[str, str]:
     """Id to text. What only the competition forbids (odd ids, empty texts) is scored all the same."""
     records, problems = read_records(path)
     if records and records[0].fields != COLUMNS:
-        problems.append(Problem(records[0].line, None, f"the columns must be exactly {','.join(COLUMNS)}"))
+        found = printable(",".join(records[0].fields), 60)
+        message = f"the columns must be exactly {','.join(COLUMNS)}, and are {found}"
+        problems.append(Problem(records[0].line, None, message))
+        records = []  # by another header, or another separator, no row can be judged
     answers: dict[str, str] = {}
     for record in records[1:]:
         if len(record.fields) != 2:
-            problems.append(Problem(record.line, None, f"{len(record.fields)} fields instead of 2"))
+            count = len(record.fields)
+            problems.append(Problem(record.line, None, f"{count} field{'s' * (count != 1)} instead of 2"))
         elif record.fields[0] in answers:
             problems.append(Problem(record.line, None, f"the id {record.fields[0]!r} is used twice"))
         else:
@@ -271,7 +280,9 @@ def _answers(path: Path) -> dict[str, str]:
     if not records and not problems:
         problems.append(Problem(None, None, "the file is empty"))
     if problems:
-        raise DataError(f"{path} cannot be scored:\n{listing([str(problem) for problem in problems])}")
+        found = listing([str(problem) for problem in problems])
+        remedy = f"`nota validate-submission {path}` says more; with --fix OUT.csv it mends what can be mended."
+        raise DataError(f"{path} cannot be scored:\n{found}\n{remedy}")
     return answers
 
 
@@ -288,6 +299,19 @@ def _references(rows: list[Row], path: Path | str) -> list[tuple[str, ...]]:
     if lacking:
         raise DataError(f"{path}: {len(lacking)} rows have no `text` to score against:\n{listing(lacking)}")
     return [tuple(dict.fromkeys((row.text, *row.texts))) for row in rows if row.text is not None]
+
+
+def _unreadable(
+    rows: list[Row], hypotheses: list[str], references: References, csv_path: Path | str, annotation_path: Path | str
+) -> str:
+    """Where the text stands that the normaliser cannot take; both files where the fault is none of one text."""
+    for row, hypothesis, own in zip(rows, hypotheses, references, strict=True):
+        for text, place in ((hypothesis, csv_path), *((text, annotation_path) for text in own)):
+            try:
+                normalise(text)
+            except DataError:
+                return f"{place}, {row_id(row)}"
+    return f"{csv_path} against {annotation_path}"
 
 
 def _cut(text: str, end_symbols: Sequence[str]) -> str:

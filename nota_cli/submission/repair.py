@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from nota_cli.errors import DataError, UsageError
-from nota_cli.files import atomic_path
+from nota_cli.files import atomic_path, check_writable
 from nota_cli.submission.problems import ERROR, Log, printable
 from nota_cli.submission.reading import INVISIBLE, parse
 from nota_cli.submission.rows import COLUMNS, READ_AS_NAN, Layout, nearly_id, read_header
@@ -60,8 +60,10 @@ def repair(path: Path, out: Path, *, in_place: bool = False) -> Repair:
     layout = read_header(header) if header else Layout(known=False)
     if header is None or not layout.known:
         errors = [problem.message for problem in found.problems if problem.severity == ERROR]
-        why = (errors or ["the file is empty"])[0] if header is None else f"no column is called {' or '.join(COLUMNS)}"
+        unknown = f"the columns are not called {' and '.join(COLUMNS)}"
+        why = (errors or ["the file is empty"])[0] if header is None else unknown
         raise DataError(f"{path} cannot be repaired: {why}. Nothing was written.")
+    check_writable(out)
     with atomic_path(out) as part:
         # Bytes that nobody can read go back as they were.
         with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:

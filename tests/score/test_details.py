@@ -105,3 +105,13 @@ def test_command_refuses_what_cannot_be_before_scoring(nota, files, tmp_path, ca
     assert nota(*asked, "--profile", "best") == 2
     assert "choose one of organisers, standard" in capsys.readouterr().err
     assert nota(*asked, "--bootstrap", -1) == 2
+
+
+@pytest.mark.parametrize(("task", "row_task"), [("asr", "asr"), ("aac", "audiocaption_v2")])
+def test_endless_texts_are_cut_on_the_screen_alone(nota, files, tmp_path, capsys, task, row_task):
+    path, annotation = files(row_task, [("word " * 2000 + "x" * 5000, "a"), ("b", "b")])
+    assert nota("score", path, "--annotation", annotation, "--task", task, "--details", tmp_path / "d.csv") == 0
+    shown = capsys.readouterr().err
+    assert "…" in shown
+    assert len(shown) < 12_000
+    assert len(_read(tmp_path / "d.csv")[0]["hypothesis"]) == 15_000

@@ -173,3 +173,18 @@ def test_importing_is_light(module, heavy):
     code = f"import sys, {module}; print(sorted(set({heavy.split()!r}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_text_that_cannot_be_normalised_is_named(tmp_path):
+    rows = [{"path": "x", "text": "a", "task": "asr"}, {"path": "y", "text": "b", "task": "asr"}]
+    files = _write(tmp_path, [("test0000", "a"), ("test0001", "9" * 5000)], rows)
+    with pytest.raises(DataError, match=r"s\.csv, test0001: Whisper's normaliser"):
+        score_submission(*files, "asr")
+
+
+def test_another_header_is_shown_and_its_rows_are_not_judged(tmp_path):
+    files = _write(tmp_path, [], [{"path": "x", "text": "a", "task": "asr"}])
+    files[0].write_text("testset_id;text\ntest0000;a\n")
+    with pytest.raises(DataError, match=r"and are testset_id;text\n`nota validate-submission") as caught:
+        score_submission(*files, "asr")
+    assert "line 2" not in str(caught.value)
