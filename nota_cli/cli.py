@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nota_cli import __version__
+from nota_cli.cli_chat import chat_app
 from nota_cli.cli_compress import compress_app
 from nota_cli.cli_leaderboard import leaderboard_app
 from nota_cli.cli_options import (
@@ -20,7 +21,9 @@ from nota_cli.cli_options import (
     RecipeOption,
     SetOption,
     TaskOption,
+    pick_batch_size,
     pick_load_format,
+    pick_one,
     pick_recipe,
     pick_task,
 )
@@ -43,7 +46,7 @@ prepare_app = typer.Typer(help="Turn corpora on disk into annotation files.", no
 app.add_typer(prepare_app, name="prepare")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(checkpoint_app, name="checkpoint")
-for part in (systems_app, compress_app, leaderboard_app, submission_app):
+for part in (systems_app, chat_app, compress_app, leaderboard_app, submission_app):
     app.registered_commands += part.registered_commands
 
 
@@ -66,20 +69,49 @@ def infer(
     settings: SetOption = None,
     device: DeviceOption = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode audio ahead of the model.")] = 1,
+    batch_size: Annotated[
+        str, typer.Option(help="Clips of a batch; auto: the recipe's, or on CUDA what the memory takes.")
+    ] = "auto",
+    on_error: Annotated[
+        str, typer.Option(help="Rows with bad audio: stop, blank (the recipe's fallback text) or skip.")
+    ] = "stop",
+    long: Annotated[
+        str, typer.Option(help="Clips over 30 s: cut, as the organisers do, or chunk: overlapping windows.")
+    ] = "cut",
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away what a run that was cut has finished.")
+    ] = False,
     load_format: LoadFormatOption = "auto",
     allow_missing: AllowMissingOption = False,
 ) -> None:
-    """Run a model over a test set into a submission CSV.
+    """Run a model over a test set into a submission CSV; a run that was cut goes on by the same command.
 
     With no other flag than `--task` the small model that ships with nota runs over the sample recordings.
     Every row is asked what its own `task` says; `--task` names the test set and serves rows without one.
+    Several processes share the rows under `torchrun` or `accelerate launch`. Beside the CSV lies a report, `.run.json`.
     """
-    from nota_cli.commands import Loading, run_infer
+    from nota_cli.commands import Loading
+    from nota_cli.commands_infer import Wishes, run_infer
+    from nota_cli.inference.policy import ON_ERROR
 
     chosen = pick_recipe(recipe, checkpoint, settings)
-    loading = Loading(pick_load_format(load_format), allow_missing)
-    summary = run_infer(pick_task(task), chosen, annotation, audio_root, out, limit, device, workers, loading)
-    table("Inference", ["", ""], [[name, str(value)] for name, value in summary.items()])
+    wishes = Wishes(
+        pick_task(task),
+        annotation,
+        audio_root,
+        out,
+        limit,
+        device,
+        workers,
+        Loading(pick_load_format(load_format), allow_missing),
+        batch_size=pick_batch_size(batch_size),
+        on_error=pick_one("--on-error", on_error, ON_ERROR),
+        chunk=pick_one("--long", long, ("cut", "chunk")) == "chunk",
+        restart=restart,
+    )
+    summary = run_infer(chosen, wishes)
+    if summary is not None:
+        table("Inference", ["", ""], [[name, str(value)] for name, value in summary.items()])
 
 
 @app.command(epilog="Example: `nota train tiny --out checkpoints/mine`")
@@ -160,9 +192,9 @@ def efficiency(
     `--compare A.json --compare B.json` shows measurements that `--out` wrote side by side.
     """
     from nota_cli import efficiency as tool
-    from nota_cli.commands import pick_device
     from nota_cli.console import progress
     from nota_cli.files import check_writable, write_text
+    from nota_cli.model.device import pick_device
 
     if comparison:
         compared = tool.compare(comparison)

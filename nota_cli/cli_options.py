@@ -1,7 +1,7 @@
 """What commands share: the options that mean the same everywhere, and what becomes of their values."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -10,6 +10,8 @@ from nota_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from nota_cli.recipe.schema import LoadFormat, Recipe
+
+Choice = TypeVar("Choice", bound=str)
 
 RecipeOption = Annotated[
     str | None, typer.Option("--recipe", "-r", help="Recipe: a name, a YAML file or a checkpoint folder.")
@@ -47,23 +49,30 @@ def pick_load_format(name: str) -> "LoadFormat":
     return name
 
 
+def pick_one(option: str, value: str, there: tuple[Choice, ...]) -> Choice:
+    """An option's value, if it is one of those that there are."""
+    found = next((known for known in there if known == value), None)
+    if found is None:
+        raise UsageError(f"{option} {value!r}: there are {', '.join(there)}")
+    return found
+
+
+def pick_batch_size(value: str) -> int | None:
+    """A number of clips, or None for `auto`."""
+    if value == "auto":
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise UsageError(f"--batch-size {value!r}: give auto or a number from 1 on")
+    return int(value)
+
+
 def pick_recipe(name: str | None, checkpoint: Path | None, settings: list[str] | None) -> "Recipe":
     """The recipe that is named, or that a checkpoint folder brings, or the default one; with the checkpoint in it."""
-    from nota_cli.recipe.load import DEFAULT_RECIPE, load_recipe
+    from nota_cli.recipe.load import DEFAULT_RECIPE, load_system
 
     if name is None and checkpoint is not None and (checkpoint / "recipe.yaml").is_file():
         name = str(checkpoint)
     if name is None:
         name = DEFAULT_RECIPE
         say("recipe tiny, the small model that ships with nota; for the full-size systems: --recipe gemma2-2b-gptq")
-    loaded = load_recipe(name, settings)
-    if checkpoint is None and (Path(name) / "recipe.yaml").is_file():
-        checkpoint = Path(name)
-    if checkpoint is None:
-        return loaded
-    changes: dict[str, object] = {"checkpoint": str(checkpoint)}
-    own = loaded.checkpoint is not None and loaded.decoder.path == str(Path(loaded.checkpoint) / "decoder")
-    if own and (checkpoint / "decoder").is_dir():
-        # The recipe's decoder belongs to its own checkpoint; another checkpoint brings another one.
-        changes["decoder"] = loaded.decoder.model_copy(update={"path": str(checkpoint / "decoder")})
-    return loaded.model_copy(update=changes)
+    return load_system(name, checkpoint, settings)

@@ -1,20 +1,15 @@
 """What the longer commands do, step by step; the others are one call each."""
 
 import os
-import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from nota_cli.compress.merge import prepare_to_run
 from nota_cli.console import progress, say, warn
-from nota_cli.data.annotation import FAMILY_TASK, Row, missing_files, read_annotation, row_id
-from nota_cli.errors import CheckpointError, DataError, RecipeError, UsageError, listing
+from nota_cli.data.annotation import read_annotation
+from nota_cli.errors import CheckpointError, UsageError
 from nota_cli.files import check_writable, write_text
-from nota_cli.inference import predict
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.build import build
 from nota_cli.model.checkpoint import KeyReport, load_checkpoint, makes_decoder, save_checkpoint, saved_names
@@ -24,7 +19,6 @@ from nota_cli.recipe.importer import import_config
 from nota_cli.recipe.load import dump_recipe, load_recipe, recipe_names
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 from nota_cli.recipe.schema import Encoder, LoadFormat, Recipe
-from nota_cli.submission import write_submission
 
 NAME_WIDTH = 40  # characters of a weights' name that a table has room for
 
@@ -37,60 +31,6 @@ class Loading:
     allow_missing: bool = False
 
 
-def pick_device(name: str) -> str:
-    """`auto` takes CUDA where there is one.
-
-    Raises:
-        UsageError: the device is not there.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"--device {name}: not a device; use auto, cpu, cuda or cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name}: use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices here; try --device cpu"
-        )
-    return name
-
-
-def run_infer(
-    task: str | None,
-    recipe: Recipe,
-    annotation: Path | None,
-    audio_root: Path | None,
-    out: Path | None,
-    limit: int | None,
-    device: str,
-    workers: int,
-    loading: Loading = Loading(),
-) -> dict[str, object]:
-    """Annotation to CSV; returns what the summary table shows."""
-    annotation, audio_root = _test_set(task, recipe, annotation, audio_root)
-    rows = read_annotation(annotation, default_task=FAMILY_TASK.get(task or ""))[:limit]
-    _ask_all(rows, recipe)
-    problems = missing_files(rows, audio_root)
-    if problems:
-        raise DataError(f"{annotation}, audio under {audio_root}:\n{listing(problems)}")
-    out = out or Path("submissions") / f"{recipe.name}-{task or 'all'}.csv"
-    check_writable(out)
-    model = load(recipe, pick_device(device), loading)
-    started = time.monotonic()
-    with progress() as bar:
-        shown = bar.add_task("infer", total=len(rows), detail="")
-        texts = predict(model, rows, audio_root, workers=workers, on_batch=lambda count: bar.advance(shown, count))
-    seconds = time.monotonic() - started
-    empty = [row_id(row) for row, text in zip(rows, texts, strict=True) if not text.strip()]
-    if empty:
-        warn(f"{len(empty)} rows got an empty text, which the organisers reject: {', '.join(empty[:10])}")
-    write_submission(out, [(row_id(row), text) for row, text in zip(rows, texts, strict=True)])
-    return {"rows": len(rows), "seconds": f"{seconds:.1f}", "clips/s": f"{len(rows) / seconds:.1f}", "csv": str(out)}
-
-
 def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> AudioLM:
     """Build the model and say what it runs on."""
     model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing)
@@ -100,26 +40,6 @@ def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> AudioLM:
     weights = " with dummy weights (no checkpoint is read, its texts mean nothing)" if loading.format == "dummy" else ""
     say(f"recipe {recipe.name}{weights} on {device}{note}")
     return model
-
-
-def _test_set(task: str | None, recipe: Recipe, annotation: Path | None, audio_root: Path | None) -> tuple[Path, Path]:
-    source = recipe.data.test.get(task or "")
-    if annotation is None:
-        if source is None:
-            there = ", ".join(recipe.data.test) or "none"
-            raise UsageError(
-                f"recipe {recipe.name!r} has no test set for task {task!r} (there: {there}); give --annotation FILE"
-            )
-        annotation = Path(source.annotation)
-        audio_root = audio_root or Path(source.audio_root)
-    return annotation, audio_root or annotation.parent
-
-
-def _ask_all(rows: Sequence[Row], recipe: Recipe) -> None:
-    """Every row's task needs a prompt; better known before the model is loaded."""
-    lacking = sorted({row.task for row in rows} - set(recipe.prompts.tasks))
-    if lacking:
-        raise RecipeError(f"recipe {recipe.name!r} has no prompt for {', '.join(lacking)}; add it under prompts.tasks")
 
 
 def run_prepare_tokenizer(recipe_name: str, out: Path) -> int:

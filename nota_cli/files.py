@@ -1,5 +1,6 @@
 """Writing files and folders whole or not at all."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -8,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nota_cli.errors import UsageError
+from nota_cli.errors import NotaError, UsageError
+
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in a quota, under a process's limit
 
 
 @contextmanager
@@ -17,6 +20,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     Raises:
         UsageError: the folder cannot be made or written to.
+        NotaError: the disk is full.
     """
     target = Path(target)
     handle, name = _beside(target, tempfile.mkstemp)
@@ -26,6 +30,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
         yield part
         _settle(part)
         part.replace(target)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise NotaError(f"cannot write {target}: {error.strerror}. Make room there, and try again.") from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -10,10 +10,14 @@ AUDIO_PLACE = "<SpeechHere>"
 
 @dataclass(frozen=True)
 class Query:
-    """What is asked of one clip: its task, and the question where the task has one."""
+    """What is asked of one clip: its task, and the question where the task has one.
+
+    `key` tells the clip from others where answers are drawn: the same key, the same draw.
+    """
 
     task: str
     question: str | None = None
+    key: str = ""
 
 
 def wrap(prompts: Prompts, query: Query) -> tuple[str, str]:

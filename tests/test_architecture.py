@@ -20,7 +20,7 @@ MAY = {
     "data": BASE | {"recipe", "prompts", "data"},
     "model": BASE | {"recipe", "hub", "prompts", "model", "compress", "data.features", "data.inputs"},
     "compress": BASE | {"recipe", "hub", "prompts", "model", "compress", "data.features", "data.inputs"},
-    "inference": BASE | {"recipe", "prompts", "data", "model"},
+    "inference": BASE | {"recipe", "hub", "prompts", "data", "model", "inference", "long_audio"},
     "efficiency": BASE | {"recipe", "prompts", "data", "model", "compress", "inference", "efficiency"},
     "training": BASE | {"recipe", "prompts", "data", "model", "training", "inference", "score"},
     "score": BASE | {"data.annotation", "score", "submission"},
@@ -28,6 +28,8 @@ MAY = {
     "compare_runs": BASE,
     "compare_plot": BASE | {"compare"},
     "submit": BASE,
+    "long_audio": BASE,
+    "api": BASE | {"recipe", "prompts", "data", "model", "compress", "inference", "long_audio"},
     "submission": BASE | {"data.annotation", "submission"},
 }
 
@@ -48,6 +50,7 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
     room = path.relative_to(PACKAGE).with_suffix("").parts[0]
     if room in {
         "cli",
+        "cli_chat",
         "cli_options",
         "cli_systems",
         "cli_compress",
@@ -55,6 +58,7 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
         "cli_submission",
         "commands",
         "commands_compress",
+        "commands_infer",
         "__init__",
     }:
         return
@@ -73,6 +77,7 @@ def test_no_file_is_longer_than_400_lines() -> None:
     [
         ["--help"],
         ["infer", "--help"],
+        ["chat", "--help"],
         ["validate-submission", "CSV"],
         ["compare", "--help"],
         ["compare"],

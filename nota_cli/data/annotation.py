@@ -1,14 +1,16 @@
 """Annotation files: JSON to checked rows, with every problem of a file reported at once."""
 
 import difflib
+import functools
 import json
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nota_cli.errors import DataError, UsageError, listing
+from nota_cli.errors import DataError, UsageError, listing_by_row, printable
 
 FAMILIES = {
     "asr": frozenset({"asr"}),
@@ -19,6 +21,9 @@ FAMILIES = {
 
 FAMILY_TASK = {"asr": "asr", "aac": "audiocaption_v2", "qa": "QA"}
 """The task of a row that names none, once a family has been asked for."""
+
+LONGEST_QUOTE = 60  # characters of a file's own words repeated in a message
+HALF_A_PAIR = "half of a surrogate pair, which is no character; write the text again as UTF-8"
 
 KNOWN_TASKS = frozenset().union(
     *FAMILIES.values(),
@@ -37,7 +42,7 @@ KNOWN_TASKS = frozenset().union(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One clip and what is known of it.
 
@@ -88,76 +93,85 @@ def read_annotation(
 
     Raises:
         UsageError: the file is not there or cannot be opened.
-        DataError: the file or rows of it cannot be used; lists every problem, rows counted from 0.
+        DataError: the file or rows of it cannot be used; names every such row, counted from 0.
     """
     items = _items(Path(path))
     rows: list[Row] = []
-    problems: list[str] = []
+    problems: list[tuple[int, str]] = []
     for index, item in enumerate(items):
         found = _row_problems(item, default_task)
         if found:
-            problems += [f"row {index}: {problem}" for problem in found]
+            problems += [(index, problem) for problem in found]
         else:
             rows.append(_row(index, item, default_task))
     problems += _repeated_ids(rows)
     if audio_root is not None:
-        problems += missing_files(rows, audio_root)
+        problems += _missing(rows, audio_root)
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise DataError(f"{path}: {count} (rows counted from 0):\n{listing(problems)}")
+        raise DataError(f"{printable(str(path))}: {count} (rows counted from 0):\n{listing_by_row(problems)}")
     return rows
 
 
 def missing_files(rows: Iterable[Row], audio_root: Path | str) -> list[str]:
     """One message for each audio file of the rows that is missing or has no bytes; each file is looked at once."""
+    return [f"row {row}: {problem}" for row, problem in _missing(rows, audio_root)]
+
+
+def _missing(rows: Iterable[Row], audio_root: Path | str) -> Iterator[tuple[int, str]]:
     root = os.fspath(audio_root)
     verdicts: dict[str, str | None] = {}
-    messages = []
     for row in rows:
         for name in (row.path, *row.expand):
             if name not in verdicts:
                 verdicts[name] = _file_problem(os.path.join(root, name))
-            if verdicts[name] is not None:
-                messages.append(f"row {row.index}: {verdicts[name]}")
-    return messages
+            problem = verdicts[name]
+            if problem is not None:
+                yield row.index, problem
 
 
 def _file_problem(file: str) -> str | None:
+    shown = printable(file)
     try:
         size = os.stat(file).st_size
     except (FileNotFoundError, NotADirectoryError):
-        return f"there is no file {file}; correct `path` or the audio root"
+        return f"there is no file {shown}; correct `path` or the audio root"
     except OSError as error:
-        return f"cannot look at {file}: {error.strerror}"
+        return f"cannot look at {shown}: {error.strerror}"
+    except ValueError:  # a NUL in it
+        return f"no file can have the name {shown}; correct it"
     if os.path.isdir(file):
-        return f"{file} is a folder, not an audio file"
-    return None if size else f"{file} is empty (0 bytes); fetch it again or remove the row"
+        return f"{shown} is a folder, not an audio file"
+    return None if size else f"{shown} is empty (0 bytes); fetch it again or remove the row"
 
 
 def _items(path: Path) -> list[Any]:
     """The list under `annotation`."""
+    shown = printable(str(path))
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"cannot read the annotation {path}: {error.strerror}. Check the path.") from error
+        raise UsageError(f"cannot read the annotation {shown}: {error.strerror}. Check the path.") from error
     try:
         content = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}: line {line} is not UTF-8 (byte {error.start}). Save the file as UTF-8.") from error
+        raise DataError(f"{shown}: line {line} is not UTF-8 (byte {error.start}). Save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"{path}: not JSON: {error.msg} at {where}. Mend the file there.") from error
+        raise DataError(f"{shown}: not JSON: {error.msg} at {where}. Mend the file there.") from error
+    except ValueError as error:  # a number of more digits than Python converts
+        raise DataError(f"{shown}: holds a number of thousands of digits. Mend the file.") from error
     except RecursionError as error:
-        raise DataError(f"{path}: the JSON is nested too deeply to be an annotation.") from error
+        raise DataError(f"{shown}: the JSON is nested too deeply to be an annotation.") from error
     shape = '{"annotation": [{"path": ..., "text": ..., "task": ...}, ...]}'
     if not isinstance(content, dict) or "annotation" not in content:
-        raise DataError(f"{path}: lacks the key `annotation`. The file must look like {shape}.")
+        raise DataError(f"{shown}: lacks the key `annotation`. The file must look like {shape}.")
     items = content["annotation"]
     if not isinstance(items, list):
-        raise DataError(f"{path}: `annotation` is {_kind(items)}, not a list. The file must look like {shape}.")
+        raise DataError(f"{shown}: `annotation` is {_kind(items)}, not a list. The file must look like {shape}.")
     if not items:
-        raise DataError(f"{path}: `annotation` is empty. Add at least one row.")
+        raise DataError(f"{shown}: `annotation` is empty. Add at least one row.")
     return items
 
 
@@ -165,7 +179,7 @@ def _row(index: int, item: dict[str, Any], default_task: str | None) -> Row:
     return Row(
         index=index,
         path=item["path"],
-        task=item.get("task") or default_task or "",
+        task=sys.intern(item.get("task") or default_task or ""),
         text=item.get("text"),
         question=item.get("Q"),
         id=item.get("testset_id"),
@@ -187,6 +201,8 @@ def _row_problems(item: Any, default_task: str | None) -> list[str]:
         problems.append(f"`path` is {_kind(path)}, not a string")
     elif not path.strip() or "\0" in path:
         problems.append("`path` is empty or has a NUL in it; name the audio file, relative to the audio root")
+    elif not _encodes(path, "surrogateescape"):
+        problems.append(f"`path` holds {HALF_A_PAIR}")
     task = item.get("task")
     if task is None:
         task = default_task
@@ -195,12 +211,16 @@ def _row_problems(item: Any, default_task: str | None) -> list[str]:
         value = item.get(key)
         if value is not None and not isinstance(value, str):
             problems.append(f"`{key}` is {_kind(value)}, not a string; put it in quotes or remove it")
+        elif value is not None and not _encodes(value):
+            problems.append(f"`{key}` holds {HALF_A_PAIR}")
     if item.get("testset_id") == "":
         problems.append("`testset_id` is empty; write an id such as test0000 or remove the key")
     for key in ("expand_wav", "texts"):
         value = item.get(key)
         if value is not None and not (isinstance(value, list) and all(isinstance(v, str) and v for v in value)):
             problems.append(f"`{key}` is not a list of non-empty strings")
+        elif value and not all(_encodes(v, "surrogateescape" if key == "expand_wav" else "strict") for v in value):
+            problems.append(f"`{key}` holds {HALF_A_PAIR}")
     if isinstance(task, str) and task in FAMILIES["qa"] and item.get("Q") in (None, ""):
         problems.append(f"task {task!r} needs a question; add `Q`")
     return problems
@@ -211,25 +231,45 @@ def _task_problems(task: Any) -> list[str]:
         return ["lacks `task`; add one, for example asr, audiocaption_v2 or QA"]
     if not isinstance(task, str):
         return [f"`task` is {_kind(task)}, not a string"]
-    if task in KNOWN_TASKS:
-        return []
+    return [] if task in KNOWN_TASKS else [_unknown_task(task)]
+
+
+@functools.lru_cache(maxsize=256)
+def _unknown_task(task: str) -> str:
     by_lower = {known.lower(): known for known in sorted(KNOWN_TASKS)}
-    near = [by_lower[name] for name in difflib.get_close_matches(task.lower(), by_lower, n=3)]
+    word = task[:LONGEST_QUOTE].lower()
+    near = [by_lower[name] for name in difflib.get_close_matches(word, by_lower, n=3)]
     remedy = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(KNOWN_TASKS))}"
-    return [f"unknown task {task!r}; {remedy}"]
+    return f"unknown task {_quoted(task)}; {remedy}"
 
 
-def _repeated_ids(rows: Iterable[Row]) -> list[str]:
+def _repeated_ids(rows: Iterable[Row]) -> list[tuple[int, str]]:
     """Ids that two rows share, among them a written id that equals one made from another row's place."""
     first: dict[str, int] = {}
     problems = []
     for row in rows:
         name = row_id(row)
         if name in first:
-            problems.append(f"row {row.index}: testset_id {name!r} is also row {first[name]}'s; give each row its own")
+            problem = f"testset_id {_quoted(name)} is also row {first[name]}'s; give each row its own"
+            problems.append((row.index, problem))
         else:
             first[name] = row.index
     return problems
+
+
+def _encodes(text: str, errors: str = "strict") -> bool:
+    """Whether the text can be written as UTF-8; JSON's escapes can name halves of characters, which cannot."""
+    if text.isascii():
+        return True
+    try:
+        text.encode("utf-8", errors)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _quoted(text: str) -> str:
+    return repr(text) if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]!r}..."
 
 
 def _kind(value: Any) -> str:

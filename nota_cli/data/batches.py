@@ -1,8 +1,14 @@
 """Annotation rows to batches of features: at random for training, in order for inference."""
 
+import os
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator as Stream
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +17,7 @@ import torch
 from numpy.random import Generator
 from torch.utils.data import DataLoader, Dataset
 
-from nota_cli.data.annotation import Row, read_annotation
+from nota_cli.data.annotation import Row, read_annotation, row_id
 from nota_cli.data.audio import SAMPLE_RATE, load_clip
 from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll, weaken
 from nota_cli.data.inputs import Features, extract
@@ -19,18 +25,27 @@ from nota_cli.errors import DataError, NotaError
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import Augment, Source
 
+AHEAD = 4  # batches that each worker makes ahead of the device
+LOOK_SECONDS = 1.0
+Window = tuple[float, float]
 CACHE_BYTES = 512 * 2**20  # decoded clips kept by each worker, so that a small corpus is decoded once
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step of training or inference needs of some rows."""
+    """What a step of training or inference needs of some rows; `bad` as in `Decoded`."""
 
     features: Features
     queries: list[Query]
     texts: list[str]
     labels: list[str | None]
     rows: list[int]
+    bad: tuple[tuple[int, str], ...] = ()
+
+    def part(self, chosen: slice) -> "Batch":
+        """Some of its rows, padded as a batch of these alone would be."""
+        lists = {name: getattr(self, name)[chosen] for name in ("queries", "texts", "labels", "rows")}
+        return replace(self, features=self.features.part(chosen), **lists)
 
 
 @dataclass(frozen=True)
@@ -47,15 +62,35 @@ class FeatureSpec:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Rows whose audio is decoded and whose features are still to be made."""
+    """Rows whose audio is decoded and whose features are still to be made.
+
+    Attributes:
+        waves: float32 at 16 kHz, for each of `rows`.
+        bad: rows of the group whose audio cannot be used, and why.
+    """
 
     waves: list[np.ndarray]
     rows: list[int]
+    bad: tuple[tuple[int, str], ...] = ()
+
+    def part(self, chosen: slice) -> "Decoded":
+        """Some of its rows."""
+        return replace(self, waves=self.waves[chosen], rows=self.rows[chosen])
+
+    def whole(self) -> "Decoded":
+        """Itself.
+
+        Raises:
+            DataError: rows cannot be used; the message names file and row of each.
+        """
+        if self.bad:
+            raise DataError("\n".join(reason for _, reason in self.bad))
+        return self
 
 
 def query_of(row: Row) -> Query:
     """What is asked of the clip of one annotation row."""
-    return Query(row.task, row.question)
+    return Query(row.task, row.question, row_id(row))
 
 
 def clip_paths(row: Row, audio_root: str | Path) -> list[Path]:
@@ -69,25 +104,55 @@ def in_order(count: int, size: int) -> list[list[int]]:
 
 
 class RowBatches(Dataset[Batch]):
-    """Batches of given rows, for inference and validation; item `i` is the `i`-th group of row positions."""
+    """Batches of given rows, for inference and validation; item `i` is the `i`-th group of row positions.
 
-    def __init__(self, rows: Sequence[Row], groups: list[list[int]], audio_root: str | Path, spec: FeatureSpec):
-        self.rows, self.groups, self.audio_root, self.spec = rows, groups, audio_root, spec
+    Args:
+        rows: annotation rows.
+        groups: positions in `rows`, a batch each.
+        audio_root: what the rows' paths are relative to.
+        spec: what the encoders want.
+        windows: for each of `rows` the part of its clip that is meant, in seconds from its start; None for the whole
+            clip, cut at `spec.max_seconds`. A row may be there several times, each time with another window.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        groups: list[list[int]],
+        audio_root: str | Path,
+        spec: FeatureSpec,
+        windows: Sequence[Window | None] | None = None,
+    ) -> None:
+        self.rows, self.groups, self.audio_root, self.spec, self.windows = rows, groups, audio_root, spec, windows
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def __getitem__(self, index: int) -> Batch:
-        return self.finish(self.decode(index))
+        return self.finish(self.decode(index).whole())
 
     def decode(self, index: int) -> Decoded:
-        """The waveforms of the `index`-th group."""
-        positions = self.groups[index]
-        waves = [
-            load_clip(clip_paths(row, self.audio_root), row=row.index, max_seconds=self.spec.max_seconds)
-            for row in (self.rows[position] for position in positions)
-        ]
-        return Decoded(waves, positions)
+        """The waveforms of the `index`-th group, and which of its rows have none."""
+        waves, rows, bad = [], [], []
+        for position in self.groups[index]:
+            try:
+                waves.append(self._wave(position))
+                rows.append(position)
+            except DataError as error:
+                bad.append((position, str(error)))
+        return Decoded(waves, rows, tuple(bad))
+
+    def _wave(self, position: int) -> np.ndarray:
+        row = self.rows[position]
+        window = None if self.windows is None else self.windows[position]
+        part = {} if window is None else {"start": window[0], "stop": window[1]}
+        paths = clip_paths(row, self.audio_root)
+        return load_clip(paths, row=row.index, max_seconds=self.spec.max_seconds, **part)
+
+    def ahead(self, index: int) -> Decoded | Batch:
+        """What a worker makes of the `index`-th group: features, unless these are made elsewhere or no row is good."""
+        decoded = self.decode(index)
+        return decoded if self.spec.device is not None or not decoded.rows else self.finish(decoded)
 
     def finish(self, decoded: Decoded) -> Batch:
         """The group with its features, on the spec's device."""
@@ -99,6 +164,7 @@ class RowBatches(Dataset[Batch]):
             [row.text or "" for row in chosen],
             [row.label for row in chosen],
             decoded.rows,
+            decoded.bad,
         )
 
 
@@ -206,22 +272,75 @@ def loader(dataset: Dataset[Batch], order: Sequence[int], workers: int) -> Itera
     Workers make features on the CPU; those for another device are made here, so that no worker needs CUDA.
 
     Raises:
-        NotaError: what stopped a worker, as the worker raised it.
+        NotaError: what stopped a worker, as the worker raised it; or that it died.
     """
     late = dataset if isinstance(dataset, RowBatches) and dataset.spec.device is not None else None
+    make = dataset.__getitem__ if late is None else lambda index: late.decode(index).whole()
+    for batch in _made_ahead(make, order, workers):
+        yield batch if late is None else late.finish(batch)
+
+
+def tolerant_loader(
+    dataset: RowBatches, order: Sequence[int], workers: int, ahead: int = AHEAD
+) -> Stream[Decoded | Batch, None, None]:
+    """As `loader`, but rows whose audio cannot be used come by name in what is yielded.
+
+    What is yielded lacks its features (`RowBatches.finish`) where they are made on another device, or of no row.
+
+    Args:
+        dataset: the rows.
+        order: which of its groups.
+        workers: processes that work ahead.
+        ahead: groups that each of them may be ahead.
+    """
+    for item in _made_ahead(lambda index: _without_tensors(dataset.ahead(index)), order, workers, ahead):
+        yield item if isinstance(item, Decoded) else replace(item, features=item.features.tensors())
+
+
+def _without_tensors(item: Decoded | Batch) -> Decoded | Batch:
+    """Arrays go from process to process through a pipe.
+
+    Tensors would go through shared memory, and where that is full be lost without a word while the reader waits.
+    """
+    return item if isinstance(item, Decoded) else replace(item, features=item.features.arrays())
+
+
+def _made_ahead(make: Callable[[int], Any], order: Sequence[int], workers: int, ahead: int = AHEAD) -> Iterator[Any]:
+    """What `make` gives for each index, in order."""
     batches = DataLoader(
-        _Guarded(dataset.__getitem__ if late is None else late.decode),
+        _Guarded(make),
         batch_size=None,
         sampler=order,
         num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_single_thread,
+        prefetch_factor=ahead if workers else None,
+        worker_init_fn=partial(_start_worker, os.getpid()),
         generator=torch.Generator(),  # its own, or starting it would move the random state that training resumes from
     )
-    for batch in batches:
-        if isinstance(batch, NotaError):
-            raise batch
-        yield batch if late is None else late.finish(batch)
+    with dead_workers_told():
+        for batch in batches:
+            if isinstance(batch, NotaError):
+                raise batch
+            yield batch
+
+
+@contextmanager
+def dead_workers_told() -> Iterator[None]:
+    """Turn torch's word of a worker that died, which comes at any moment, into an error that tells what to do.
+
+    Raises:
+        NotaError: a worker died, or memory did not do to decode a clip.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        raise NotaError("there is not memory enough to decode audio: use fewer --workers.") from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise NotaError(
+            f"a process that decodes audio died: {str(error).splitlines()[0].strip()} Out of memory (or of shared "
+            "memory, /dev/shm) is the usual cause: use fewer --workers, or 0 to decode in the main process."
+        ) from error
 
 
 class _Guarded(Dataset[Any]):
@@ -245,8 +364,19 @@ def _mask(features: Features, augment: Augment, rng: Generator) -> None:
             row[:length] = mask_spectrogram(row[:length], augment, rng)
 
 
-def _single_thread(_: int) -> None:
+def _start_worker(parent: int, _: int) -> None:
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this worker when the process that reads from it is gone; one that was killed closes nothing behind it.
+
+    Otherwise a worker waits for ever for somebody to take its last batch.
+    """
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)
 
 
 def _groups(rows: list[Row], field: str) -> dict[str, list[Row]]:

@@ -42,6 +42,32 @@ class Features:
         lengths = None if self.fbank_lengths is None else self.fbank_lengths.to(device)
         return Features(self.log_mel.to(device), self.log_mel_lengths.to(device), fbank, lengths)
 
+    def arrays(self) -> "Arrays":
+        """The same numbers as arrays; on the CPU no copy is made."""
+        every = (self.log_mel, self.log_mel_lengths, self.fbank, self.fbank_lengths)
+        return Arrays(tuple(None if tensor is None else tensor.numpy(force=True) for tensor in every))
+
+    def part(self, chosen: slice) -> "Features":
+        """Those of some clips, padded as `extract` pads these alone."""
+        lengths = self.log_mel_lengths[chosen]
+        longest = int(lengths.max())
+        mel = self.log_mel[chosen, :, : longest + longest % 2]
+        if self.fbank is None or self.fbank_lengths is None:
+            return Features(mel, lengths)
+        fbank_lengths = self.fbank_lengths[chosen]
+        return Features(mel, lengths, self.fbank[chosen, : int(fbank_lengths.max())], fbank_lengths)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What `Features` hold, without tensors."""
+
+    values: tuple[np.ndarray | None, ...]
+
+    def tensors(self) -> Features:
+        """Back again."""
+        return Features(*(None if array is None else torch.from_numpy(array) for array in self.values))
+
 
 def extract(
     waveforms: list[np.ndarray],

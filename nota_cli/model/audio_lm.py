@@ -1,16 +1,19 @@
 """The audio language model: encoders, connector and decoder in one piece."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from nota_cli.data.inputs import Features
 from nota_cli.model.connector import Connector
 from nota_cli.model.decoder import Decoder
 from nota_cli.model.decoding import GreedyDecoder, Rules
+from nota_cli.model.loops import PENALTY, cut_loop, is_looped
+from nota_cli.model.sampling import Sampling, perturb, row_seeds
 from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.schema import Generate, Recipe
 
@@ -33,6 +36,26 @@ class Encoded:
     speech_mask: Tensor
     audio_states: Tensor | None
     audio_mask: Tensor | None
+
+    def rows(self, chosen: list[int]) -> "Encoded":
+        """Some clips of the batch."""
+        parts = (getattr(self, part.name) for part in fields(self))
+        return Encoded(*(None if part is None else part[chosen] for part in parts))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of one clip.
+
+    Attributes:
+        text: up to the end symbol.
+        looped: the end of what it said first repeated itself, and the loop guard has changed the text.
+        tokens: how many were generated for the text, the end included.
+    """
+
+    text: str
+    looped: bool = False
+    tokens: int = 0
 
 
 class AudioLM(nn.Module):
@@ -89,9 +112,10 @@ class AudioLM(nn.Module):
         loss = self.decoder.model(inputs_embeds=embeds, attention_mask=mask, labels=labels, use_cache=False).loss
         return loss, encoded
 
-    def prompt_embeds(self, features: Features, queries: list[Query]) -> tuple[Tensor, Tensor]:
+    def prompt_embeds(self, features: Features | Encoded, queries: list[Query]) -> tuple[Tensor, Tensor]:
         """Left-padded decoder input [batch, length, width] and its attention mask, ready for generation."""
-        embeds, mask, _ = self._assemble(self.encode(features), queries, [[] for _ in queries], left=True)
+        encoded = features if isinstance(features, Encoded) else self.encode(features)
+        embeds, mask, _ = self._assemble(encoded, queries, [[] for _ in queries], left=True)
         return embeds, mask
 
     def answer_embeds(self, features: Features, queries: list[Query], texts: list[str]) -> tuple[Tensor, Tensor]:
@@ -108,24 +132,46 @@ class AudioLM(nn.Module):
         return [known[text] for text in texts]
 
     def rules(self, settings: Generate) -> Rules:
-        """When an answer ends, and what its tokens are punished for."""
+        """When an answer ends, what its tokens are punished for, and what they are drawn from."""
         tokenizer = self.decoder.tokenizer
         end_ids = {tokenizer.eos_token_id, *self._single_end_id(), *self.decoder.end_ids} - {None}
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
-        return Rules(settings.max_new_tokens, tuple(sorted(end_ids)), pad, settings.repetition_penalty)
+        drawn = Sampling(settings.temperature, settings.top_k, settings.top_p) if settings.sample else None
+        return Rules(settings.max_new_tokens, tuple(sorted(end_ids)), pad, settings.repetition_penalty, drawn)
+
+    def settings_for(self, task: str) -> Generate:
+        """How the recipe has answers to one task found."""
+        return self.recipe.generate.for_task(task)
+
+    def generate(
+        self, features: Features | Encoded, queries: list[Query], settings: Generate | None = None
+    ) -> list[str]:
+        """The texts of `generate_with_notes`."""
+        return [answer.text for answer in self.generate_with_notes(features, queries, settings)]
 
     @torch.inference_mode()
-    def generate(self, features: Features, queries: list[Query], settings: Generate | None = None) -> list[str]:
-        """The text of each clip up to the end symbol; any other special token is kept as text, as the organisers do."""
+    def generate_with_notes(
+        self, features: Features | Encoded, queries: list[Query], settings: Generate | None = None
+    ) -> list[Answer]:
+        """What is said of each clip up to the end symbol; other special tokens stay as text, as the organisers do it.
+
+        Args:
+            features: of a batch of clips; or what `encode` made of them, if more is to be asked of the same clips.
+            queries: one a clip.
+            settings: the recipe's if not given; either way those of `settings.tasks` hold for the clips of their task.
+        """
         settings = settings or self.recipe.generate
-        embeds, mask = self.prompt_embeds(features, queries)
-        rules = self.rules(settings)
-        own = settings.beams == 1 and settings.decoding == "auto"
-        if own and self.greedy.takes(mask.size(1) + rules.max_new_tokens):
-            ids = self.greedy.generate(embeds, mask, rules, self.prompt_heads(queries))
-        else:
-            ids = self._plain_ids(embeds, mask, rules, settings)
-        return [self._text(row, set(rules.end_ids)) for row in ids.tolist()]
+        encoded = features if isinstance(features, Encoded) else self.encode(features)
+        of_task = {task: settings.for_task(task) for task in dict.fromkeys(query.task for query in queries)}
+        answers: dict[int, Answer] = {}
+        left = list(range(len(queries)))
+        while left:  # rows whose tasks share all settings go together
+            own = of_task[queries[left[0]].task]
+            rows = [row for row in left if of_task[queries[row].task] == own]
+            left = [row for row in left if row not in rows]
+            part = encoded if len(rows) == len(queries) else encoded.rows(rows)
+            answers |= zip(rows, self._answer(part, [queries[row] for row in rows], own), strict=True)
+        return [answers[row] for row in range(len(queries))]
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "AudioLM":
@@ -142,11 +188,41 @@ class AudioLM(nn.Module):
 
         save_checkpoint(self, Path(folder))
 
-    def _plain_ids(self, embeds: Tensor, mask: Tensor, rules: Rules, settings: Generate) -> Tensor:
+    def _answer(self, encoded: Encoded, queries: list[Query], settings: Generate) -> list[Answer]:
+        """Answers found in one way, loops minded as the settings say."""
+        answers = self._search(encoded, queries, settings)
+        if settings.loop_guard == "off":
+            return answers
+        looped = [row for row, answer in enumerate(answers) if is_looped(answer.text)]
+        if looped and settings.loop_guard == "penalise":
+            stricter = settings.model_copy(update={"repetition_penalty": settings.repetition_penalty * PENALTY})
+            again = self._search(encoded.rows(looped), [queries[row] for row in looped], stricter)
+            for row, answer in zip(looped, again, strict=True):
+                answers[row] = answer
+        for row in looped:
+            answers[row] = Answer(cut_loop(answers[row].text), True, answers[row].tokens)
+        return answers
+
+    def _search(self, encoded: Encoded, queries: list[Query], settings: Generate) -> list[Answer]:
+        embeds, mask = self.prompt_embeds(encoded, queries)
+        rules = self.rules(settings)
+        seeds = row_seeds(settings.seed, queries) if settings.sample else []
+        own = settings.beams == 1 and settings.decoding == "auto"
+        if own and self.greedy.takes(mask.size(1) + rules.max_new_tokens):
+            ids = self.greedy.generate(embeds, mask, rules, self.prompt_heads(queries), seeds)
+        else:
+            ids = self._plain_ids(embeds, mask, rules, settings, seeds)
+        return [self._spell(row, set(rules.end_ids)) for row in ids.tolist()]
+
+    def _plain_ids(
+        self, embeds: Tensor, mask: Tensor, rules: Rules, settings: Generate, seeds: Sequence[int]
+    ) -> Tensor:
         """What transformers' own search finds `[batch, tokens]`."""
         # Asked for by name, it takes a row's padding for generated tokens and spares as many of those (5.23).
         penalty = rules.repetition_penalty
-        processors = [] if penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(penalty)]
+        processors: list[LogitsProcessor] = [] if penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(penalty)]
+        if rules.sampling is not None:
+            processors.append(_Drawn(rules.sampling, seeds))
         return self.decoder.model.generate(
             inputs_embeds=embeds,
             attention_mask=mask,
@@ -161,9 +237,10 @@ class AudioLM(nn.Module):
             pad_token_id=rules.pad_id,
         )
 
-    def _text(self, ids: list[int], end_ids: set[int]) -> str:
+    def _spell(self, ids: list[int], end_ids: set[int]) -> Answer:
         end = next((place for place, token in enumerate(ids) if token in end_ids), len(ids))
-        return self.decoder.tokenizer.decode(ids[:end]).split(self.end_symbol)[0].strip()
+        text = self.decoder.tokenizer.decode(ids[:end]).split(self.end_symbol)[0].strip()
+        return Answer(text, tokens=min(end + 1, len(ids)))
 
     def _single_end_id(self) -> list[int]:
         ids = self.decoder.token_ids(self.end_symbol)
@@ -198,3 +275,15 @@ class AudioLM(nn.Module):
             mask[index, place] = 1
             targets[index, place] = torch.tensor(labels[index], device=audio.device)
         return embeds, mask, targets
+
+
+class _Drawn(LogitsProcessor):
+    """Makes transformers' search for the likeliest token a draw."""
+
+    def __init__(self, how: Sampling, seeds: Sequence[int]) -> None:
+        self.how, self.seeds = how, torch.tensor(seeds)[:, None]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.seeds = self.seeds.to(scores.device)
+        step = torch.tensor([input_ids.size(1)], device=scores.device)  # prompts are embeddings, so these are answers
+        return perturb(scores, self.seeds, step, self.how)

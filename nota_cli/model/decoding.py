@@ -1,7 +1,7 @@
-"""Greedy decoding with little to do between two tokens: a cache that stays in place, CUDA graphs, a kept prefix."""
+"""Decoding token by token, little to do between two: a cache that stays in place, CUDA graphs, a kept prefix."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from nota_cli.console import warn
 from nota_cli.model.decoder import Decoder
+from nota_cli.model.sampling import Sampling, perturb
 
 FAMILIES = {"gemma2", "llama", "llama_moe", "qwen2"}
 """Decoders whose layers are known to need no more than the cache and the mask here; others go the plain way."""
@@ -24,12 +25,13 @@ SHAPING += ("exponential_decay_length_penalty", "remove_invalid_values", "encode
 
 @dataclass(frozen=True)
 class Rules:
-    """What ends a row, what follows its end, and how repeated tokens are punished (Keskar et al. 2019)."""
+    """What ends a row, what follows its end, how repeated tokens are punished (Keskar et al. 2019), what is drawn."""
 
     max_new_tokens: int
     end_ids: tuple[int, ...]
     pad_id: int
     repetition_penalty: float = 1.0
+    sampling: Sampling | None = None
 
 
 class FixedCache:
@@ -87,6 +89,7 @@ class _State:
         token, position, done: `[batch, 1]`: the last token, its position, and whether its row has ended.
         slot, count: `[1]`: where the token goes in the cache, and how many there are in `tokens` `[batch, length]`.
         said: `[batch, vocabulary]`, tokens that are there already; None where nothing is punished.
+        seeds: `[batch, 1]`, what each row's draws depend on.
     """
 
     rules: Rules
@@ -100,12 +103,13 @@ class _State:
     count: Tensor
     tokens: Tensor
     said: Tensor | None
+    seeds: Tensor
     ends: Tensor
     graph: Any = None
 
 
 class GreedyDecoder:
-    """The likeliest token, one after the other, for a batch of prompts.
+    """The likeliest token, or a drawn one, one after the other, for a batch of prompts.
 
     It keeps one cache, with its CUDA graph, and the keys and values of one prefix from call to call; both are given up
     when the decoder's weights have been moved or changed.
@@ -148,7 +152,9 @@ class GreedyDecoder:
         return 0 if self._state is None else self._state.cache.nbytes()
 
     @torch.inference_mode()
-    def generate(self, embeds: Tensor, mask: Tensor, rules: Rules, heads: Sequence[list[int]] = ()) -> Tensor:
+    def generate(
+        self, embeds: Tensor, mask: Tensor, rules: Rules, heads: Sequence[list[int]] = (), seeds: Sequence[int] = ()
+    ) -> Tensor:
         """Decode until every row has ended.
 
         Args:
@@ -157,11 +163,12 @@ class GreedyDecoder:
             rules: when to stop.
             heads: for each row the token ids that its prompt begins with; what all have in common is computed once
                 and kept for the batches to come.
+            seeds: one for each row, where tokens are drawn (`nota_cli.model.sampling.row_seeds`).
 
         Returns:
             Token ids `[batch, tokens]`, ends included and `rules.pad_id` behind them.
         """
-        self.begin(embeds, mask, rules, heads)
+        self.begin(embeds, mask, rules, heads, seeds)
         look = LOOK_EVERY if self._device.type == "cuda" else 1
         for made in range(1, rules.max_new_tokens):
             if made % look == 0 and bool(self._state.done.all()):
@@ -172,7 +179,9 @@ class GreedyDecoder:
         return tokens[:, : int((ended[:, :-1] == 0).sum(1).max()) + 1]
 
     @torch.inference_mode()
-    def begin(self, embeds: Tensor, mask: Tensor, rules: Rules, heads: Sequence[list[int]] = ()) -> None:
+    def begin(
+        self, embeds: Tensor, mask: Tensor, rules: Rules, heads: Sequence[list[int]] = (), seeds: Sequence[int] = ()
+    ) -> None:
         """Prefill, and the first token; the arguments are those of `generate`."""
         structure, versions = _stamps(self._decoder)
         state = self._state_for(embeds, rules, structure)
@@ -202,6 +211,7 @@ class GreedyDecoder:
         state.slot.fill_(total)
         state.count.zero_()
         state.done.zero_()
+        state.seeds.copy_(torch.tensor(seeds or [0] * batch)[:, None])
         if state.said is not None:
             state.said.zero_()
         cache.place = state.slot
@@ -257,6 +267,8 @@ class GreedyDecoder:
             penalty, logits = state.rules.repetition_penalty, logits.float()
             punished = torch.where(logits < 0, logits * penalty, logits / penalty)
             logits = torch.where(state.said, punished, logits)
+        if state.rules.sampling is not None:
+            logits = perturb(logits, state.seeds, state.count, state.rules.sampling)
         chosen = logits.argmax(-1, keepdim=True).masked_fill_(state.done, state.rules.pad_id)
         state.done |= (chosen == state.ends).any(-1, keepdim=True)
         if state.said is not None:
@@ -285,7 +297,7 @@ class GreedyDecoder:
         old = self._state
         if old is not None:
             same = (old.structure, old.cache.batch, old.mask.dtype) == (structure, batch, embeds.dtype)
-            alike = Rules(old.rules.max_new_tokens, rules.end_ids, rules.pad_id, rules.repetition_penalty) == old.rules
+            alike = replace(rules, max_new_tokens=old.rules.max_new_tokens) == old.rules
             if same and alike and needed <= old.cache.length <= 2 * needed:
                 if device.type == "cuda":
                     old.cache.clear()
@@ -306,6 +318,7 @@ class GreedyDecoder:
             count=torch.zeros(1, **integers),
             tokens=torch.zeros(batch, needed, **integers),
             said=torch.zeros(batch, vocabulary, dtype=torch.bool, device=device) if penalised else None,
+            seeds=torch.zeros(batch, 1, **integers),
             ends=torch.tensor(rules.end_ids, **integers),
         )
         self._state = state

@@ -39,7 +39,7 @@ WITHOUT_EFFECT = [
     (r"datasets\.augmentation\..+", "see train.augment for what nota has"),
     (r"(run\.optims\.optims|datasets\.(train|valid)_ann_path)_\d(\..+)?", "of the other stage; a recipe is one"),
     (r"generate\.min_length", "an answer may be empty; nota warns about such rows"),
-    (r"generate\.(temperature|top_p)", "of sampling; nota searches by beams and never draws"),
+    (r"generate\.(temperature|top_[kp])", "of draws; this recipe searches, see generate.sample"),
     (r"run\.(evaluate|valid_scoring)", "`nota train`, `nota infer` and `nota score` are commands of their own"),
     (r"run\.log_freq", "nota logs at steps of its own"),
     (r"run\.(output_dir|output_dir\..+|exp_name)", "nota writes where --out says"),
@@ -72,29 +72,27 @@ def import_config(file: Path, *, stage: Stage = 2) -> Imported:
         RecipeError: not such a file; a value of the wrong kind; or a system that nota cannot build.
     """
     config = _Config(file, _read(file), stage)
-    values: dict[str, Any] = {
-        "name": re.sub(r"[^\w.-]+", "-", file.stem),
-        "description": f"Imported from {file.name}",
-        "checkpoint": config.path("model.ckpt"),
-        "speech_encoder": _speech_encoder(config),
-        "audio_encoder": _audio_encoder(config),
-        "connector": _connector(config),
-        "decoder": _decoder(config),
-        "lora": _lora(config),
-        "prompts": _prompts(config),
-        "generate": _generate(config),
-        "data": _data(config),
-        "train": _train(config),
-    }
-    values = _present(**values)
+    values = _present(
+        name=re.sub(r"[^\w.-]+", "-", file.stem),
+        description=f"Imported from {file.name}",
+        checkpoint=config.path("model.ckpt"),
+        speech_encoder=_speech_encoder(config),
+        audio_encoder=_audio_encoder(config),
+        connector=_connector(config),
+        decoder=_decoder(config),
+        lora=_lora(config),
+        prompts=_prompts(config),
+        generate=_generate(config),
+        data=_data(config),
+        train=_train(config),
+    )
     unknown = config.sort_the_rest()
     try:
         Recipe.model_validate(values)
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
         raise RecipeError(f"{file} makes no recipe that nota can run:\n{listing(problems)}") from None
-    notes = [f"{', '.join(keys)}: {reason}" for reason, keys in config.notes.items()]
-    return Imported(values, notes, unknown)
+    return Imported(values, [f"{', '.join(keys)}: {reason}" for reason, keys in config.notes.items()], unknown)
 
 
 @dataclass
@@ -334,10 +332,13 @@ def _tasks(config: _Config) -> dict[str, str] | None:
 
 
 def _generate(config: _Config) -> dict[str, Any]:
-    if config.flag("generate.do_sample", False):
-        config.note("their answers were drawn and differ from run to run; nota's are not", "generate.do_sample")
-    return _present(
-        beams=config.whole("generate.num_beams"),
+    sample, beams = config.flag("generate.do_sample", False), config.whole("generate.num_beams")
+    drawn: dict[str, Any] = {"sample": True, "top_k": 50} if sample and beams == 1 else {}  # 50: transformers' own
+    drawn |= _present(**{key: config.number(f"generate.{key}") for key in ("temperature", "top_p", "top_k") if drawn})
+    if sample and not drawn:
+        config.note("theirs drew along beams; nota draws with generate.beams=1 alone", "generate.do_sample")
+    return drawn | _present(
+        beams=beams,
         max_new_tokens=config.whole("generate.max_new_tokens"),
         repetition_penalty=config.number("generate.repetition_penalty"),
         length_penalty=config.number("generate.length_penalty"),

@@ -60,6 +60,21 @@ def load_recipe(name: str = DEFAULT_RECIPE, settings: list[str] | None = None) -
         raise RecipeError(f"recipe {file}:\n{listing(_problems(error))}") from None
 
 
+def load_system(name: str, checkpoint: Path | None = None, settings: list[str] | None = None) -> Recipe:
+    """A recipe as `load_recipe` reads it, with the checkpoint in it that is given, or whose folder `name` is."""
+    loaded = load_recipe(name, settings)
+    if checkpoint is None and (Path(name) / "recipe.yaml").is_file():
+        checkpoint = Path(name)
+    if checkpoint is None:
+        return loaded
+    changes: dict[str, object] = {"checkpoint": str(checkpoint)}
+    own = loaded.checkpoint is not None and loaded.decoder.path == str(Path(loaded.checkpoint) / "decoder")
+    if own and (checkpoint / "decoder").is_dir():
+        # The recipe's decoder belongs to its own checkpoint; another checkpoint brings another one.
+        changes["decoder"] = loaded.decoder.model_copy(update={"path": str(checkpoint / "decoder")})
+    return loaded.model_copy(update=changes)
+
+
 def recipe_hash(recipe: Recipe) -> str:
     """Twelve hexadecimal digits that change whenever a value of the recipe does."""
     return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -161,20 +161,62 @@ class Prompts(Section):
         return self
 
 
-class Generate(Section):
-    """How the answer is searched for (the organisers: beam 4, at most 200 new tokens)."""
+class GenerateTask(Section):
+    """How an answer is found (the organisers: beam 4, at most 200 new tokens); what may differ from task to task."""
 
     beams: Positive = 4
     max_new_tokens: Positive = 200
     repetition_penalty: float = Field(1.0, gt=0)
     length_penalty: float = 1.0
-    merge_lora: Literal["auto", "never", "always"] = "auto"
-    """`auto` adds the adapters to the decoder's weights where that is exact: float32, not quantised. `always` does so
-    in half precision too, which rounds; quantised weights take none."""
+    sample: bool = False
+    """Draw every token instead of searching for the likeliest answer; takes `beams: 1`."""
+    temperature: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """What the logits are divided by before a draw."""
+    top_k: int = Field(0, ge=0)
+    """Draw from so many likeliest tokens; 0: from all."""
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Draw from the likeliest tokens that together have this probability (Holtzman et al. 2020)."""
+    seed: int = 0
+    """Of the draws: the same seed, clip and prompt give the same answer at any batch size and in any order."""
+    loop_guard: Literal["off", "cut", "penalise"] = "off"
+    """What becomes of an answer whose end repeats itself (`nota_cli.model.loops`): `cut` leaves the first time of it;
+    `penalise` answers again with a higher repetition penalty, and cuts what loops even then."""
+    fallback_text: str = Field("inaudible", pattern=r"^.*\S.*$")
+    """What `--on-error blank` writes for a clip that cannot be read; an empty cell would be rejected."""
     decoding: Literal["auto", "plain"] = "auto"
     """`auto`, with one beam: a cache of fixed size, CUDA graphs, the prompts' common beginning computed once; the same
     to rounding. `plain`: transformers' own loop, as the teams' stacks ran; with more beams it is always taken."""
     batch_size: Positive = 8
+
+
+class Generate(GenerateTask):
+    """The settings of every task, and in `tasks` what is otherwise for some."""
+
+    merge_lora: Literal["auto", "never", "always"] = "auto"
+    """`auto` adds the adapters to the decoder's weights where that is exact: float32, not quantised. `always` does so
+    in half precision too, which rounds; quantised weights take none."""
+    tasks: dict[str, GenerateTask] = {}
+    """Task to the settings that it has instead; those that are not written there are the ones above."""
+
+    def for_task(self, task: str) -> "Generate":
+        """The settings of one task, none of them left for other tasks."""
+        own = self.tasks.get(task, GenerateTask())
+        changes = {name: getattr(own, name) for name in own.model_fields_set}
+        return self.model_copy(update={**changes, "tasks": {}})
+
+    @field_serializer("tasks")
+    def _as_written(self, tasks: dict[str, GenerateTask]) -> dict[str, dict[str, Any]]:
+        """A value that equals the default of all tasks may differ from this recipe's, and stays."""
+        return {task: own.model_dump(exclude_unset=True) for task, own in tasks.items()}
+
+    @model_validator(mode="after")
+    def _draws_take_one_beam(self) -> "Generate":
+        for task in (None, *self.tasks):
+            merged = self if task is None else self.for_task(task)
+            if merged.sample and merged.beams > 1:
+                where = "" if task is None else f"tasks.{task}: "
+                raise ValueError(f"{where}`sample` draws one answer; with it `beams` has to be 1, not {merged.beams}")
+        return self
 
 
 class Source(Section):
@@ -274,3 +316,11 @@ class Recipe(Section):
     generate: Generate = Generate()
     data: Data = Data()
     train: Train = Train()
+
+    @model_validator(mode="after")
+    def _tasks_are_asked(self) -> "Recipe":
+        unknown = [task for task in self.generate.tasks if task not in self.prompts.tasks]
+        if unknown:
+            there = ", ".join(self.prompts.tasks)
+            raise ValueError(f"generate.tasks: no prompt for {', '.join(unknown)}; prompts.tasks has {there}")
+        return self

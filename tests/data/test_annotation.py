@@ -1,7 +1,9 @@
 """Annotation files: what is read, and every problem of a bad one at once."""
 
 import json
+import re
 import time
+import tracemalloc
 
 import pytest
 
@@ -55,7 +57,7 @@ def test_families():
 def test_default_task_fills_only_the_gaps(tmp_path):
     path = _file(tmp_path, [{"path": "a"}, {"path": "b", "task": "audiocaption"}, {"path": "c", "task": None}])
     assert [row.task for row in read_annotation(path, default_task="asr")] == ["asr", "audiocaption", "asr"]
-    with pytest.raises(DataError, match="row 0: lacks `task`"):
+    with pytest.raises(DataError, match="rows 0, 2: lacks `task`"):
         read_annotation(path)
 
 
@@ -175,6 +177,62 @@ def test_missing_and_empty_files(tmp_path):
     assert "is a folder" in messages[2]
     with pytest.raises(DataError, match=r"4 problems[\s\S]*row 1: there is no file"):
         read_annotation(path, audio_root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        (GOOD | {"path": "a\ud800.wav"}, "`path` holds half of a surrogate pair"),
+        (GOOD | {"testset_id": "\udcff"}, "`testset_id` holds half"),
+        (GOOD | {"text": "a \udfff b"}, "`text` holds half"),
+        (GOOD | {"expand_wav": ["\ud800"]}, "`expand_wav` holds half"),
+        (GOOD | {"task": "x" * 100_000}, "unknown task 'xxx"),
+    ],
+)
+def test_what_no_file_can_say_is_refused_in_few_words(tmp_path, row, expected):
+    with pytest.raises(DataError) as caught:
+        read_annotation(_file(tmp_path, [row]))
+    message = str(caught.value)
+    assert expected in message
+    assert len(message) < 1_000
+    message.encode()  # can be shown anywhere
+
+
+def test_names_that_are_not_utf8_are_read(tmp_path):
+    """JSON writes the byte 0xff of a file's name as Python does: \\udcff."""
+    row = GOOD | {"path": "caf\udce9.wav", "expand_wav": ["\udcff.wav"]}
+    (read,) = read_annotation(_file(tmp_path, [row]))
+    assert (read.path, read.expand) == (row["path"], ("\udcff.wav",))
+    messages = missing_files([read], tmp_path)
+    assert len(messages) == 2
+    assert "caf\\udce9.wav" in messages[0].encode().decode()
+
+
+def test_a_number_of_too_many_digits(tmp_path):
+    (tmp_path / "a.json").write_text('{"annotation": [{"path": ' + "1" * 5_000 + "}]}")
+    with pytest.raises(DataError, match="thousands of digits"):
+        read_annotation(tmp_path / "a.json")
+
+
+def test_every_bad_row_of_many_is_named(tmp_path):
+    """A hundredth of 100,000 rows is bad, in three ways; the message is short and names each."""
+    rows = [GOOD | {"path": f"{i}.wav", "testset_id": f"clip{i}"} for i in range(100_000)]
+    for index in range(50, 100_000, 100):
+        rows[index] = [{"task": "asr"}, GOOD | {"task": f"task {index}"}, 7][index // 100 % 3]
+    path = _file(tmp_path, rows)
+    tracemalloc.start()
+    start = time.process_time()
+    with pytest.raises(DataError) as caught:
+        read_annotation(path)
+    assert time.process_time() - start < 15
+    assert tracemalloc.get_traced_memory()[1] < 300e6
+    tracemalloc.stop()
+    message = str(caught.value)
+    assert "1000 problems" in message
+    assert len(message) < 20_000
+    assert {int(number) for number in re.findall(r"(?<![\d])(\d+)(?=[,:]|$)", message, re.M)} >= set(
+        range(50, 100_000, 100)
+    )
 
 
 def test_quick_for_many_rows(tmp_path):

@@ -1,16 +1,20 @@
 """Decoding: the organisers' waveforms to the bit, and a clear word about every file that cannot be used."""
 
 import os
+import pickle
 import struct
+import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from safetensors.numpy import load_file
 
-from nota_cli.data.audio import SAMPLE_RATE, load_audio, load_clip
-from nota_cli.errors import DataError
+from nota_cli.data.audio import SAMPLE_RATE, duration, load_audio, load_clip
+from nota_cli.errors import AudioError, DataError
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "nota"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")
@@ -23,6 +27,13 @@ def tone(seconds, rate=SAMPLE_RATE, hertz=440.0):
 def write(path, samples, rate=SAMPLE_RATE, **kwargs):
     soundfile.write(path, samples, rate, **kwargs)
     return path
+
+
+def wav_header(rate, channels, frames):
+    """A WAV file of 16-bit samples up to where they begin."""
+    size = 2 * channels * frames
+    form = struct.pack("<HHIIHH", 1, channels, rate, 2 * channels * rate, 2 * channels, 16)
+    return struct.pack("<4sI4s4sI16s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, form, b"data", size)
 
 
 @needs_golden
@@ -181,3 +192,153 @@ def test_refuses_samples_that_are_no_numbers(tmp_path, bad):
 def test_refuses_a_clip_of_no_files():
     with pytest.raises(DataError, match="row 3"):
         load_clip([], row=3)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 192_000])
+def test_the_first_part_of_a_long_file_equals_reading_it_whole_to_the_bit(tmp_path, rate):
+    """What the organisers do with a long clip: read everything, resample everything, cut."""
+    samples = np.random.default_rng(1).normal(0, 0.1, rate * 9)
+    path = write(tmp_path / "long.wav", samples, rate, subtype="DOUBLE")
+    whole = samples if rate == SAMPLE_RATE else soxr.resample(samples, rate, SAMPLE_RATE, quality="HQ")
+    np.testing.assert_array_equal(load_audio(path, max_seconds=3.0), whole[: 3 * SAMPLE_RATE].astype(np.float32))
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 44_101])
+def test_a_window_is_that_part_of_the_whole(tmp_path, rate):
+    path = write(tmp_path / "long.wav", np.random.default_rng(2).normal(0, 0.1, rate * 9), rate, subtype="DOUBLE")
+    whole = load_audio(path)
+    for start, stop in [(0.0, 2.5), (0.3, 2.0), (4.0, 7.125), (7.5, 20.0)]:
+        part = load_clip([path], start=start, stop=stop)
+        expected = whole[round(start * SAMPLE_RATE) : round(stop * SAMPLE_RATE)]
+        assert part.shape == expected.shape
+        np.testing.assert_allclose(part, expected, atol=0 if rate == SAMPLE_RATE or not start else 1e-6)
+
+
+def test_windows_of_a_clip_of_several_files(tmp_path):
+    files = [write(tmp_path / f"{i}.wav", tone(n, hertz=300 + 99 * i)) for i, n in enumerate([2.0, 1.5, 0.7])]
+    unlike = [files[0], write(tmp_path / "8k.wav", tone(1.5, 8_000), 8_000), files[2]]
+    for paths in (files, unlike):
+        whole = load_clip(paths)
+        assert duration(*paths) == pytest.approx(len(whole) / SAMPLE_RATE, abs=1e-3)
+        parts = [load_clip(paths, start=i / 2, stop=(i + 1) / 2, min_seconds=0.0) for i in range(9)]
+        np.testing.assert_allclose(np.concatenate(parts), whole, atol=1e-6)
+
+
+def test_a_window_is_filled_up_and_does_not_begin_behind_the_end(tmp_path):
+    path = write(tmp_path / "clip.wav", np.full(40_000, 0.25))
+    last = load_clip([path], start=2.0, stop=32.0)
+    assert last.shape == (SAMPLE_RATE,)
+    assert np.count_nonzero(last) == 8_000
+    with pytest.raises(DataError, match="ends before second 3"):
+        load_clip([path], start=3.0, stop=33.0)
+
+
+def test_ten_hours_are_not_read_whole(tmp_path):
+    path = tmp_path / "long.wav"
+    rate, seconds = 8_000, 36_000
+    with path.open("wb") as file:
+        file.write(wav_header(rate, 1, rate * seconds))
+        file.truncate(44 + 2 * rate * seconds)  # a sparse file: zeros that lie nowhere
+    assert duration(path) == seconds
+    tracemalloc.start()
+    first, late = load_audio(path), load_clip([path], start=35_000.0, stop=35_030.0)
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+    assert first.shape == late.shape == (30 * SAMPLE_RATE,)
+
+
+def test_many_channels_at_a_high_rate_in_little_memory(tmp_path):
+    rate, channels, frames = 192_000, 24, 192_000 * 12
+    path = tmp_path / "array.wav"
+    with path.open("wb") as file:
+        file.write(wav_header(rate, channels, frames))
+        file.truncate(44 + 2 * channels * frames)
+    tracemalloc.start()
+    assert load_audio(path).shape == (12 * SAMPLE_RATE,)
+    assert tracemalloc.get_traced_memory()[1] < 250e6  # all channels as float64 would be 442 MB
+    tracemalloc.stop()
+
+
+def test_the_first_of_many_channels_read_in_parts_is_the_same(tmp_path, monkeypatch):
+    path = write(tmp_path / "four.flac", np.random.default_rng(3).normal(0, 0.1, (40_000, 4)), 44_100)
+    expected = load_audio(path)
+    monkeypatch.setattr("nota_cli.data.audio.BLOCK_SAMPLES", 4_000)
+    np.testing.assert_array_equal(load_audio(path), expected)
+
+
+def test_content_decides_not_the_ending(tmp_path):
+    flac = write(tmp_path / "a.flac", tone(1.5))
+    for name in ("a.wav", "a.raw", "a.mp3", "a", "a.pdf"):
+        (tmp_path / name).write_bytes(flac.read_bytes())
+        np.testing.assert_array_equal(load_audio(tmp_path / name), load_audio(flac))
+
+
+@pytest.mark.parametrize(
+    ("content", "seems"),
+    [
+        (b"%PDF-1.7\n%\xe2\xe3", "a PDF"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (b"\0\0\0\x20ftypM4A \0\0\0\0", "an MP4 or M4A"),
+    ],
+)
+def test_tells_what_it_is_instead(tmp_path, content, seems):
+    (tmp_path / "a.wav").write_bytes(content + bytes(100))
+    assert seems in refusal(tmp_path / "a.wav")
+
+
+def test_names_that_no_terminal_prints(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9\x1b[31m.wav"))
+    write(tmp_path / "a.wav", tone(1)).rename(path)
+    assert load_audio(path).shape == (SAMPLE_RATE,)
+    path.write_text("no sound")
+    message = refusal(path)
+    message.encode()
+    assert "caf\\udce9\\x1b[31m.wav" in message
+    assert "no file can have this name" in refusal(tmp_path / "\ud800.wav")
+    assert "no file can have this name" in refusal("a\0.wav")
+    assert "too long" in refusal("a" * 5_000)
+
+
+def test_links_in_a_circle_pipes_and_folders(tmp_path):
+    (tmp_path / "a.wav").symlink_to(tmp_path / "b.wav")
+    (tmp_path / "b.wav").symlink_to(tmp_path / "a.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert "circle" in refusal(tmp_path / "a.wav")
+    assert "pipe or device" in refusal(tmp_path / "pipe.wav")
+    assert "pipe or device" in refusal("/dev/zero")
+    assert "a folder" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(("rate", "channels", "frames"), [(0, 1, 100), (999, 1, 100), (768_001, 1, 9), (16_000, 0, 9)])
+def test_refuses_absurd_headers(tmp_path, rate, channels, frames):
+    path = tmp_path / "absurd.wav"
+    path.write_bytes(wav_header(rate, channels, frames) + bytes(2 * channels * frames))
+    assert "absurd.wav" in refusal(path)
+
+
+@pytest.mark.parametrize("rate", [1_000, 767_999, 768_000])
+def test_rates_at_the_edge_of_what_is_allowed(tmp_path, rate):
+    waveform = load_audio(write(tmp_path / "edge.wav", tone(1.5, rate, 100.0), rate))
+    np.testing.assert_allclose(waveform[2_000:20_000], tone(1.5, hertz=100.0)[2_000:20_000], atol=1e-2)
+
+
+def test_refuses_samples_that_overflow(tmp_path):
+    samples = tone(1)
+    samples[7] = 1e300
+    assert "infinite" in refusal(write(tmp_path / "loud.wav", samples, subtype="DOUBLE"))
+    assert np.isfinite(load_audio(write(tmp_path / "ints.wav", tone(1) * 2**31, subtype="FLOAT"))).all()
+
+
+def test_zeros_for_chunks_end(tmp_path):
+    (tmp_path / "zeros.wav").write_bytes(b"RIFF\0\0\0\0WAVE" + bytes(10_000_000))
+    start = time.process_time()
+    refusal(tmp_path / "zeros.wav")
+    assert time.process_time() - start < 1
+
+
+def test_an_error_crosses_process_borders_whole():
+    error = AudioError("a.wav", "is broken", "Mend it.", 3)
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error) == "a.wav (annotation row 3): is broken. Mend it."
+    assert (copy.path, copy.reason, copy.remedy, copy.row) == ("a.wav", "is broken", "Mend it.", 3)

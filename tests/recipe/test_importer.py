@@ -427,9 +427,21 @@ def test_epochs_that_end_with_the_data(write: Write) -> None:
     assert any("run.epoch_based" in note and "train.steps" in note for note in imported.notes)
 
 
-def test_sampling_is_noted(write: Write) -> None:
+def test_sampling_along_beams_is_noted(write: Write) -> None:
     imported = import_config(write(changed(EVALUATION, generate__do_sample=True)))
     assert any(note.startswith("generate.do_sample: ") for note in imported.notes)
+    assert not recipe_of(imported).generate.sample
+
+
+def test_sampling_without_beams_is_taken_over(write: Write) -> None:
+    drawn = {"generate__do_sample": True, "generate__num_beams": 1}
+    imported = import_config(write(changed(EVALUATION, **drawn)))
+    generate = recipe_of(imported).generate
+    assert (generate.sample, generate.temperature, generate.top_p, generate.top_k) == (True, 1.0, 0.9, 50)
+    assert not [note for note in imported.notes if "temperature" in note or "do_sample" in note]
+    told = import_config(write(changed(EVALUATION, generate__top_k=7, **drawn)))
+    assert recipe_of(told).generate.top_k == 7
+    assert not told.unknown
 
 
 def test_prompts_are_read_from_the_file_that_is_named(write: Write, tmp_path: Path) -> None:

@@ -1,0 +1,175 @@
+"""From Python: a model that is given files and says what it hears, as the command line does."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from nota_cli.compress.merge import prepare_to_run
+from nota_cli.data.annotation import FAMILY_TASK
+from nota_cli.data.audio import duration, load_clip
+from nota_cli.data.inputs import Features, extract
+from nota_cli.errors import UsageError
+from nota_cli.inference import feature_spec
+from nota_cli.long_audio import join, windows
+from nota_cli.model.audio_lm import AudioLM as Network
+from nota_cli.model.build import build
+from nota_cli.model.device import pick_device
+from nota_cli.prompts import Query
+from nota_cli.recipe.load import DEFAULT_RECIPE, load_system
+
+File = str | os.PathLike[str]
+Long = Literal["cut", "chunk"]
+Files = File | Iterable[File]
+
+
+class AudioLM:
+    """A system with its weights, ready to run.
+
+    Args:
+        network: as `nota_cli.model.build.build` makes it, in eval mode.
+
+    Attributes:
+        network: the encoders, the connector and the decoder (`nota_cli.model.audio_lm.AudioLM`).
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: File = DEFAULT_RECIPE,
+        *,
+        checkpoint: File | None = None,
+        settings: Sequence[str] = (),
+        device: str = "auto",
+    ) -> "AudioLM":
+        """Load a system.
+
+        Args:
+            name: a checkpoint folder, a recipe's name or a recipe file.
+            checkpoint: trained weights, a folder or a `.pth`, if not those that `name` brings.
+            settings: changes to the recipe, as `--set` takes them: `["generate.beams=1"]`.
+            device: auto, cpu, cuda or cuda:N.
+
+        Raises:
+            RecipeError: no such recipe, or values that it cannot have.
+            CheckpointError: weights that are missing or do not fit.
+            UsageError: the device is not there.
+        """
+        weights = None if checkpoint is None else Path(checkpoint)
+        recipe = load_system(os.fspath(name), weights, list(settings))
+        network = build(recipe, pick_device(device))
+        prepare_to_run(network)
+        return cls(network)
+
+    def transcribe(self, files: Files, *, long: Long = "cut") -> str | list[str]:
+        """What is said in each file: of a list of paths a list of texts, of one path one text.
+
+        Args:
+            files: sound files, read as `nota infer` reads them.
+            long: what becomes of recordings longer than the model hears at once, 30 s as a rule. `cut`: the rest is
+                left out, as the organisers do. `chunk`: they are heard in overlapping windows, the texts joined.
+
+        Raises:
+            DataError: a file cannot be used; the message names it.
+        """
+        return self._answers(files, FAMILY_TASK["asr"], None, long)
+
+    def caption(self, files: Files, *, long: Long = "cut") -> str | list[str]:
+        """What is heard in each file; as `transcribe`."""
+        return self._answers(files, FAMILY_TASK["aac"], None, long)
+
+    def ask(self, files: Files, question: str, *, long: Long = "cut") -> str | list[str]:
+        """The answer to a question about each file; otherwise as `transcribe`."""
+        return self._answers(files, FAMILY_TASK["qa"], question, long)
+
+    def hear(self, file: File) -> "Recording":
+        """A recording that much is to be asked about: it is read and encoded once.
+
+        Raises:
+            DataError: the file cannot be used; the message names it.
+        """
+        return Recording(self, file)
+
+    @property
+    def max_seconds(self) -> float:
+        """How much of a recording is heard at once."""
+        return self.network.recipe.audio.max_seconds
+
+    def features(self, waves: list[np.ndarray]) -> Features:
+        """What the encoders see of clips at 16 kHz."""
+        spec = feature_spec(self.network)
+        place = spec.device or "cpu"
+        return extract(waves, spec.mel_bins, front_end=spec.front_end, pad=spec.pad, device=place)
+
+    def _answers(self, files: Files, task: str, question: str | None, long: Long) -> str | list[str]:
+        check_question(task, question)
+        if long not in ("cut", "chunk"):
+            raise UsageError(f"long={long!r}: there are 'cut' and 'chunk'")
+        one = isinstance(files, (str, os.PathLike))
+        paths = [Path(files)] if one else [Path(file) for file in files]
+        texts: list[list[str]] = [[] for _ in paths]
+        parts = ((place, wave) for place, path in enumerate(paths) for wave in self._waves(path, long))
+        while batch := list(islice(parts, self.network.settings_for(task).batch_size)):
+            queries = [Query(task, question, key=paths[place].name) for place, _ in batch]
+            answers = self.network.generate(self.features([wave for _, wave in batch]), queries)
+            for (place, _), text in zip(batch, answers, strict=True):
+                texts[place].append(text)
+        joined = [join(parts_of_one, task) if len(parts_of_one) > 1 else parts_of_one[0] for parts_of_one in texts]
+        return joined[0] if one else joined
+
+    def _waves(self, path: Path, long: Long) -> Iterator[np.ndarray]:
+        limit = self.max_seconds
+        if long == "cut":
+            yield load_clip([path], max_seconds=limit)
+            return
+        for start, stop in windows(duration(path), limit):
+            yield load_clip([path], max_seconds=limit, start=start, stop=stop)
+
+
+class Recording:
+    """One file, encoded; every question is answered on its own, whatever was asked before.
+
+    Attributes:
+        seconds: its length, of which no more than the model's `max_seconds` are heard.
+    """
+
+    def __init__(self, model: AudioLM, file: File) -> None:
+        path = Path(file)
+        self.name, self.seconds = path.name, duration(path)
+        self._network = model.network
+        with torch.inference_mode():
+            features = model.features([load_clip([path], max_seconds=model.max_seconds)])
+            self._encoded = self._network.encode(features)
+
+    def transcribe(self) -> str:
+        """What is said."""
+        return self._answer(FAMILY_TASK["asr"], None)
+
+    def caption(self) -> str:
+        """What is heard."""
+        return self._answer(FAMILY_TASK["aac"], None)
+
+    def ask(self, question: str) -> str:
+        """The answer to a question about it."""
+        return self._answer(FAMILY_TASK["qa"], question)
+
+    def _answer(self, task: str, question: str | None) -> str:
+        check_question(task, question)
+        return self._network.generate(self._encoded, [Query(task, question, key=self.name)])[0]
+
+
+def check_question(task: str, question: str | None) -> None:
+    """A question is to be asked where the task needs one.
+
+    Raises:
+        UsageError: it is empty.
+    """
+    if task == FAMILY_TASK["qa"] and not (question or "").strip():
+        raise UsageError("the question is empty; write what you want to know of the recording")

@@ -1,0 +1,369 @@
+"""What `nota infer` does, step by step: rank 0 leads, other processes, if there are any, follow."""
+
+import json
+import os
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nota_cli.commands import Loading, load
+from nota_cli.console import progress, say, warn
+from nota_cli.data.annotation import FAMILY_TASK, Row, read_annotation, row_id
+from nota_cli.data.audio import duration
+from nota_cli.data.batches import clip_paths
+from nota_cli.data.scan import Scan, scan
+from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError
+from nota_cli.files import check_writable, write_text
+from nota_cli.inference.engine import Engine, Result, Tally
+from nota_cli.inference.fingerprint import combined, file_hash, recipe_values, weight_hashes, weight_paths
+from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, journal_path, rank_journals
+from nota_cli.inference.plan import UNKNOWN, longest_first
+from nota_cli.inference.policy import OnError, Policy
+from nota_cli.inference.ranks import Ranks
+from nota_cli.inference.report import Facts, Stages, report_path, run_report
+from nota_cli.model.device import pick_device
+from nota_cli.recipe.load import recipe_hash
+from nota_cli.recipe.schema import Recipe
+from nota_cli.submission import write_submission
+
+VISIBLE_SECONDS = 30.0  # that a shared folder may take to show what another machine has written
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line asks for.
+
+    Attributes:
+        batch_size: clips of a batch; None for the recipe's, or on CUDA what the memory takes.
+        on_error: what becomes of rows whose audio cannot be used.
+        chunk: hear clips that are too long in overlapping windows, not their beginning alone.
+        restart: throw away what an earlier run has finished.
+    """
+
+    task: str | None = None
+    annotation: Path | None = None
+    audio_root: Path | None = None
+    out: Path | None = None
+    limit: int | None = None
+    device: str = "auto"
+    workers: int = 1
+    loading: Loading = Loading()
+    batch_size: int | None = None
+    on_error: OnError = "stop"
+    chunk: bool = False
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Rows that one process answers, longest clip first, and the seconds of each one's clip."""
+
+    rows: list[int]
+    seconds: list[float]
+
+
+@dataclass
+class _Run:
+    """What all processes of a run know."""
+
+    recipe: Recipe
+    wishes: Wishes
+    annotation: Path
+    audio_root: Path
+    out: Path
+    device: str
+    rows: list[Row]
+    ranks: Ranks
+    started: float = field(default_factory=time.monotonic)
+    stages: Stages = field(default_factory=Stages)
+
+    @property
+    def policy(self) -> Policy:
+        settings = self.recipe.generate
+        return Policy(self.wishes.on_error, self.rows, lambda task: settings.for_task(task).fallback_text)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        setattr(self.stages, stage, getattr(self.stages, stage) + time.monotonic() - started)
+
+
+def run_infer(recipe: Recipe, wishes: Wishes) -> dict[str, object] | None:
+    """Annotation to CSV and report; returns what the summary table shows, None in processes other than rank 0.
+
+    Raises:
+        UsageError: files that cannot be read or written, or a journal of another run lies beside the CSV.
+        DataError: audio that cannot be used, unless it is asked to go on.
+        NotaError: the disk is full, memory does not do for a single clip, a worker or another process is lost.
+    """
+    ranks = Ranks.from_environment()
+    with ranks.together():
+        run = _prepare(recipe, wishes, ranks)
+        try:
+            if ranks.rank == 0:
+                return _lead(run)
+            _follow(run)
+            return None
+        except KeyboardInterrupt:
+            say("stopped; rows that are finished are kept, and the same command goes on")
+            raise
+
+
+def _prepare(recipe: Recipe, wishes: Wishes, ranks: Ranks) -> _Run:
+    annotation, audio_root = _test_set(wishes.task, recipe, wishes.annotation, wishes.audio_root)
+    rows = read_annotation(annotation, default_task=FAMILY_TASK.get(wishes.task or ""))[: wishes.limit]
+    _ask_all(rows, recipe)
+    out = wishes.out or Path("submissions") / f"{recipe.name}-{wishes.task or 'all'}.csv"
+    return _Run(recipe, wishes, annotation, audio_root, out, _device(wishes.device, ranks), rows, ranks)
+
+
+def _lead(run: _Run) -> dict[str, object]:
+    """Rank 0: look, divide, answer its share, gather, write."""
+    check_writable(run.out)
+    made_of = _made_of(run)
+    with closing(Journal(journal_path(run.out), _stamp(run, made_of), restart=run.wishes.restart)) as journal:
+        kept = _take_over(run, journal)
+        left = [position for position in range(len(run.rows)) if not kept[position]]
+        if any(kept):
+            say(f"{sum(kept)} of {len(run.rows)} rows were finished before and are kept, {len(left)} are left")
+        share = _divide(run, journal, left)
+        tallies = [_answer(run, journal, share)]
+        with run.timed("gather"):
+            tallies += [Tally(**json.loads(run.ranks.receive(f"tally.{rank}", rank))) for rank in run.ranks.others]
+            entries = _gather(run, journal)
+        with run.timed("write"):
+            texts = [
+                (row_id(row), entry.text)
+                for row, entry in zip(run.rows, entries, strict=True)
+                if entry.status != SKIPPED
+            ]
+            write_submission(run.out, texts)
+        report = _write_report(run, entries, tallies, sum(kept), made_of)
+        for path in rank_journals(run.out):
+            path.unlink()
+        journal.remove()
+    return _summary(run, report)
+
+
+def _follow(run: _Run) -> None:
+    """Another rank: answer what rank 0 gives it."""
+    rank = run.ranks.rank
+    given = json.loads(run.ranks.receive(f"share.{rank}", 0))
+    # Rank 0 has taken over what an earlier run left there.
+    with closing(Journal(journal_path(run.out, rank), given["stamp"], restart=True)) as journal:
+        tally = _answer(run, journal, _Share(given["rows"], given["seconds"]))
+    run.ranks.send(f"tally.{rank}", json.dumps(asdict(tally)).encode())
+
+
+def _take_over(run: _Run, journal: Journal) -> bytearray:
+    """Which rows are finished; what other ranks of an earlier run have left is put into rank 0's journal first."""
+    for path in rank_journals(run.out):
+        with closing(Journal(path, journal.stamp, restart=run.wishes.restart)) as other:
+            journal.append([entry for entry in _entries(run, other) if entry.status == DONE])
+            other.remove()
+    kept = bytearray(len(run.rows))
+    for entry in _entries(run, journal):
+        if entry.status == DONE:  # others are tried again
+            kept[entry.row] = 1
+    return kept
+
+
+def _divide(run: _Run, journal: Journal, left: Sequence[int]) -> _Share:
+    """Look at the headers of what is left, deal with what is bad, and give every process its share."""
+    with run.timed("scan"), progress(bool(left)) as bar:
+        shown = bar.add_task("scan", total=len(left), detail="")
+        found = scan(
+            [run.rows[position] for position in left],
+            run.audio_root,
+            on_progress=lambda count: bar.advance(shown, count),
+        )
+        seconds = _lengths(run, found, left)
+    unusable = run.policy.before(found)
+    journal.append(unusable)
+    bad = {entry.row for entry in unusable}
+    good = [position for position in left if position not in bad]
+    order = longest_first(good, [seconds[position] for position in good], run.recipe.audio.max_seconds)
+    shares = []
+    for rank in range(run.ranks.world):
+        mine = order[rank :: run.ranks.world]  # every process gets long clips and short ones
+        shares.append(_Share(mine, [seconds[position] for position in mine]))
+    for rank in run.ranks.others:
+        given = {"stamp": journal.stamp, **asdict(shares[rank])}
+        run.ranks.send(f"share.{rank}", json.dumps(given).encode())
+    return shares[0]
+
+
+def _lengths(run: _Run, found: Scan, left: Sequence[int]) -> "array[float]":
+    """Seconds of each row's clip, by position; where a header does not tell, windows need the clip to be counted."""
+    seconds = array("d", bytes(8 * len(run.rows)))
+    bad = {each.row for each in found}
+    for position, known in zip(left, found.durations, strict=True):
+        row = run.rows[position]
+        if known is None and run.wishes.chunk and row.index not in bad:
+            with suppress(AudioError):  # it is told, and dealt with, when the clip is decoded
+                known = duration(*clip_paths(row, run.audio_root), row=row.index)
+        seconds[position] = UNKNOWN if known is None else known
+    return seconds
+
+
+def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
+    """Answer the rows of a share; each batch is on the disk before the next one begins."""
+    if not share.rows:
+        return Tally()
+    with run.timed("load"):
+        model = load(run.recipe, run.device, run.wishes.loading)
+    policy, wishes = run.policy, run.wishes
+    lengths = array("d", bytes(8 * len(run.rows)))
+    for position, seconds in zip(share.rows, share.seconds, strict=True):
+        lengths[position] = seconds
+    engine = Engine(
+        model, run.rows, run.audio_root, workers=wishes.workers, batch_size=wishes.batch_size, chunk=wishes.chunk
+    )
+    with progress(run.ranks.rank == 0) as bar:
+        many = "" if run.ranks.world == 1 else f"rank 0 of {run.ranks.world}"
+        shown = bar.add_task("infer", total=len(share.rows), detail=many)
+
+        def finished(results: list[Result]) -> None:
+            entries = policy.during([(result.row, result.reason) for result in results if result.reason is not None])
+            for result in results:
+                if result.reason is None:
+                    length = lengths[result.row]
+                    seconds = 0.0 if length == UNKNOWN else round(length, 3)
+                    entries.append(Entry(result.row, result.text, looped=result.looped, seconds=seconds))
+            journal.append(entries)
+            bar.advance(shown, len(entries))
+            run.ranks.check()
+
+        engine.run(share.rows, share.seconds, finished)
+    return engine.tally
+
+
+def _gather(run: _Run, journal: Journal) -> list[Entry]:
+    """What became of each row, from the journals of all ranks.
+
+    Raises:
+        NotaError: rows are in none of them.
+    """
+    until = time.monotonic() + VISIBLE_SECONDS
+    while True:
+        entries: list[Entry | None] = [None] * len(run.rows)
+        for entry in _all_entries(run, journal):
+            before = entries[entry.row]
+            if before is None or before.status != DONE:
+                entries[entry.row] = entry
+        found = [entry for entry in entries if entry is not None]
+        if len(found) == len(entries):
+            return found
+        if run.ranks.world == 1 or time.monotonic() > until:
+            raise NotaError(
+                f"{len(entries) - len(found)} rows are in no journal beside {run.out}, which all processes must be "
+                "able to see; the same command does them again."
+            )
+        time.sleep(1.0)
+
+
+def _all_entries(run: _Run, journal: Journal) -> Iterator[Entry]:
+    yield from _entries(run, journal)
+    for rank in run.ranks.others:
+        path = journal_path(run.out, rank)
+        if path.exists():  # one without rows is gone
+            with closing(Journal(path, journal.stamp)) as other:
+                yield from _entries(run, other)
+
+
+def _entries(run: _Run, journal: Journal) -> Iterator[Entry]:
+    """A line that is damaged may name any row."""
+    return (entry for entry in journal.entries() if 0 <= entry.row < len(run.rows))
+
+
+def _write_report(
+    run: _Run, entries: Sequence[Entry], tallies: Sequence[Tally], resumed: int, made_of: dict[str, Any]
+) -> dict[str, Any]:
+    long = "chunk" if run.wishes.chunk else "cut"
+    facts = Facts(run.device, run.ranks.world, resumed, long, run.recipe.audio.max_seconds, made_of)
+    report = run_report(run.rows, entries, tallies, run.stages, time.monotonic() - run.started, facts)
+    write_text(report_path(run.out), json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    if report["empty"]:
+        shown = ", ".join(report["empty"][:10])
+        warn(f"{len(report['empty'])} rows got an empty text, which the organisers reject: {shown}")
+    return report
+
+
+def _summary(run: _Run, report: dict[str, Any]) -> dict[str, object]:
+    unusual: dict[str, object] = {"kept from before": report["resumed_rows"]}
+    unusual |= {name: len(report[name]) for name in ("blank", "skipped", "looped", "cut")}
+    rate = report["clips_per_second"]
+    return {
+        "rows": report["rows"],
+        **{name: count for name, count in unusual.items() if count},
+        "seconds": f"{report['seconds']:.1f}",
+        "clips/s": "-" if rate is None else f"{rate:.1f}",
+        "csv": str(run.out),
+        "report": str(report_path(run.out)),
+    }
+
+
+def _made_of(run: _Run) -> dict[str, Any]:
+    """What the report says of the recipe, the weights and the annotation; made once, for hashing takes time."""
+    weights = weight_hashes({} if run.wishes.loading.format == "dummy" else weight_paths(run.recipe))
+    return {
+        "recipe": {"name": run.recipe.name, "hash": recipe_hash(run.recipe)},
+        "checkpoint": {"path": run.recipe.checkpoint, "hash": combined(weights), "files": weights},
+        "test_set": {
+            "annotation": str(run.annotation),
+            "hash": file_hash(run.annotation),
+            "audio_root": str(run.audio_root),
+            "task": run.wishes.task,
+            "limit": run.wishes.limit,
+        },
+    }
+
+
+def _stamp(run: _Run, made_of: dict[str, Any]) -> dict[str, Any]:
+    """What the texts depend on: if any of it changes, finished rows are no longer those of this run."""
+    test_set = made_of["test_set"]
+    return {
+        "recipe": recipe_values(run.recipe),
+        "weights": made_of["checkpoint"]["files"],
+        "annotation": test_set["hash"],
+        "audio_root": os.path.realpath(run.audio_root),
+        "task": run.wishes.task,
+        "limit": run.wishes.limit,
+        "long": "chunk" if run.wishes.chunk else "cut",
+        "load_format": run.wishes.loading.format,
+    }
+
+
+def _device(name: str, ranks: Ranks) -> str:
+    """`auto` gives every process of a machine a CUDA device of its own, as far as there are any."""
+    picked = pick_device(name)
+    if name != "auto" or picked != "cuda" or ranks.world == 1:
+        return picked
+    import torch
+
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', ranks.rank)) % torch.cuda.device_count()}"
+
+
+def _test_set(task: str | None, recipe: Recipe, annotation: Path | None, audio_root: Path | None) -> tuple[Path, Path]:
+    source = recipe.data.test.get(task or "")
+    if annotation is None:
+        if source is None:
+            there = ", ".join(recipe.data.test) or "none"
+            raise UsageError(
+                f"recipe {recipe.name!r} has no test set for task {task!r} (there: {there}); give --annotation FILE"
+            )
+        annotation = Path(source.annotation)
+        audio_root = audio_root or Path(source.audio_root)
+    return annotation, audio_root or annotation.parent
+
+
+def _ask_all(rows: Sequence[Row], recipe: Recipe) -> None:
+    """Every row's task needs a prompt; better known before the model is loaded."""
+    lacking = sorted({row.task for row in rows} - set(recipe.prompts.tasks))
+    if lacking:
+        raise RecipeError(f"recipe {recipe.name!r} has no prompt for {', '.join(lacking)}; add it under prompts.tasks")

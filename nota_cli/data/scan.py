@@ -1,0 +1,142 @@
+"""Looks at the headers of every row's audio before a run, so that all bad files are known at once."""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from nota_cli.data.annotation import Row, row_id
+from nota_cli.data.audio import EXPANSION_GAP_SECONDS, header
+from nota_cli.errors import AudioError, listing_by_row, printable
+
+ROWS_AT_ONCE = 128  # that a thread takes; so few jobs wait, however many rows there are
+
+
+@dataclass(frozen=True, slots=True)
+class BadFile:
+    """A file that a row names and that cannot be used.
+
+    Attributes:
+        row: the row's place in the annotation, counted from 0.
+        id: the row's id in a submission.
+        path: the file, as it is shown: on one line, what no terminal can print escaped.
+        reason: what is wrong with it, in a few words.
+        remedy: what to do about it, a sentence.
+    """
+
+    row: int
+    id: str
+    path: str
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"row {self.row} ({self.id}): {self.path}: {self.reason}. {self.remedy}"
+
+
+class Scan(list[BadFile]):
+    """The bad files, in the rows' order, and what else the headers told.
+
+    Attributes:
+        durations: for each row the seconds of its clip, or None where a file of it is bad or its header does not say.
+    """
+
+    def __init__(self, bad: Iterable[BadFile] = (), durations: Iterable[float | None] = ()) -> None:
+        super().__init__(bad)
+        self.durations = list(durations)
+
+
+def scan(
+    rows: Sequence[Row],
+    audio_root: str | os.PathLike[str],
+    *,
+    workers: int = 8,
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> Scan:
+    """Find every file of the rows, `expand_wav` included, that is not there or whose header is no sound's.
+
+    Refused besides what `nota_cli.data.audio.header` refuses: paths that leave the audio root, by `..` or by being
+    absolute. Where a symbolic link in it leads is its owner's business. Only headers are read, of each file once, so
+    what is wrong further inside shows when the file is decoded.
+
+    Args:
+        rows: annotation rows.
+        audio_root: the folder that their paths are relative to.
+        workers: threads that read headers.
+        on_progress: told how many more rows are done, in this thread.
+
+    Returns:
+        The bad files; none is good news. `durations` has each clip's length.
+    """
+    look = _Look(audio_root)
+    found = Scan()
+    groups = (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
+    pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="scan")
+    try:
+        for bad, durations in pool.map(look.group, groups):
+            found += bad
+            found.durations += durations
+            on_progress(len(durations))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return found
+
+
+def describe(bad: Sequence[BadFile], limit: int = 20) -> str:
+    """The bad files one a line, and beyond `limit` of them the numbers of their rows."""
+    return listing_by_row(((each.row, f"({each.id}) {each.path}: {each.reason}. {each.remedy}") for each in bad), limit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Trouble:
+    path: str
+    reason: str
+    remedy: str
+
+
+@dataclass
+class _Look:
+    """Looks at files under one root, at each once; threads share it."""
+
+    audio_root: str | os.PathLike[str]
+    roots: tuple[str, ...] = ()
+    seen: dict[str, float | None | _Trouble] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        root = os.fspath(self.audio_root)
+        self.roots = tuple({os.path.join(path, "") for path in (os.path.abspath(root), os.path.realpath(root))})
+
+    def group(self, rows: Sequence[Row]) -> tuple[list[BadFile], list[float | None]]:
+        bad: list[BadFile] = []
+        durations: list[float | None] = []
+        for row in rows:
+            seconds: float | None = EXPANSION_GAP_SECONDS * len(row.expand)
+            for name in (row.path, *row.expand):
+                told = self.file(name)
+                if isinstance(told, _Trouble):
+                    bad.append(BadFile(row.index, printable(row_id(row)), told.path, told.reason, told.remedy))
+                    told = None
+                seconds = None if seconds is None or told is None else seconds + told
+            durations.append(seconds)
+        return bad, durations
+
+    def file(self, name: str) -> float | None | _Trouble:
+        """Seconds of the file, None where its header does not say, or what is wrong with it."""
+        if name not in self.seen:
+            self.seen[name] = self._file(name)
+        return self.seen[name]
+
+    def _file(self, name: str) -> float | None | _Trouble:
+        path = os.path.join(self.audio_root, name)
+        if (os.path.isabs(name) or ".." in name) and not self._inside(path):
+            root = printable(os.fspath(self.audio_root))
+            remedy = "Name a folder above it by --audio-root, or correct the path in the annotation."
+            return _Trouble(printable(path), f"lies outside the audio root {root}", remedy)
+        try:
+            told = header(path)
+        except AudioError as error:
+            return _Trouble(error.path, error.reason, error.remedy)
+        return None if told.frames is None else told.frames / told.rate
+
+    def _inside(self, path: str) -> bool:
+        return os.path.join(os.path.abspath(path), "").startswith(self.roots)

@@ -1,0 +1,265 @@
+"""The model over rows, longest clips first: batches that fit the memory, and every answer back at its row."""
+
+import gc
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+
+import torch
+
+from nota_cli.console import warn
+from nota_cli.data.annotation import Row
+from nota_cli.data.batches import AHEAD, Batch, Decoded, FeatureSpec, RowBatches, dead_workers_told, tolerant_loader
+from nota_cli.errors import NotaError
+from nota_cli.inference.encoding import encode
+from nota_cli.inference.plan import Unit, groups, units
+from nota_cli.long_audio import join
+from nota_cli.model.audio_lm import AudioLM
+from nota_cli.recipe.schema import Generate
+
+MEMORY_SHARE = 0.8  # of what is free on the device; the rest is for lengths and fragments nobody foresees
+LARGEST = 128  # clips in a batch; more make nothing faster, and lose more when a run is cut
+ROWS_AHEAD = 64  # clips that a worker may be ahead, so that large batches do not fill the memory
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+"""What torch and CUDA's libraries say in errors that have no class of their own."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a row; `reason` why its audio cannot be used, in which case there is no text."""
+
+    row: int
+    text: str
+    looped: bool = False
+    reason: str | None = None
+
+
+@dataclass
+class Tally:
+    """Counts and seconds of a run, as they stand.
+
+    Attributes:
+        rows: answered ones.
+        audio_seconds: that the model has heard.
+        wait: for audio and features; `generate`: encoders and decoder; `write`: what the caller does with results.
+        batch_size: the largest batch that went through.
+        halvings: how often a batch did not fit the memory.
+    """
+
+    rows: int = 0
+    audio_seconds: float = 0.0
+    wait: float = 0.0
+    generate: float = 0.0
+    write: float = 0.0
+    batch_size: int = 0
+    halvings: int = 0
+
+
+@dataclass
+class _Pieces:
+    """Windows of a row that are answered so far."""
+
+    texts: list[str] = field(default_factory=list)
+    looped: bool = False
+
+
+class Engine:
+    """One process's part of an inference run.
+
+    Args:
+        model: as built, in eval mode.
+        rows: annotation rows; results name them by position.
+        audio_root: what their paths are relative to.
+        settings: those of a task; the recipe's if not given.
+        workers: processes that decode audio, and make its features unless these are made on the model's device, ahead.
+        batch_size: clips of a batch; if not given, what the settings say, and on CUDA what the memory takes.
+        chunk: hear clips that are too long in overlapping windows, not their beginning alone.
+    """
+
+    def __init__(
+        self,
+        model: AudioLM,
+        rows: Sequence[Row],
+        audio_root: str | Path,
+        *,
+        settings: Callable[[str], Generate] | None = None,
+        workers: int = 1,
+        batch_size: int | None = None,
+        chunk: bool = False,
+    ) -> None:
+        self.model, self.rows, self.audio_root = model, rows, audio_root
+        self.settings = settings or model.recipe.generate.for_task
+        self.workers, self.batch_size, self.chunk = workers, batch_size, chunk
+        self.spec = feature_spec(model)
+        self.tally = Tally()
+        self._growth = 1.0  # of the settings' batch sizes, once the first batch has shown what it takes
+        self._fits: int | None = None  # clips of a batch, once one has not fitted
+        self._pieces: dict[int, _Pieces] = {}
+        self._bad: set[int] = set()
+
+    def run(self, positions: Sequence[int], seconds: Sequence[float], finished: Callable[[list[Result]], None]) -> None:
+        """Answer rows.
+
+        Args:
+            positions: which, longest clip first (`nota_cli.inference.plan.longest_first`).
+            seconds: for each of them its clip's length.
+            finished: told after each batch of the rows that it finished.
+
+        Raises:
+            NotaError: a clip does not fit the memory even alone, or a worker died.
+        """
+        todo = units(positions, seconds, self.spec.max_seconds, chunk=self.chunk)
+        batches = self._groups(todo)
+        if self.batch_size is None and self.model.device.type == "cuda" and len(batches) > 1:
+            with self._measured(len(batches[0])):
+                self._do(todo, batches[:1], 0, finished)
+            tried = set(batches[0])
+            todo = [unit for place, unit in enumerate(todo) if place not in tried]
+            batches = self._groups(todo)
+        self._do(todo, batches, self.workers, finished)
+
+    def _groups(self, todo: list[Unit]) -> list[list[int]]:
+        return groups(todo, self.rows, self.settings, self._size)
+
+    def _size(self, settings: Generate) -> int:
+        size = self.batch_size or max(1, min(LARGEST, int(settings.batch_size * self._growth)))
+        return min(size, self._fits or size)
+
+    @contextmanager
+    def _measured(self, clips: int) -> Iterator[None]:
+        """Inside, the longest batch runs; from what it takes follows how large the others may be."""
+        device = self.model.device
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield
+        taken = torch.cuda.max_memory_allocated(device) - before
+        free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - before
+        if self._fits is None and taken > 0:
+            self._growth = max(1.0, min(MEMORY_SHARE * free / taken, LARGEST / clips))
+
+    def _do(
+        self, todo: list[Unit], batches: list[list[int]], workers: int, finished: Callable[[list[Result]], None]
+    ) -> None:
+        rows, windows = [self.rows[unit.row] for unit in todo], [unit.window for unit in todo]
+        dataset = RowBatches(rows, batches, self.audio_root, self.spec, windows)
+        ahead = max(2, min(AHEAD, ROWS_AHEAD // max(map(len, batches), default=1)))
+        stream = tolerant_loader(dataset, range(len(batches)), workers, ahead)
+        with closing(stream), dead_workers_told():
+            while True:
+                with self._timed("wait"):
+                    item = next(stream, None)
+                if item is None:
+                    return
+                if item.bad:
+                    finished(self._unusable(item, todo))  # first, for it may be the end of the run
+                with self._timed("generate"):
+                    results = self._answers(dataset, item, todo)
+                with self._timed("write"):
+                    finished(results)
+
+    def _unusable(self, item: Decoded | Batch, todo: list[Unit]) -> list[Result]:
+        """Rows whose audio turned out bad, each once."""
+        reasons = {todo[place].row: reason for place, reason in item.bad if todo[place].row not in self._bad}
+        self._bad |= reasons.keys()
+        return [Result(row, "", reason=reason) for row, reason in reasons.items()]
+
+    def _answers(self, dataset: RowBatches, item: Decoded | Batch, todo: list[Unit]) -> list[Result]:
+        """The rows that the batch finishes; one that does not fit the memory goes through in halves."""
+        results = []
+        parts = deque([item] if item.rows else [])
+        while parts:
+            part = parts.popleft()
+            count = len(part.rows)
+            if self._fits is not None and count > self._fits:
+                slices = [slice(start, start + self._fits) for start in range(0, count, self._fits)]
+                parts.extendleft(part.part(chosen) for chosen in reversed(slices))
+                continue
+            answers = self._attempt(dataset, part, [self.rows[todo[place].row] for place in part.rows])
+            if answers is None:
+                parts.appendleft(part)
+                continue
+            self.tally.batch_size = max(self.tally.batch_size, count)
+            for place, (text, looped) in zip(part.rows, answers, strict=True):
+                results += self._piece(todo, place, text, looped)
+        return results
+
+    def _attempt(
+        self, dataset: RowBatches, part: Decoded | Batch, rows: Sequence[Row]
+    ) -> list[tuple[str, bool]] | None:
+        """Text and whether it looped for each row; None where the memory did not do, after which less is tried."""
+        try:
+            batch = part if isinstance(part, Batch) else dataset.finish(part)
+            encoded = encode(self.model, batch.features)
+            answers = self.model.generate_with_notes(encoded, batch.queries, self.settings(rows[0].task))
+            return [(answer.text, answer.looped) for answer in answers]
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                raise NotaError(
+                    f"row {rows[0].index} ({rows[0].path}) does not fit the memory of {self.model.device} even alone: "
+                    f"{_first_line(error)}. Free some, or choose another --device."
+                ) from error
+            reason = _first_line(error)
+        self._halve(len(rows), reason)  # here, where the error no longer holds what the batch allocated
+        return None
+
+    def _halve(self, count: int, reason: str) -> None:
+        if not self.tally.halvings:
+            warn(f"a batch of {count} does not fit the memory and is halved, as others may be: {reason}")
+        self.tally.halvings += 1
+        self._fits = count // 2
+        self.model.greedy.forget()
+        gc.collect()
+        if self.model.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _piece(self, todo: list[Unit], place: int, text: str, looped: bool) -> list[Result]:
+        """The row that an answer finishes, if it does."""
+        unit = todo[place]
+        self.tally.audio_seconds += unit.seconds if isfinite(unit.seconds) else 0.0
+        if unit.row in self._bad:
+            return []  # another window of it cannot be used
+        pieces = self._pieces.setdefault(unit.row, _Pieces())
+        pieces.texts.append(text)
+        pieces.looped |= looped
+        if place + 1 < len(todo) and todo[place + 1].row == unit.row:
+            return []
+        del self._pieces[unit.row]
+        self.tally.rows += 1
+        whole = text if unit.window is None else join(pieces.texts, self.rows[unit.row].task)
+        return [Result(unit.row, whole.lower(), pieces.looped)]  # in lower case, as the organisers submit
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.monotonic()
+        yield
+        setattr(self.tally, stage, getattr(self.tally, stage) + time.monotonic() - started)
+
+
+def feature_spec(model: AudioLM, device: torch.device | None = None) -> FeatureSpec:
+    """What the model's encoders want from the audio, and where to make it: on `device` (the model's), or in workers."""
+    audio = model.recipe.audio
+    if audio.features == "cpu":
+        place = None
+    else:
+        place = model.device if device is None else device
+        place = place if audio.features == "device" or place.type == "cuda" else None
+    front_end = None if model.audio_encoder is None else model.audio_encoder.front_end
+    return FeatureSpec(model.speech_encoder.config.num_mel_bins, front_end, audio.pad, audio.max_seconds, place)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory, of whichever device, did not do."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

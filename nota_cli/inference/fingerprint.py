@@ -1,0 +1,96 @@
+"""What a run's texts depend on, in few bytes: recipe, weights, annotation."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nota_cli.errors import DataError
+from nota_cli.hub import local_path
+from nota_cli.model.checkpoint import own_decoder
+from nota_cli.recipe.schema import Recipe
+
+WHOLE = 64 * 2**20  # bytes up to which a file is read from end to end
+SAMPLES, SAMPLE = 64, 2**16  # what is read of a larger one, besides its beginning and its end
+EDGE = 2**20
+SUFFIXES = {".safetensors", ".json", ".yaml", ".pth", ".pt", ".bin", ".model", ".txt", ".jinja"}
+ASIDE = {"trainer", "samples"}  # folders of a checkpoint that do not change what it says
+DIGITS = 16
+
+
+def recipe_values(recipe: Recipe) -> dict[str, Any]:
+    """The recipe without what no text depends on: descriptions, data, training, the size of batches."""
+    values = recipe.model_dump(mode="json", exclude={"name", "description", "data", "train"})
+    for settings in (values["generate"], *values["generate"].get("tasks", {}).values()):
+        settings.pop("batch_size", None)
+        settings.pop("fallback_text", None)
+    return values
+
+
+def file_hash(path: Path) -> str:
+    """Hexadecimal digits that change with the file.
+
+    Up to 64 MiB every byte counts. Of a larger file it is the size, the time of the last change, the first and the
+    last MiB and 64 places between: gigabytes of weights take milliseconds.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size <= WHOLE:
+                return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
+            found = hashlib.sha256(f"{status.st_size} {status.st_mtime_ns}".encode())
+            step = status.st_size // SAMPLES
+            pieces = [(0, EDGE), *((i * step, SAMPLE) for i in range(1, SAMPLES)), (status.st_size - EDGE, EDGE)]
+            for start, size in pieces:
+                file.seek(start)
+                found.update(file.read(size))
+            return found.hexdigest()[:DIGITS]
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}.") from error
+
+
+def weight_hashes(parts: Mapping[str, Path]) -> dict[str, dict[str, str]]:
+    """For each part of a system the hash of each of its files, by name inside the part's folder."""
+    return {part: {name: file_hash(file) for name, file in _files(path)} for part, path in parts.items()}
+
+
+def weight_paths(recipe: Recipe) -> dict[str, Path]:
+    """Where the weights of each part lie; a part inside the checkpoint's folder is left out.
+
+    Raises:
+        CheckpointError: they are neither here nor on the hub.
+    """
+    named = {"speech_encoder": recipe.speech_encoder.path, "audio_encoder": recipe.audio_encoder.path}
+    decoder = recipe.decoder
+    found = {}
+    if recipe.checkpoint is not None:
+        found["checkpoint"] = local_path(recipe.checkpoint, kind="checkpoint")
+        decoder = own_decoder(decoder, found["checkpoint"])
+    named["decoder"] = decoder.path
+    found |= {part: local_path(path) for part, path in named.items() if path is not None}
+    if decoder.tokenizer is not None:
+        found["tokenizer"] = local_path(decoder.tokenizer, kind="tokenizer")
+    whole = found.get("checkpoint")
+    return {part: path for part, path in found.items() if path is whole or whole not in path.parents}
+
+
+def combined(hashes: Mapping[str, Mapping[str, str]]) -> str:
+    """One hash of all."""
+    lines = [
+        f"{part} {name} {found}" for part, files in sorted(hashes.items()) for name, found in sorted(files.items())
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:DIGITS]
+
+
+def _files(path: Path) -> Iterator[tuple[str, Path]]:
+    if path.is_file():
+        yield path.name, path
+        return
+    for file in sorted(path.rglob("*")):
+        inside = file.relative_to(path)
+        if file.suffix in SUFFIXES and not ASIDE & set(inside.parts) and file.is_file():
+            yield str(inside), file

@@ -1,0 +1,126 @@
+"""The report beside a CSV: what was done, how long it took, which rows are out of the ordinary, what it is made of."""
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nota_cli import __version__
+from nota_cli.data.annotation import Row, row_id
+from nota_cli.inference.engine import Tally
+from nota_cli.inference.journal import BLANK, DONE, SKIPPED, Entry
+
+PACKAGES = ("torch", "transformers", "peft", "gptqmodel", "soundfile", "soxr", "numpy")
+
+
+@dataclass
+class Stages:
+    """Seconds of the stages that rank 0 goes through outside the batches."""
+
+    scan: float = 0.0
+    load: float = 0.0
+    gather: float = 0.0
+    write: float = 0.0
+
+
+@dataclass
+class Facts:
+    """What a report tells besides rows and times; values that go into it as they are."""
+
+    device: str
+    processes: int
+    resumed: int
+    long: str
+    most_seconds: float
+    made_of: dict[str, Any] = field(default_factory=dict)
+
+
+def report_path(out: Path) -> Path:
+    """Beside the CSV: `submission.csv` has `submission.run.json`."""
+    return out.with_suffix(".run.json")
+
+
+def run_report(
+    rows: Sequence[Row],
+    entries: Sequence[Entry],
+    tallies: Sequence[Tally],
+    stages: Stages,
+    seconds: float,
+    facts: Facts,
+) -> dict[str, Any]:
+    """The report as JSON values.
+
+    Args:
+        rows: annotation rows.
+        entries: what became of each, in the same order.
+        tallies: of every process, rank 0 first.
+        stages: rank 0's.
+        seconds: from the start to now.
+        facts: what else belongs in it.
+    """
+    answered = [(row, entry) for row, entry in zip(rows, entries, strict=True) if entry.status == DONE]
+    heard = sum(tally.audio_seconds for tally in tallies)
+    busy = max(tally.wait + tally.generate + tally.write for tally in tallies)
+    computed = sum(tally.rows for tally in tallies)
+    cut = [row for row, entry in answered if entry.seconds > facts.most_seconds] if facts.long == "cut" else []
+    first = tallies[0]
+    return {
+        "rows": len(rows),
+        "answered": len(answered),
+        "blank": _unusable(rows, entries, BLANK),
+        "skipped": _unusable(rows, entries, SKIPPED),
+        "looped": [row_id(row) for row, entry in answered if entry.looped],
+        "empty": [row_id(row) for row, entry in answered if not entry.text.strip()],
+        "cut": [row_id(row) for row in cut],
+        "resumed_rows": facts.resumed,
+        "computed_rows": computed,
+        "audio_seconds": round(sum(entry.seconds for _, entry in answered), 3),
+        "heard_seconds": round(heard, 3),
+        "seconds": round(seconds, 3),
+        "clips_per_second": round(computed / busy, 3) if busy else None,
+        "real_time_factor": round(busy / heard, 5) if heard else None,
+        "stages": {
+            "scan": round(stages.scan, 3),
+            "load": round(stages.load, 3),
+            "wait_for_features": round(first.wait, 3),
+            "encode_and_generate": round(first.generate, 3),
+            "wait_for_ranks": round(stages.gather, 3),
+            "write": round(stages.write + first.write, 3),
+        },
+        "batch_size": max(tally.batch_size for tally in tallies),
+        "halvings": sum(tally.halvings for tally in tallies),
+        "processes": facts.processes,
+        "device": facts.device,
+        "device_name": _device_name(facts.device),
+        "long": facts.long,
+        **facts.made_of,
+        "versions": {"nota": __version__, "python": platform.python_version(), **_versions()},
+    }
+
+
+def _unusable(rows: Sequence[Row], entries: Sequence[Entry], status: str) -> list[dict[str, Any]]:
+    return [
+        {"row": row.index, "id": row_id(row), "reason": entry.reason}
+        for row, entry in zip(rows, entries, strict=True)
+        if entry.status == status
+    ]
+
+
+def _device_name(device: str) -> str:
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,143 @@
+"""Several processes that share a run, forked here with what a launcher would set."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nota_cli.errors import NotaError, UsageError
+from nota_cli.inference import ranks as module
+from nota_cli.inference.journal import journal_path
+from nota_cli.inference.ranks import Ranks
+
+Run = Callable[..., int]
+
+
+def environment(rank: int, world: int, port: int) -> dict[str, str]:
+    values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
+    return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in values.items()}}
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def impatient() -> None:
+    module.LOST_SECONDS, module.BEAT_SECONDS, module.LINGER_SECONDS = 1.5, 0.1, 1.0
+
+
+@pytest.fixture
+def pair(start: Callable, port: int) -> Callable[..., list]:
+    """Start so many processes of one run."""
+
+    def begin(*arguments: object, world: int = 2) -> list:
+        return [start(*arguments, env=environment(rank, world, port), prepare=impatient) for rank in range(world)]
+
+    return begin
+
+
+def rows_in(journal: Path) -> int:
+    return max(0, journal.read_bytes().count(b"\n") - 1) if journal.exists() else 0
+
+
+def report(out: Path) -> dict:
+    return json.loads(out.with_suffix(".run.json").read_text())
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_many_processes_write_the_csv_of_one(
+    world: int, nota: Run, pair: Callable, many: Callable, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    alone, out = tmp_path / "alone.csv", tmp_path / "o.csv"
+    arguments = ["infer", "--checkpoint", tiny_checkpoint, "--annotation", many(31), "--batch-size", 3]
+    assert nota(*arguments, "--out", alone) == 0
+    runs = pair(*arguments, "--out", out, world=world)
+    assert [run.wait() for run in runs] == [0] * world, [run.said() for run in runs]
+    assert out.read_bytes() == alone.read_bytes()
+    assert (report(out)["processes"], report(out)["computed_rows"]) == (world, 31)
+    assert report(out)["heard_seconds"] == report(alone)["heard_seconds"]
+    assert sorted(path.name for path in tmp_path.glob("o.*")) == ["o.csv", "o.run.json"]
+    assert "Inference" in runs[0].said()
+    assert "Inference" not in runs[1].said()
+
+
+def test_more_processes_than_rows(
+    nota: Run, pair: Callable, many: Callable, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "o.csv"
+    runs = pair("infer", "--checkpoint", tiny_checkpoint, "--annotation", many(2), "--out", out, world=3)
+    assert [run.wait() for run in runs] == [0, 0, 0], [run.said() for run in runs]
+    assert len(out.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_ranks_rows_are_kept_and_finished_by_any_number_of_processes(
+    lost: int, nota: Run, pair: Callable, many: Callable, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    alone, out = tmp_path / "alone.csv", tmp_path / "o.csv"
+    arguments = ["infer", "--checkpoint", tiny_checkpoint, "--annotation", many(50), "--batch-size", 1]
+    assert nota(*arguments, "--out", alone) == 0
+    runs = pair(*arguments, "--out", out)
+    journals = [journal_path(out), journal_path(out, 1)]
+    runs[lost].until(lambda: rows_in(journals[lost]) >= 3)
+    runs[lost].kill()
+    assert runs[1 - lost].wait() == 1
+    assert "the same command goes on" in runs[1 - lost].said()
+    assert "Traceback" not in runs[1 - lost].said()
+    assert not out.exists()
+    kept = sum(map(rows_in, journals))
+    assert kept >= 3
+    assert nota(*arguments, "--out", out) == 0  # one process now
+    assert out.read_bytes() == alone.read_bytes()
+    assert (report(out)["resumed_rows"], report(out)["computed_rows"]) == (kept, 50 - kept)
+    assert not any(path.exists() for path in journals)
+
+
+def test_a_rank_that_fails_stops_the_others_with_its_reason(
+    pair: Callable, many: Callable, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    annotation, out = many(80), tmp_path / "o.csv"
+    (annotation.parent / "audio" / "0.wav").unlink()
+    arguments = ["infer", "--checkpoint", tiny_checkpoint, "--annotation", annotation, "--batch-size", 1, "--out", out]
+    runs = pair(*arguments)
+    assert [run.wait() for run in runs] == [1, 1]
+    assert "row 0" in runs[0].said()
+    assert "rank 1 stops because rank 0 did: 1 row has audio that cannot be used" in runs[1].said()
+    assert "Traceback" not in runs[0].said() + runs[1].said()
+
+
+def test_a_wrong_environment_is_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="torchrun"):
+        Ranks.from_environment()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert Ranks.from_environment().world == 1
+
+
+def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch, port: int) -> None:
+    for name, value in environment(1, 2, port).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(module, "MEET_SECONDS", 1.0)
+    with pytest.raises(NotaError, match="rank 1 of 2 does not find the others"):
+        Ranks.from_environment()
+
+
+def test_under_torchrun(nota: Run, many: Callable, tiny_checkpoint: Path, tmp_path: Path, port: int) -> None:
+    alone, out = tmp_path / "alone.csv", tmp_path / "o.csv"
+    arguments = ["infer", "--checkpoint", tiny_checkpoint, "--annotation", many(9), "--batch-size", 2]
+    assert nota(*arguments, "--out", alone) == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
+    launcher += ["--master_port", str(port), "-m", "nota_cli.cli", *map(str, arguments), "--out", str(out)]
+    done = subprocess.run(launcher, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes() == alone.read_bytes()
+    assert report(out)["processes"] == 2
