@@ -5,7 +5,7 @@ import os
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nota_cli.data.batches import clip_paths
 from nota_cli.data.scan import Scan, scan
 from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError
 from nota_cli.files import check_writable, write_text
-from nota_cli.inference.engine import Engine, Result, Tally
+from nota_cli.inference.engine import Engine, Result, Tally, timed
 from nota_cli.inference.fingerprint import combined, file_hash, recipe_values, weight_hashes, weight_paths
 from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, journal_path, rank_journals
 from nota_cli.inference.plan import UNKNOWN, longest_first
@@ -86,12 +86,6 @@ class _Run:
         settings = self.recipe.generate
         return Policy(self.wishes.on_error, self.rows, lambda task: settings.for_task(task).fallback_text)
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        setattr(self.stages, stage, getattr(self.stages, stage) + time.monotonic() - started)
-
 
 def run_infer(recipe: Recipe, wishes: Wishes) -> dict[str, object] | None:
     """Annotation to CSV and report; returns what the summary table shows, None in processes other than rank 0.
@@ -133,10 +127,10 @@ def _lead(run: _Run) -> dict[str, object]:
             say(f"{sum(kept)} of {len(run.rows)} rows were finished before and are kept, {len(left)} are left")
         share = _divide(run, journal, left)
         tallies = [_answer(run, journal, share)]
-        with run.timed("gather"):
+        with timed(run.stages, "gather"):
             tallies += [Tally(**json.loads(run.ranks.receive(f"tally.{rank}", rank))) for rank in run.ranks.others]
             entries = _gather(run, journal)
-        with run.timed("write"):
+        with timed(run.stages, "write"):
             texts = [
                 (row_id(row), entry.text)
                 for row, entry in zip(run.rows, entries, strict=True)
@@ -175,7 +169,7 @@ def _take_over(run: _Run, journal: Journal) -> bytearray:
 
 def _divide(run: _Run, journal: Journal, left: Sequence[int]) -> _Share:
     """Look at the headers of what is left, deal with what is bad, and give every process its share."""
-    with run.timed("scan"), progress(bool(left)) as bar:
+    with timed(run.stages, "scan"), progress(bool(left)) as bar:
         shown = bar.add_task("scan", total=len(left), detail="")
         found = scan(
             [run.rows[position] for position in left],
@@ -215,7 +209,7 @@ def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
     """Answer the rows of a share; each batch is on the disk before the next one begins."""
     if not share.rows:
         return Tally()
-    with run.timed("load"):
+    with timed(run.stages, "load"):
         model = load(run.recipe, run.device, run.wishes.loading)
     policy, wishes = run.policy, run.wishes
     lengths = array("d", bytes(8 * len(run.rows)))

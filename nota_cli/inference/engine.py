@@ -151,15 +151,15 @@ class Engine:
         stream = tolerant_loader(dataset, range(len(batches)), workers, ahead)
         with closing(stream), dead_workers_told():
             while True:
-                with self._timed("wait"):
+                with timed(self.tally, "wait"):
                     item = next(stream, None)
                 if item is None:
                     return
                 if item.bad:
                     finished(self._unusable(item, todo))  # first, for it may be the end of the run
-                with self._timed("generate"):
+                with timed(self.tally, "generate"):
                     results = self._answers(dataset, item, todo)
-                with self._timed("write"):
+                with timed(self.tally, "write"):
                     finished(results)
 
     def _unusable(self, item: Decoded | Batch, todo: list[Unit]) -> list[Result]:
@@ -235,12 +235,6 @@ class Engine:
         whole = text if unit.window is None else join(pieces.texts, self.rows[unit.row].task)
         return [Result(unit.row, whole.lower(), pieces.looped)]  # in lower case, as the organisers submit
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        started = time.monotonic()
-        yield
-        setattr(self.tally, stage, getattr(self.tally, stage) + time.monotonic() - started)
-
 
 def feature_spec(model: AudioLM, device: torch.device | None = None) -> FeatureSpec:
     """What the model's encoders want from the audio, and where to make it: on `device` (the model's), or in workers."""
@@ -252,6 +246,14 @@ def feature_spec(model: AudioLM, device: torch.device | None = None) -> FeatureS
         place = place if audio.features == "device" or place.type == "cuda" else None
     front_end = None if model.audio_encoder is None else model.audio_encoder.front_end
     return FeatureSpec(model.speech_encoder.config.num_mel_bins, front_end, audio.pad, audio.max_seconds, place)
+
+
+@contextmanager
+def timed(record: object, stage: str) -> Iterator[None]:
+    """Add the seconds that pass inside to the attribute `stage` of a record of seconds."""
+    started = time.monotonic()
+    yield
+    setattr(record, stage, getattr(record, stage) + time.monotonic() - started)
 
 
 def out_of_memory(error: BaseException) -> bool:
