@@ -68,7 +68,10 @@ def infer(
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")] = None,
     settings: SetOption = None,
     device: DeviceOption = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode audio ahead of the model.")] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that decode audio ahead; if not given, what the cores can spare."),
+    ] = None,
     batch_size: Annotated[
         str, typer.Option(help="Clips of a batch; auto: the recipe's, or on CUDA what the memory takes.")
     ] = "auto",

@@ -38,6 +38,7 @@ class Wishes:
     """What the command line asks for.
 
     Attributes:
+        workers: processes that decode audio; None for as many as there are cores to spare.
         batch_size: clips of a batch; None for the recipe's, or on CUDA what the memory takes.
         on_error: what becomes of rows whose audio cannot be used.
         chunk: hear clips that are too long in overlapping windows, not their beginning alone.
@@ -50,7 +51,7 @@ class Wishes:
     out: Path | None = None
     limit: int | None = None
     device: str = "auto"
-    workers: int = 1
+    workers: int | None = None
     loading: Loading = Loading()
     batch_size: int | None = None
     on_error: OnError = "stop"

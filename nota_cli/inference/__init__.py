@@ -20,7 +20,7 @@ def predict(
     audio_root: str | Path,
     *,
     settings: Generate | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     batch_size: int | None = None,
     on_batch: Callable[[int], None] = lambda count: None,
 ) -> list[str]:
@@ -31,8 +31,8 @@ def predict(
         rows: annotation rows.
         audio_root: what their paths are relative to.
         settings: search settings for all tasks, the recipe's if not given.
-        workers: processes that decode audio, and make its features unless these are made on the model's device, ahead.
-        batch_size: clips of a batch; see `Engine`.
+        workers: processes that work ahead; see `Engine`, as for `batch_size`.
+        batch_size: clips of a batch.
         on_batch: told the number of rows that each finished batch held.
 
     Raises:

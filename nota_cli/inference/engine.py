@@ -1,6 +1,7 @@
 """The model over rows, longest clips first: batches that fit the memory, and every answer back at its row."""
 
 import gc
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -75,7 +76,8 @@ class Engine:
         rows: annotation rows; results name them by position.
         audio_root: what their paths are relative to.
         settings: those of a task; the recipe's if not given.
-        workers: processes that decode audio, and make its features unless these are made on the model's device, ahead.
+        workers: processes that decode audio, and make its features unless these are made on the model's device, ahead;
+            `spare_workers` of the device if not given.
         batch_size: clips of a batch; if not given, what the settings say, and on CUDA what the memory takes.
         chunk: hear clips that are too long in overlapping windows, not their beginning alone.
     """
@@ -87,13 +89,14 @@ class Engine:
         audio_root: str | Path,
         *,
         settings: Callable[[str], Generate] | None = None,
-        workers: int = 1,
+        workers: int | None = None,
         batch_size: int | None = None,
         chunk: bool = False,
     ) -> None:
         self.model, self.rows, self.audio_root = model, rows, audio_root
         self.settings = settings or model.recipe.generate.for_task
-        self.workers, self.batch_size, self.chunk = workers, batch_size, chunk
+        self.workers = spare_workers(model.device.type) if workers is None else workers
+        self.batch_size, self.chunk = batch_size, chunk
         self.spec = feature_spec(model)
         self.tally = Tally()
         self._growth = 1.0  # of the settings' batch sizes, once the first batch has shown what it takes
@@ -246,6 +249,20 @@ def feature_spec(model: AudioLM, device: torch.device | None = None) -> FeatureS
         place = place if audio.features == "device" or place.type == "cuda" else None
     front_end = None if model.audio_encoder is None else model.audio_encoder.front_end
     return FeatureSpec(model.speech_encoder.config.num_mel_bins, front_end, audio.pad, audio.max_seconds, place)
+
+
+def spare_workers(device: str) -> int:
+    """How many processes may decode audio ahead of a model without slowing it.
+
+    On a CPU the model takes every core, and with fewer than four a worker only makes torch's threads wait for each
+    other; beside a GPU there is always one, or it would wait for files.
+
+    Args:
+        device: type of the model's.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores //= max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return min(2, cores // 4) if device == "cpu" else max(1, min(4, cores - 1))
 
 
 @contextmanager

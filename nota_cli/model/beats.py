@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nota_cli.errors import CheckpointError, DataError, listing
+from nota_cli.model.attention import gated_attention
 from nota_cli.model.keys import key_problems, known_values
 from nota_cli.model.weights import read_torch_file
 
@@ -171,19 +172,17 @@ class _Transformer(nn.Module):
             states = states.masked_fill(~mask[..., None], 0.0)
         states = self.layer_norm(states + self.pos_conv(states))
         states = F.dropout(states, p=self.config.dropout, training=self.training)
-        bias = self._position_bias(states.shape[1], states.device)
+        bias = self._bias_by_distance(states.shape[1], states.device)
         for layer in self.layers:
             if self.training and torch.rand(()).item() < self.config.encoder_layerdrop:
                 continue
             states = layer(states, bias, mask)
         return states
 
-    def _position_bias(self, n_states: int, device: torch.device) -> torch.Tensor:
-        """`[heads, query, key]`: the table's value for each distance, the same for all layers."""
+    def _bias_by_distance(self, n_states: int, device: torch.device) -> torch.Tensor:
+        """`[heads, 2S - 1]`: the table's value for key - query = -(S - 1) .. S - 1, the same for all layers."""
         table = self.layers[0].self_attn.relative_attention_bias
-        by_distance = table(_buckets(n_states, self.config.num_buckets, self.config.max_distance, device))
-        # by_distance runs over key - query = -(S - 1) .. S - 1, so a query's keys are S neighbours in it.
-        return by_distance.T.unfold(-1, n_states, 1).flip(1)
+        return table(_buckets(n_states, self.config.num_buckets, self.config.max_distance, device)).T
 
 
 class _PositionalConvolution(nn.Module):
@@ -224,21 +223,15 @@ class _Attention(nn.Module):
         if owns_table:
             self.relative_attention_bias = nn.Embedding(config.num_buckets, self.heads)
 
-    def forward(self, states: torch.Tensor, position_bias: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, by_distance: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         query, key, value = (
             project(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         halves = self.grep_linear(query).unflatten(-1, (2, GATE_FEATURES // 2)).sum(-1)
         gate_a, gate_b = torch.sigmoid(halves).split(1, dim=-1)  # [B, heads, S, 1]
-        bias = (gate_a * (gate_b * self.grep_a - 1.0) + 2.0) * position_bias
-        if mask is not None:
-            bias = bias.masked_fill(~mask[:, None, None], -torch.inf)
-        # The published code forms the scores at 1/32 scale and subtracts each row's maximum, so that they fit half
-        # precision; softmax is blind to both, and this attention keeps its scores in float32 anyway.
-        out = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=bias.to(query.dtype), dropout_p=self.dropout if self.training else 0.0
-        )
+        gate = gate_a * (gate_b * self.grep_a - 1.0) + 2.0
+        out = gated_attention(query, key, value, gate, by_distance, mask, self.dropout if self.training else 0.0)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
@@ -256,8 +249,8 @@ class _Layer(nn.Module):
         self.fc2 = nn.Linear(config.encoder_ffn_embed_dim, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, states: torch.Tensor, position_bias: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        attended = self._drop(self.self_attn(states, position_bias, mask), self.config.dropout)
+    def forward(self, states: torch.Tensor, by_distance: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        attended = self._drop(self.self_attn(states, by_distance, mask), self.config.dropout)
         states = self.self_attn_layer_norm(states * self.residual_weight + attended)
         hidden = self._drop(F.gelu(self.fc1(states)), self.config.activation_dropout)
         return self.final_layer_norm(states * self.residual_weight + self._drop(self.fc2(hidden), self.config.dropout))

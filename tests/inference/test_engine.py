@@ -1,4 +1,5 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from nota_cli.commands import load
 from nota_cli.data.annotation import Row, read_annotation
 from nota_cli.errors import DataError, NotaError
 from nota_cli.inference import predict
-from nota_cli.inference.engine import Engine, Result, out_of_memory
+from nota_cli.inference.engine import Engine, Result, out_of_memory, spare_workers
 from nota_cli.long_audio import join
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.recipe.load import load_recipe
@@ -157,6 +158,15 @@ def test_windows_of_long_clips_are_joined_at_any_batch_size(
         assert results[row] == (join(alone, "asr") if len(alone) > 1 else alone[0])
     assert engine.tally.rows == 4
     assert engine.tally.audio_seconds == pytest.approx(2 + 72.5 + 1 + 36)
+
+
+def test_workers_take_no_core_from_a_model_that_needs_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = {2: (0, 1), 3: (0, 2), 4: (1, 3), 8: (2, 4), 64: (2, 4)}
+    for count, (on_cpu, on_cuda) in cores.items():
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, count=count: set(range(count)))
+        assert (spare_workers("cpu"), spare_workers("cuda")) == (on_cpu, on_cuda), count
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")  # processes that share the 64
+    assert (spare_workers("cpu"), spare_workers("cuda")) == (1, 3)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
