@@ -12,6 +12,9 @@ __all__ = ["AudioLM", "__version__"]
 def __getattr__(name: str) -> object:
     """`AudioLM`, imported when it is first asked for: torch takes seconds, and most commands need none."""
     if name == "AudioLM":
+        from nota_cli.console import quiet_libraries
+
+        quiet_libraries()
         from nota_cli.api import AudioLM
 
         return AudioLM

@@ -19,10 +19,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
     """Give a temporary path beside `target`; when the block ends well, sync it and rename it over `target`.
 
     Raises:
-        UsageError: the folder cannot be made or written to.
+        UsageError: the folder cannot be made or written to, or `target` is a folder.
         NotaError: the disk is full.
     """
     target = Path(target)
+    _refuse_folder(target)
     handle, name = _beside(target, tempfile.mkstemp)
     os.close(handle)
     part = Path(name)
@@ -69,8 +70,7 @@ def check_writable(target: Path) -> None:
         UsageError: it cannot.
     """
     target = Path(target)
-    if target.is_dir():
-        raise UsageError(f"cannot write {target}: it is a folder. Choose another output path.")
+    _refuse_folder(target)
     handle, name = _beside(target, tempfile.mkstemp)
     os.close(handle)
     Path(name).unlink()
@@ -80,6 +80,11 @@ def write_text(target: Path, text: str) -> None:
     """Write `text` to `target` whole or not at all, as UTF-8 with Unix line ends."""
     with atomic_path(target) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _refuse_folder(target: Path) -> None:
+    if target.is_dir():
+        raise UsageError(f"cannot write {target}: it is a folder. Choose another output path.")
 
 
 def _beside(target: Path, make: Callable[..., Any]) -> Any:

@@ -102,6 +102,12 @@ def test_errors_name_the_file(small: AudioLM, clips: Path, tmp_path: Path) -> No
         AudioLM.from_pretrained(device="cuda:77")
 
 
+def test_loading_prints_nothing() -> None:
+    script = "from nota_cli import AudioLM; AudioLM.from_pretrained(device='cpu')"
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert done.stdout + done.stderr == ""
+
+
 def test_importing_the_package_is_quick() -> None:
     script = "import sys, nota_cli; assert 'torch' not in sys.modules; assert not hasattr(nota_cli, 'AudioLn')"
     subprocess.run([sys.executable, "-c", script], check=True)

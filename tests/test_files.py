@@ -53,6 +53,12 @@ def test_checking_leaves_nothing_behind_and_refuses_a_folder(tmp_path: Path) -> 
         check_writable(tmp_path)
 
 
+def test_a_file_does_not_take_the_place_of_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it is a folder"):
+        write_text(tmp_path, "text")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"cannot write .*file/a\.txt"), atomic_path(tmp_path / "file" / "a.txt"):

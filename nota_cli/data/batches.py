@@ -293,16 +293,7 @@ def tolerant_loader(
         workers: processes that work ahead.
         ahead: groups that each of them may be ahead.
     """
-    for item in _made_ahead(lambda index: _without_tensors(dataset.ahead(index)), order, workers, ahead):
-        yield item if isinstance(item, Decoded) else replace(item, features=item.features.tensors())
-
-
-def _without_tensors(item: Decoded | Batch) -> Decoded | Batch:
-    """Arrays go from process to process through a pipe.
-
-    Tensors would go through shared memory, and where that is full be lost without a word while the reader waits.
-    """
-    return item if isinstance(item, Decoded) else replace(item, features=item.features.arrays())
+    yield from _made_ahead(dataset.ahead, order, workers, ahead)
 
 
 def _made_ahead(make: Callable[[int], Any], order: Sequence[int], workers: int, ahead: int = AHEAD) -> Iterator[Any]:
@@ -320,7 +311,7 @@ def _made_ahead(make: Callable[[int], Any], order: Sequence[int], workers: int, 
         for batch in batches:
             if isinstance(batch, NotaError):
                 raise batch
-            yield batch
+            yield replace(batch, features=batch.features.tensors()) if isinstance(batch, Batch) else batch
 
 
 @contextmanager
@@ -344,16 +335,21 @@ def dead_workers_told() -> Iterator[None]:
 
 
 class _Guarded(Dataset[Any]):
-    """Carries errors over the process border as values; torch would wrap them in a traceback of its own."""
+    """Carries errors over the process border as values; torch would wrap them in a traceback of its own.
+
+    Features go as arrays, through a pipe. Tensors would go through shared memory, and where that is full be lost
+    without a word while the reader waits.
+    """
 
     def __init__(self, make: Callable[[int], Any]) -> None:
         self.make = make
 
     def __getitem__(self, index: int) -> Any:
         try:
-            return self.make(index)
+            item = self.make(index)
         except NotaError as error:
             return error
+        return replace(item, features=item.features.arrays()) if isinstance(item, Batch) else item
 
 
 def _mask(features: Features, augment: Augment, rng: Generator) -> None:

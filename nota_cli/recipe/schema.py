@@ -290,7 +290,7 @@ class Train(Section):
     validate_every: Positive = 3000
     save_every: Positive = 1000
     workers: int = Field(1, ge=0)
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     init: str | None = None
     """Checkpoint folder to start from (stage 2 starts from stage 1's weights)."""
     augment: Augment = Augment()
