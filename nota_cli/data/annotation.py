@@ -104,6 +104,7 @@ def read_annotation(
             problems += [(index, problem) for problem in found]
         else:
             rows.append(_row(index, item, default_task))
+        items[index] = None  # so that a long file's objects make room for its rows
     problems += _repeated_ids(rows)
     if audio_root is not None:
         problems += _missing(rows, audio_root)
