@@ -1,6 +1,8 @@
 """The command line: one short function a command, heavy imports inside them, the only place that exits."""
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,6 +33,7 @@ from nota_cli.cli_submission import submission_app
 from nota_cli.cli_systems import checkpoint_app, recipes_app, systems_app
 from nota_cli.console import fail, print_json, quiet_libraries, say, table
 from nota_cli.errors import NotaError, UsageError
+from nota_cli.files import FULL
 
 if TYPE_CHECKING:
     from nota_cli.data.prepare import Prepared
@@ -274,10 +277,20 @@ def main() -> None:
     """Run the app; an error that the user can mend becomes one message and its exit status."""
     quiet_libraries()
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except NotaError as error:
         fail(str(error))
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try the rest of stdout again, and fail aloud
+        fail(f"cannot write: {error.strerror}. Make room, or send stdout elsewhere.")
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

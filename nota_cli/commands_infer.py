@@ -5,32 +5,32 @@ import os
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nota_cli.commands import Loading, load
 from nota_cli.console import progress, say, warn
-from nota_cli.data.annotation import FAMILY_TASK, Row, read_annotation, row_id
+from nota_cli.data.annotation import FAMILY_TASK, Row, annotation_bytes, parse_annotation, row_id
 from nota_cli.data.audio import duration
 from nota_cli.data.batches import clip_paths
-from nota_cli.data.scan import Scan, scan
-from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError
-from nota_cli.files import check_writable, write_text
+from nota_cli.data.scan import BadFile, Scan, scan
+from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError, listing, printable
+from nota_cli.files import check_writable, sweep, write_text
 from nota_cli.inference.engine import Engine, Result, Tally, timed
-from nota_cli.inference.fingerprint import combined, file_hash, recipe_values, weight_hashes, weight_paths
-from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, journal_path, rank_journals
+from nota_cli.inference.fingerprint import data_hash, made_of
+from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, differences, journal_path, rank_journals
 from nota_cli.inference.plan import UNKNOWN, longest_first
 from nota_cli.inference.policy import OnError, Policy
 from nota_cli.inference.ranks import Ranks
 from nota_cli.inference.report import Facts, Stages, report_path, run_report
 from nota_cli.model.device import pick_device
-from nota_cli.recipe.load import recipe_hash
 from nota_cli.recipe.schema import Recipe
 from nota_cli.submission import write_submission
 
 VISIBLE_SECONDS = 30.0  # that a shared folder may take to show what another machine has written
+OF_ONE_MACHINE = ("audio_root", "large_files")  # what of a stamp need not be the same on all machines of a run
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,12 @@ class _Share:
 
 @dataclass
 class _Run:
-    """What all processes of a run know."""
+    """What all processes of a run know; `digest` is the annotation's, as it was when `rows` were read."""
 
     recipe: Recipe
     wishes: Wishes
     annotation: Path
+    digest: str
     audio_root: Path
     out: Path
     device: str
@@ -111,17 +112,32 @@ def run_infer(recipe: Recipe, wishes: Wishes) -> dict[str, object] | None:
 
 def _prepare(recipe: Recipe, wishes: Wishes, ranks: Ranks) -> _Run:
     annotation, audio_root = _test_set(wishes.task, recipe, wishes.annotation, wishes.audio_root)
-    rows = read_annotation(annotation, default_task=FAMILY_TASK.get(wishes.task or ""))[: wishes.limit]
+    rows, digest = _rows(annotation, wishes)
     _ask_all(rows, recipe)
     out = wishes.out or Path("submissions") / f"{recipe.name}-{wishes.task or 'all'}.csv"
-    return _Run(recipe, wishes, annotation, audio_root, out, _device(wishes.device, ranks), rows, ranks)
+    if out.is_symlink():
+        out = Path(os.path.realpath(out))  # what lies beside the CSV lies beside the file itself
+    for path in (out, report_path(out), journal_path(out)):
+        if path.exists() and annotation.exists() and path.samefile(annotation):
+            raise UsageError(f"--out {out}: {path} is the annotation, which would be lost. Choose another output path.")
+    return _Run(recipe, wishes, annotation, digest, audio_root, out, _device(wishes.device, ranks), rows, ranks)
+
+
+def _rows(annotation: Path, wishes: Wishes) -> tuple[list[Row], str]:
+    """Rows and hash of the same bytes: the file may be a pipe, or be saved anew while the run goes on."""
+    data = annotation_bytes(annotation)
+    rows = parse_annotation(data, annotation, default_task=FAMILY_TASK.get(wishes.task or ""))
+    return rows[: wishes.limit], data_hash(data)
 
 
 def _lead(run: _Run) -> dict[str, object]:
     """Rank 0: look, divide, answer its share, gather, write."""
     check_writable(run.out)
-    made_of = _made_of(run)
-    with closing(Journal(journal_path(run.out), _stamp(run, made_of), restart=run.wishes.restart)) as journal:
+    check_writable(report_path(run.out))
+    made_of, stamp = _made_of(run)
+    with closing(Journal(journal_path(run.out), stamp, restart=run.wishes.restart)) as journal:
+        sweep(run.out)
+        sweep(report_path(run.out))
         kept = _take_over(run, journal)
         left = [position for position in range(len(run.rows)) if not kept[position]]
         if any(kept):
@@ -146,9 +162,20 @@ def _lead(run: _Run) -> dict[str, object]:
 
 
 def _follow(run: _Run) -> None:
-    """Another rank: answer what rank 0 gives it."""
+    """Another rank: answer what rank 0 gives it.
+
+    Raises:
+        UsageError: this process would answer otherwise than rank 0.
+    """
     rank = run.ranks.rank
+    _, own = _made_of(run)
     given = json.loads(run.ranks.receive(f"share.{rank}", 0))
+    theirs, ours = ({k: v for k, v in stamp.items() if k not in OF_ONE_MACHINE} for stamp in (given["stamp"], own))
+    if theirs != ours:
+        raise UsageError(
+            "this process was not given what rank 0 was given (first rank 0's, then its own):\n"
+            f"{listing(differences(theirs, ours))}\nGive all of them the same command and the same files."
+        )
     # Rank 0 has taken over what an earlier run left there.
     with closing(Journal(journal_path(run.out, rank), given["stamp"], restart=True)) as journal:
         tally = _answer(run, journal, _Share(given["rows"], given["seconds"]))
@@ -194,15 +221,21 @@ def _divide(run: _Run, journal: Journal, left: Sequence[int]) -> _Share:
 
 
 def _lengths(run: _Run, found: Scan, left: Sequence[int]) -> "array[float]":
-    """Seconds of each row's clip, by position; where a header does not tell, windows need the clip to be counted."""
+    """Seconds of each row's clip, by position; where a header does not tell, the clip is decoded and counted.
+
+    If that shows that it is bad, it is added to `found`.
+    """
     seconds = array("d", bytes(8 * len(run.rows)))
     bad = {each.row for each in found}
     for position, known in zip(left, found.durations, strict=True):
         row = run.rows[position]
-        if known is None and run.wishes.chunk and row.index not in bad:
-            with suppress(AudioError):  # it is told, and dealt with, when the clip is decoded
+        if known is None and row.index not in bad:
+            try:
                 known = duration(*clip_paths(row, run.audio_root), row=row.index)
+            except AudioError as error:
+                found.append(BadFile(row.index, printable(row_id(row)), error.path, error.reason, error.remedy))
         seconds[position] = UNKNOWN if known is None else known
+    found.sort(key=lambda each: each.row)
     return seconds
 
 
@@ -303,35 +336,15 @@ def _summary(run: _Run, report: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _made_of(run: _Run) -> dict[str, Any]:
-    """What the report says of the recipe, the weights and the annotation; made once, for hashing takes time."""
-    weights = weight_hashes({} if run.wishes.loading.format == "dummy" else weight_paths(run.recipe))
-    return {
-        "recipe": {"name": run.recipe.name, "hash": recipe_hash(run.recipe)},
-        "checkpoint": {"path": run.recipe.checkpoint, "hash": combined(weights), "files": weights},
-        "test_set": {
-            "annotation": str(run.annotation),
-            "hash": file_hash(run.annotation),
-            "audio_root": str(run.audio_root),
-            "task": run.wishes.task,
-            "limit": run.wishes.limit,
-        },
-    }
-
-
-def _stamp(run: _Run, made_of: dict[str, Any]) -> dict[str, Any]:
-    """What the texts depend on: if any of it changes, finished rows are no longer those of this run."""
-    test_set = made_of["test_set"]
-    return {
-        "recipe": recipe_values(run.recipe),
-        "weights": made_of["checkpoint"]["files"],
-        "annotation": test_set["hash"],
-        "audio_root": os.path.realpath(run.audio_root),
-        "task": run.wishes.task,
-        "limit": run.wishes.limit,
-        "long": "chunk" if run.wishes.chunk else "cut",
-        "load_format": run.wishes.loading.format,
-    }
+def _made_of(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the report says of recipe, weights and annotation, and what the texts depend on."""
+    wishes = run.wishes
+    return made_of(
+        run.recipe,
+        {"annotation": str(run.annotation), "hash": run.digest, "audio_root": str(run.audio_root)},
+        {"task": wishes.task, "limit": wishes.limit},
+        {"long": "chunk" if wishes.chunk else "cut", "load_format": wishes.loading.format},
+    )
 
 
 def _device(name: str, ranks: Ranks) -> str:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,12 +19,13 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in a qu
 def atomic_path(target: Path) -> Iterator[Path]:
     """Give a temporary path beside `target`; when the block ends well, sync it and rename it over `target`.
 
+    Where `target` is a symbolic link, what it leads to is written.
+
     Raises:
-        UsageError: the folder cannot be made or written to, or `target` is a folder.
-        NotaError: the disk is full.
+        UsageError: the folder cannot be made or written to, or `target` is there and no plain file.
+        NotaError: the disk is full, or the folder has changed since.
     """
-    target = Path(target)
-    _refuse_folder(target)
+    target = _plain(target)
     handle, name = _beside(target, tempfile.mkstemp)
     os.close(handle)
     part = Path(name)
@@ -32,9 +34,11 @@ def atomic_path(target: Path) -> Iterator[Path]:
         _settle(part)
         part.replace(target)
     except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise NotaError(f"cannot write {target}: {error.strerror}. Make room there, and try again.") from error
+        if error.errno in FULL:
+            raise NotaError(f"cannot write {target}: {error.strerror}. Make room there, and try again.") from error
+        if error.filename == str(part):
+            raise NotaError(f"cannot write {target}: {error.strerror}. Choose another output path.") from error
+        raise  # of some other file
     finally:
         part.unlink(missing_ok=True)
 
@@ -69,8 +73,7 @@ def check_writable(target: Path) -> None:
     Raises:
         UsageError: it cannot.
     """
-    target = Path(target)
-    _refuse_folder(target)
+    target = _plain(target)
     handle, name = _beside(target, tempfile.mkstemp)
     os.close(handle)
     Path(name).unlink()
@@ -82,9 +85,22 @@ def write_text(target: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _refuse_folder(target: Path) -> None:
-    if target.is_dir():
-        raise UsageError(f"cannot write {target}: it is a folder. Choose another output path.")
+def sweep(target: Path) -> None:
+    """Remove what killed processes have left of `atomic_path`; for the one process that may write `target`."""
+    target = Path(target)
+    leavings = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.part")
+    for path in target.parent.iterdir():
+        if leavings.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _plain(target: Path) -> Path:
+    """The file that `target` leads to; a folder, or a device, must not be replaced by one."""
+    file = Path(os.path.realpath(target))
+    if file.exists() and not file.is_file():
+        kind = "a folder" if file.is_dir() else "no plain file"
+        raise UsageError(f"cannot write {target}: it is {kind}. Choose another output path.")
+    return file
 
 
 def _beside(target: Path, make: Callable[..., Any]) -> Any:

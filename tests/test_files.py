@@ -1,9 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from nota_cli.errors import UsageError
-from nota_cli.files import atomic_folder, atomic_path, check_writable, write_text
+from nota_cli.files import atomic_folder, atomic_path, check_writable, sweep, write_text
 
 
 def test_a_file_appears_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -57,6 +58,28 @@ def test_a_file_does_not_take_the_place_of_a_folder(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it is a folder"):
         write_text(tmp_path, "text")
     assert not list(tmp_path.iterdir())
+
+
+def test_links_are_followed_and_devices_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "file")
+    write_text(tmp_path / "link", "text")
+    assert (tmp_path / "real" / "file").read_text() == "text"
+    assert (tmp_path / "link").is_symlink()
+    os.mkfifo(tmp_path / "pipe")
+    for write in (check_writable, lambda target: write_text(target, "text")):
+        with pytest.raises(UsageError, match="no plain file"):
+            write(tmp_path / "pipe")
+
+
+def test_sweeping_takes_what_is_ours_alone(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "a.csv") as part:
+        left = part.name
+    others = {"a.csv", ".b.csv.abcd1234.part", ".a.csv.abcd1234.part.txt", ".a.csv.not-ours-at-all.part"}
+    for name in {left, *others}:
+        (tmp_path / name).touch()
+    sweep(tmp_path / "a.csv")
+    assert {path.name for path in tmp_path.iterdir()} == others
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -95,7 +95,27 @@ def read_annotation(
         UsageError: the file is not there or cannot be opened.
         DataError: the file or rows of it cannot be used; names every such row, counted from 0.
     """
-    items = _items(Path(path))
+    return parse_annotation(annotation_bytes(path), path, default_task=default_task, audio_root=audio_root)
+
+
+def annotation_bytes(path: Path | str) -> bytes:
+    """What the file holds.
+
+    Raises:
+        UsageError: it is not there or cannot be opened.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        shown = printable(str(path))
+        raise UsageError(f"cannot read the annotation {shown}: {error.strerror}. Check the path.") from error
+
+
+def parse_annotation(
+    data: bytes, path: Path | str, *, default_task: str | None = None, audio_root: Path | str | None = None
+) -> list[Row]:
+    """The rows of what `path` was found to hold; otherwise as `read_annotation`."""
+    items = _items(data, printable(str(path)))
     rows: list[Row] = []
     problems: list[tuple[int, str]] = []
     for index, item in enumerate(items):
@@ -146,13 +166,8 @@ def _file_problem(file: str) -> str | None:
     return None if size else f"{shown} is empty (0 bytes); fetch it again or remove the row"
 
 
-def _items(path: Path) -> list[Any]:
+def _items(data: bytes, shown: str) -> list[Any]:
     """The list under `annotation`."""
-    shown = printable(str(path))
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read the annotation {shown}: {error.strerror}. Check the path.") from error
     try:
         content = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:

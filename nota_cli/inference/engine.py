@@ -60,6 +60,10 @@ class Tally:
     halvings: int = 0
 
 
+class _TooLargeError(NotaError):
+    """A clip does not fit the memory even alone."""
+
+
 @dataclass
 class _Pieces:
     """Windows of a row that are answered so far."""
@@ -113,7 +117,7 @@ class Engine:
             finished: told after each batch of the rows that it finished.
 
         Raises:
-            NotaError: a clip does not fit the memory even alone, or a worker died.
+            NotaError: a worker died.
         """
         todo = units(positions, seconds, self.spec.max_seconds, chunk=self.chunk)
         batches = self._groups(todo)
@@ -182,7 +186,14 @@ class Engine:
                 slices = [slice(start, start + self._fits) for start in range(0, count, self._fits)]
                 parts.extendleft(part.part(chosen) for chosen in reversed(slices))
                 continue
-            answers = self._attempt(dataset, part, [self.rows[todo[place].row] for place in part.rows])
+            try:
+                answers = self._attempt(dataset, part, [self.rows[todo[place].row] for place in part.rows])
+            except _TooLargeError as error:
+                row = todo[part.rows[0]].row
+                results += [] if row in self._bad else [Result(row, "", reason=str(error))]
+                self._bad.add(row)
+                self._pieces.pop(row, None)
+                continue
             if answers is None:
                 parts.appendleft(part)
                 continue
@@ -204,7 +215,7 @@ class Engine:
             if not out_of_memory(error):
                 raise
             if len(rows) == 1:
-                raise NotaError(
+                raise _TooLargeError(
                     f"row {rows[0].index} ({rows[0].path}) does not fit the memory of {self.model.device} even alone: "
                     f"{_first_line(error)}. Free some, or choose another --device."
                 ) from error

@@ -66,14 +66,9 @@ class Journal:
 
     def __init__(self, path: Path, stamp: dict[str, Any], *, restart: bool = False) -> None:
         self.path, self.stamp = path, stamp
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise UsageError(f"cannot write {path}: {error.strerror}. Choose another output path.") from error
         self._rows = -1  # not known yet
+        self._open()
         try:
-            self._lock()
             if restart:
                 os.ftruncate(self._file, 0)
             self._end = self._whole_lines()
@@ -121,6 +116,25 @@ class Journal:
         """Give the journal up, file and all."""
         self._rows = 0
         self.close()
+
+    def _open(self) -> None:
+        """Open and lock the file that has the name then: whoever held the lock before may have removed his."""
+        while True:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                raise UsageError(f"cannot write {self.path}: {error.strerror}. Choose another output path.") from error
+            try:
+                self._lock()
+                if os.path.samestat(os.fstat(self._file), os.stat(self.path)):
+                    return
+            except FileNotFoundError:
+                pass
+            except BaseException:
+                self.close()
+                raise
+            os.close(self._file)
 
     def _lock(self) -> None:
         """Locks of this kind end with the process, and its children, which may outlive it a little, have none."""

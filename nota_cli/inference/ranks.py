@@ -49,14 +49,15 @@ class Ranks:
         world = os.environ.get("WORLD_SIZE", "1")
         if world == "1":
             return cls()
-        try:
-            rank, count = int(os.environ["RANK"]), int(world)
-            where = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        except (KeyError, ValueError) as error:
+        given = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")}
+        wrong = [name for name, value in given.items() if not (value.isdigit() or value and name == "MASTER_ADDR")]
+        if wrong:
             raise UsageError(
-                f"WORLD_SIZE is {world}, and {error} is not set as torchrun does: start several processes with "
-                "torchrun or accelerate launch, or unset WORLD_SIZE"
-            ) from None
+                f"WORLD_SIZE is {world}, and {' and '.join(wrong)} not what torchrun sets: start several processes "
+                "with torchrun or accelerate launch, or unset WORLD_SIZE"
+            )
+        rank, count = int(given["RANK"]), int(world)
+        where = given["MASTER_ADDR"], int(given["MASTER_PORT"])
         from torch.distributed import PrefixStore
         from torch.distributed.rendezvous import rendezvous
 

@@ -40,8 +40,8 @@ class Facts:
 
 
 def report_path(out: Path) -> Path:
-    """Beside the CSV: `submission.csv` has `submission.run.json`."""
-    return out.with_suffix(".run.json")
+    """Beside the CSV: `submission.csv` has `submission.run.json`, any other name has it behind it."""
+    return out.with_name((out.stem if out.suffix == ".csv" else out.name) + ".run.json")
 
 
 def run_report(

@@ -1,10 +1,12 @@
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from nota_cli.errors import DataError, NotaError, UsageError
+from nota_cli.inference import journal as module
 from nota_cli.inference.journal import BLANK, Entry, Journal, journal_path, rank_journals
 
 STAMP = {"recipe": {"generate": {"beams": 4}}, "weights": {}, "annotation": "abc"}
@@ -106,6 +108,24 @@ def test_two_processes_cannot_write_at_once(tmp_path: Path) -> None:
     journal.append(ENTRIES)
     journal.close()
     assert read(tmp_path / "j") == ENTRIES
+
+
+def test_a_lock_on_a_journal_that_is_gone_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "o.csv.journal"
+    lock, gone = module.fcntl.lockf, []
+
+    def late(*how: int) -> None:
+        if not gone:  # whoever held the lock before removes his journal between this one's opening and locking
+            gone.append(path.unlink())
+        lock(*how)
+
+    monkeypatch.setattr(module.fcntl, "lockf", late)
+    with closing(Journal(path, {"a": 1})) as journal:
+        journal.append([Entry(0, "text")])
+        assert gone
+        assert path.exists()
+    with closing(Journal(path, {"a": 1})) as journal:
+        assert [entry.text for entry in journal.entries()] == ["text"]
 
 
 def test_a_journal_without_rows_leaves_no_file(tmp_path: Path) -> None:

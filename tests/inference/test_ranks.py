@@ -1,6 +1,7 @@
 """Several processes that share a run, forked here with what a launcher would set."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -113,11 +114,72 @@ def test_a_rank_that_fails_stops_the_others_with_its_reason(
     assert "Traceback" not in runs[0].said() + runs[1].said()
 
 
+@pytest.mark.parametrize("other", ["annotation", "weights", "recipe"])
+def test_a_rank_with_other_files_is_refused(
+    other: str, start: Callable, many: Callable, tiny_checkpoint: Path, tmp_path: Path, port: int
+) -> None:
+    """As on two machines, each with its own copy; elsewhere another audio root would be no difference."""
+    annotation = many(8)
+    content = json.loads(annotation.read_text())
+    mirror = shutil.copytree(annotation.parent, tmp_path / "mirror")
+    own = shutil.copytree(tiny_checkpoint, tmp_path / "own")
+    more: list[object] = []
+    if other == "annotation":
+        content["annotation"].reverse()
+        (mirror / "rows.json").write_text(json.dumps(content))
+    elif other == "weights":
+        weights = own / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    else:
+        more = ["--set", "generate.max_new_tokens=3"]
+    places = [(tiny_checkpoint, annotation, []), (own, mirror / "rows.json", more)]
+    runs = [
+        start(
+            *("infer", "--checkpoint", checkpoint, "--annotation", rows, "--out", tmp_path / "o.csv", *settings),
+            env=environment(rank, 2, port),
+            prepare=impatient,
+        )
+        for rank, (checkpoint, rows, settings) in enumerate(places)
+    ]
+    assert runs[1].wait() == 2
+    assert runs[0].wait() == 1
+    said = {"annotation": "annotation: it was", "weights": "model.safetensors: it was", "recipe": "it was 6, it is 3"}
+    assert said[other] in runs[1].said()
+    assert "rank 0 stops because rank 1 did" in runs[0].said()
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_machines_may_keep_the_same_files_elsewhere(
+    nota: Run, start: Callable, many: Callable, tiny_checkpoint: Path, tmp_path: Path, port: int
+) -> None:
+    annotation, alone, out = many(8), tmp_path / "alone.csv", tmp_path / "o.csv"
+    mirror = shutil.copytree(annotation.parent, tmp_path / "mirror") / "rows.json"
+    own = shutil.copytree(tiny_checkpoint, tmp_path / "own")
+    assert nota("infer", "--checkpoint", own, "--annotation", mirror, "--out", alone) == 0
+    runs = [
+        start(
+            *("infer", "--checkpoint", checkpoint, "--annotation", rows, "--out", out),
+            env=environment(rank, 2, port),
+            prepare=impatient,
+        )
+        for rank, (checkpoint, rows) in enumerate([(tiny_checkpoint, annotation), (own, mirror)])
+    ]
+    assert [run.wait() for run in runs] == [0, 0], [run.said() for run in runs]
+    assert out.read_bytes() == alone.read_bytes()
+
+
 def test_a_wrong_environment_is_wrong_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UsageError, match="torchrun"):
+    with pytest.raises(UsageError, match="RANK and MASTER_ADDR and MASTER_PORT not what torchrun sets"):
+        Ranks.from_environment()
+    for name, value in {"RANK": "0", "MASTER_ADDR": "here", "MASTER_PORT": "xx"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="MASTER_PORT not what"):
+        Ranks.from_environment()
+    monkeypatch.setenv("WORLD_SIZE", "abc")
+    with pytest.raises(UsageError, match="WORLD_SIZE is abc, and WORLD_SIZE and MASTER_PORT not"):
         Ranks.from_environment()
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert Ranks.from_environment().world == 1
