@@ -1,6 +1,7 @@
 """From Python: a model that is given files and says what it hears, as the command line does."""
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -30,6 +31,9 @@ Files = File | Iterable[File]
 class AudioLM:
     """A system with its weights, ready to run.
 
+    Threads may share one, and the recordings it has heard: files are read side by side, the network answers one
+    caller at a time.
+
     Args:
         network: as `nota_cli.model.build.build` makes it, in eval mode.
 
@@ -39,6 +43,7 @@ class AudioLM:
 
     def __init__(self, network: Network) -> None:
         self.network = network
+        self._turn = threading.Lock()  # generation keeps a cache in the network from token to token
 
     @classmethod
     def from_pretrained(
@@ -72,12 +77,13 @@ class AudioLM:
         """What is said in each file: of a list of paths a list of texts, of one path one text.
 
         Args:
-            files: sound files, read as `nota infer` reads them.
+            files: paths of sound files, read as `nota infer` reads them; samples have to be written to a file first.
             long: what becomes of recordings longer than the model hears at once, 30 s as a rule. `cut`: the rest is
                 left out, as the organisers do. `chunk`: they are heard in overlapping windows, the texts joined.
 
         Raises:
             DataError: a file cannot be used; the message names it.
+            UsageError: `files` are no paths, or `long` is neither.
         """
         return self._answers(files, FAMILY_TASK["asr"], None, long)
 
@@ -86,7 +92,12 @@ class AudioLM:
         return self._answers(files, FAMILY_TASK["aac"], None, long)
 
     def ask(self, files: Files, question: str, *, long: Long = "cut") -> str | list[str]:
-        """The answer to a question about each file; otherwise as `transcribe`."""
+        """The answer to one question about each file; otherwise as `transcribe`.
+
+        Raises:
+            DataError: a file cannot be used; the message names it.
+            UsageError: `files` are no paths, `long` is neither, or the question is empty or no text.
+        """
         return self._answers(files, FAMILY_TASK["qa"], question, long)
 
     def hear(self, file: File) -> "Recording":
@@ -94,6 +105,7 @@ class AudioLM:
 
         Raises:
             DataError: the file cannot be used; the message names it.
+            UsageError: `file` is no path.
         """
         return Recording(self, file)
 
@@ -112,13 +124,15 @@ class AudioLM:
         check_question(task, question)
         if long not in ("cut", "chunk"):
             raise UsageError(f"long={long!r}: there are 'cut' and 'chunk'")
-        one = isinstance(files, (str, os.PathLike))
-        paths = [Path(files)] if one else [Path(file) for file in files]
+        one = isinstance(files, (str, os.PathLike)) or not isinstance(files, Iterable)
+        paths = [path_of(files)] if one else [path_of(file) for file in files]
         texts: list[list[str]] = [[] for _ in paths]
         parts = ((place, wave) for place, path in enumerate(paths) for wave in self._waves(path, long))
         while batch := list(islice(parts, self.network.settings_for(task).batch_size)):
             queries = [Query(task, question, key=paths[place].name) for place, _ in batch]
-            answers = self.network.generate(self.features([wave for _, wave in batch]), queries)
+            features = self.features([wave for _, wave in batch])
+            with self._turn:
+                answers = self.network.generate(features, queries)
             for (place, _), text in zip(batch, answers, strict=True):
                 texts[place].append(text)
         joined = [join(parts_of_one, task) if len(parts_of_one) > 1 else parts_of_one[0] for parts_of_one in texts]
@@ -141,11 +155,11 @@ class Recording:
     """
 
     def __init__(self, model: AudioLM, file: File) -> None:
-        path = Path(file)
+        path = path_of(file)
         self.name, self.seconds = path.name, duration(path)
-        self._network = model.network
-        with torch.inference_mode():
-            features = model.features([load_clip([path], max_seconds=model.max_seconds)])
+        self._network, self._turn = model.network, model._turn
+        features = model.features([load_clip([path], max_seconds=model.max_seconds)])
+        with self._turn, torch.inference_mode():
             self._encoded = self._network.encode(features)
 
     def transcribe(self) -> str:
@@ -162,14 +176,31 @@ class Recording:
 
     def _answer(self, task: str, question: str | None) -> str:
         check_question(task, question)
-        return self._network.generate(self._encoded, [Query(task, question, key=self.name)])[0]
+        with self._turn:
+            return self._network.generate(self._encoded, [Query(task, question, key=self.name)])[0]
 
 
 def check_question(task: str, question: str | None) -> None:
     """A question is to be asked where the task needs one.
 
     Raises:
-        UsageError: it is empty.
+        UsageError: it is empty or no text.
     """
+    if question is not None and not isinstance(question, str):
+        raise UsageError(f"a question is one text, asked about every file; this is of type {type(question).__name__}")
     if task == FAMILY_TASK["qa"] and not (question or "").strip():
         raise UsageError("the question is empty; write what you want to know of the recording")
+
+
+def path_of(file: File) -> Path:
+    """The path of a sound file that a caller named.
+
+    Raises:
+        UsageError: it is something else, samples perhaps.
+    """
+    if isinstance(file, (str, os.PathLike)):
+        return Path(file)
+    raise UsageError(
+        f"a sound file's path is wanted, or a list of paths, and this is of type {type(file).__name__}; "
+        "write samples to a file first, with soundfile.write for example"
+    )

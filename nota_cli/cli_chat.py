@@ -62,20 +62,27 @@ def chat(
     recording = model.hear(audio)
     if prompt is not None:
         typer.echo(_answer(recording, prompt.strip()))
-    elif sys.stdin.isatty():
+    elif sys.stdin is not None and sys.stdin.isatty():
         say(HELP)
         _converse(recording, _typed(), patient=True)
     else:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(errors="replace")
-        _converse(recording, sys.stdin, patient=False)
+        if not _converse(recording, sys.stdin or (), patient=False):  # None: the descriptor was closed (`<&-`)
+            warn("nothing was asked: write questions to stdin, a line each, or ask one by --prompt")
 
 
-def _converse(recording: "Recording", lines: Iterable[str], *, patient: bool) -> None:
-    """Answer line by line; one that cannot be answered ends it, unless someone sits there who can ask otherwise."""
+def _converse(recording: "Recording", lines: Iterable[str], *, patient: bool) -> bool:
+    """Answer line by line; one that cannot be answered ends it, unless someone sits there who can ask otherwise.
+
+    Returns:
+        Whether anything was said.
+    """
+    said = False
     for line in map(str.strip, lines):
+        said = said or bool(line)
         if line in ("/quit", "/exit"):
-            return
+            break
         try:
             if line in ("/help", "/?"):
                 say(HELP)
@@ -85,6 +92,7 @@ def _converse(recording: "Recording", lines: Iterable[str], *, patient: bool) ->
             if not patient:
                 raise
             fail(str(error))
+    return said
 
 
 def _answer(recording: "Recording", line: str) -> str:

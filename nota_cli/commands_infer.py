@@ -316,6 +316,8 @@ def _write_report(
     facts = Facts(run.device, run.ranks.world, resumed, long, run.recipe.audio.max_seconds, made_of)
     report = run_report(run.rows, entries, tallies, run.stages, time.monotonic() - run.started, facts)
     write_text(report_path(run.out), json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    if len(report["skipped"]) == report["rows"]:
+        warn(f"{run.out} has no row, which the organisers reject: the audio of all of them cannot be used")
     if report["empty"]:
         shown = ", ".join(report["empty"][:10])
         warn(f"{len(report['empty'])} rows got an empty text, which the organisers reject: {shown}")

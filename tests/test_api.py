@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,45 @@ def test_long_recordings_are_cut_or_heard_in_windows(small: AudioLM, clips: Path
     assert small.transcribe(file, long="chunk") == join(texts)
     both = small.caption([file, clips / "audio" / "c1.wav"], long="chunk")
     assert both == [small.caption(file, long="chunk"), small.caption(clips / "audio" / "c1.wav")]
+
+
+@pytest.mark.parametrize("seconds", [1.2, 4.1])
+def test_a_flac_that_does_not_state_its_length(seconds: float, small: AudioLM, tmp_path: Path) -> None:
+    whole, streamed = tmp_path / "whole" / "a.flac", tmp_path / "streamed" / "a.flac"
+    for file in (whole, streamed):
+        file.parent.mkdir()
+    soundfile.write(whole, 0.2 * np.random.default_rng(0).standard_normal(int(seconds * 16_000)), 16_000)
+    content = bytearray(whole.read_bytes())
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    streamed.write_bytes(content)
+    assert small.transcribe(streamed) == small.transcribe(whole)
+    assert small.transcribe(streamed, long="chunk") == small.transcribe(whole, long="chunk")
+    assert small.hear(streamed).seconds == pytest.approx(seconds)
+    assert small.hear(streamed).caption() == small.caption(whole)
+
+
+def test_threads_may_share_a_model(model: AudioLM) -> None:
+    files = sorted((SAMPLES / "audio").iterdir())[:6]
+    recording = model.hear(files[0])
+    asked = [lambda file=file: model.transcribe(file) for file in files]
+    asked += [lambda: model.caption(files[:3]), recording.transcribe, recording.caption]
+    expected = [ask() for ask in asked]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda ask: ask(), asked * 3))
+    assert found == expected * 3
+
+
+def test_what_is_no_path_and_no_question(small: AudioLM, clips: Path) -> None:
+    good = clips / "audio" / "c0.wav"
+    for wrong in (np.zeros(16_000), [good, np.zeros(16_000)], 5, None, b"a.wav"):
+        with pytest.raises(UsageError, match="path is wanted.*write samples to a file"):
+            small.transcribe(wrong)
+    with pytest.raises(UsageError, match="path is wanted"):
+        small.hear(np.zeros(16_000))
+    for ask in (lambda question: small.ask([good, good], question), small.hear(good).ask):
+        with pytest.raises(UsageError, match="one text"):
+            ask(["what is it", "who is it"])
 
 
 def test_errors_name_the_file(small: AudioLM, clips: Path, tmp_path: Path) -> None:

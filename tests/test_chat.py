@@ -49,6 +49,23 @@ def test_lines_of_stdin_are_answered_one_by_one(
     assert "/caption: what is heard" in captured.err
 
 
+@pytest.mark.parametrize("stdin", [None, io.StringIO(), io.StringIO("\n \n")])
+def test_without_input_nothing_is_said_but_why(
+    stdin: io.StringIO | None,
+    nota: Nota,
+    tiny_checkpoint: Path,
+    clips: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", stdin)  # None is what a closed descriptor makes of it
+    assert nota("chat", clips / "audio" / "c3.wav", "-r", tiny_checkpoint) == 0
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "nothing was asked" in captured.err
+    assert "--prompt" in captured.err
+
+
 def test_the_shipped_model_answers_with_no_other_flag(
     nota: Nota, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,7 +96,7 @@ def test_mistakes(
 ) -> None:
     good = clips / "audio" / "c0.wav"
     assert nota("chat", tmp_path / "none.wav", "-r", tiny_checkpoint, "--prompt", "/asr") == 1
-    assert "none.wav" in capsys.readouterr().err
+    assert "none.wav: no such file. Check the path." in capsys.readouterr().err.replace("\n", " ")
     assert nota("chat", good, "-r", tiny_checkpoint, "--prompt", " ") == 2
     assert nota("chat", good, "-r", tiny_checkpoint, "--prompt", "/as") == 2
     assert "no command /as" in capsys.readouterr().err

@@ -4,7 +4,6 @@ import errno
 import math
 import os
 import stat
-import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from nota_cli.data.containers import readable, truncation
 from nota_cli.errors import AudioError, DataError, printable
 
 SAMPLE_RATE = 16_000  # Hz; what every encoder here was trained on
@@ -22,17 +22,15 @@ MIN_SECONDS = 1.0  # shorter clips get zeros at the end
 EXPANSION_GAP_SECONDS = 0.1  # silence between the files of one clip
 RESAMPLER_MARGIN_SECONDS = 1.0  # read before and past a window, so that the resampler's edges lie beyond it
 
-# Programs that write to a pipe cannot know the length and state 0 or a huge one: espeak-ng 0x7ffff000, ffmpeg 2^32 - 1.
-STREAMED_SIZE = 0x7FFF_F000
 # libsndfile's count for "length not stated" is the largest 63-bit number; nothing real comes near this one.
 UNSTATED_FRAMES = 1 << 60
-MOST_CHUNKS = 1_000  # of a WAV file looked at on the way to its samples; zeros for chunks would keep one going for ever
 BLOCK_SAMPLES = 1 << 23  # of all channels decoded at once (64 MB); more than 30 s of any usual file
 RATES = range(1_000, 768_001)  # Hz that a header may state
 LONGEST_SECONDS = 31 * 86_400.0  # that a header may state: a month
 LOUDEST = 1e10  # past unscaled 32-bit integers; what lies beyond overflows in the spectrograms
 
 AGAIN = "Copy or record it again."
+AGAIN_OR_LESS = "Copy or record it again, or take its row out."
 KNOWN_STARTS = {
     b"%PDF": "a PDF",
     b"PK\x03\x04": "a zip archive",
@@ -146,8 +144,18 @@ def header(path: str | Path, *, row: int | str | None = None) -> Header:
     if absurd:
         raise AudioError(_shown(path), f"its header states {absurd}, so it is damaged", AGAIN, row)
     if frames == 0:
-        raise AudioError(_shown(path), "holds no samples", "Copy or record it again, or take its row out.", row)
+        raise AudioError(_shown(path), "holds no samples", AGAIN if row is None else AGAIN_OR_LESS, row)
     return Header(path, rate, channels, frames)
+
+
+class _Sound(soundfile.SoundFile):
+    """A sound file that is read on and on where its length is not stated.
+
+    soundfile seeks to where each read has ended, and libsndfile cannot seek to the end of such a FLAC file.
+    """
+
+    def seekable(self) -> bool:
+        return super().seekable() and self.frames < UNSTATED_FRAMES
 
 
 @contextmanager
@@ -160,12 +168,10 @@ def _opened(path: Path, row: int | str | None) -> Iterator[soundfile.SoundFile]:
         start = os.pread(descriptor, 64, 0)
         if not start:
             raise AudioError(shown, "the file is empty", AGAIN, row)
-        missing = _missing_wav_bytes(descriptor)
-        if missing:
-            reason = f"truncated: the header promises {missing} bytes more than the file has"
-            raise AudioError(shown, reason, "Copy it again.", row)
+        if cut := truncation(descriptor):
+            raise AudioError(shown, *cut, row)
         # By descriptor, not by name: libsndfile believes the endings of some names more than the content.
-        with soundfile.SoundFile(descriptor, closefd=False) as sound:
+        with _Sound(readable(descriptor), closefd=False) as sound:
             yield sound
     except soundfile.SoundFileError as error:
         reason = _guess(start) or printable(getattr(error, "error_string", str(error)).strip().rstrip("."))
@@ -180,19 +186,20 @@ def _opened(path: Path, row: int | str | None) -> Iterator[soundfile.SoundFile]:
 def _descriptor(path: Path, row: int | str | None) -> int:
     """The file opened by the system; pipes and devices are refused, for they would keep a reader waiting for ever."""
     shown = _shown(path)
+    named = "the path" if row is None else "the path in the annotation"
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISREG(mode):
             return os.open(path, os.O_RDONLY)
     except FileNotFoundError as error:
-        remedy = "Check the path in the annotation and --audio-root."
+        remedy = f"Check {named}." if row is None else f"Check {named} and --audio-root."
         raise AudioError(shown, "no such file", remedy, row) from error
     except OSError as error:
         raise AudioError(shown, *_refusal(error), row) from error
     except ValueError as error:  # a NUL, or half a surrogate pair
-        raise AudioError(shown, "no file can have this name", "Correct the path in the annotation.", row) from error
+        raise AudioError(shown, "no file can have this name", f"Correct {named}.", row) from error
     kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device, not a file"
-    raise AudioError(shown, f"cannot be read: it is {kind}", "Name a sound file in the annotation.", row)
+    raise AudioError(shown, f"cannot be read: it is {kind}", f"Correct {named}.", row)
 
 
 def _guess(start: bytes) -> str | None:
@@ -207,7 +214,7 @@ def _refusal(error: OSError) -> tuple[str, str]:
     remedies = {
         errno.EACCES: "Give yourself the permission to read it and to enter its folders.",
         errno.ELOOP: "Its symbolic links lead in a circle; make them anew.",
-        errno.ENAMETOOLONG: "Correct the path in the annotation.",
+        errno.ENAMETOOLONG: "Correct the path.",
     }
     reason = f"cannot be read: {(error.strerror or str(error)).lower()}"
     return reason, remedies.get(error.errno or 0, "Check what it is and the disk it lies on.")
@@ -286,7 +293,7 @@ def _decode(header: Header, low: int, high: int, row: int | str | None) -> np.nd
         reason = f"truncated: the header promises {header.frames} samples, only {low + len(samples)} can be read"
         raise AudioError(shown, reason, "Copy it again.", row)
     if not len(samples) and not low:
-        raise AudioError(shown, "holds no samples", "Copy or record it again, or take its row out.", row)
+        raise AudioError(shown, "holds no samples", AGAIN if row is None else AGAIN_OR_LESS, row)
     if len(samples) and not (samples.min() > -LOUDEST and samples.max() < LOUDEST):  # false for NaN too
         reason = "holds samples that are NaN or infinite (or beyond 1e10)"
         raise AudioError(shown, reason, "Export it again as 16-bit wav or flac.", row)
@@ -315,27 +322,6 @@ def _frames(header: Header, row: int | str | None) -> int:
         return header.frames
     with _opened(header.path, row) as sound:
         return _skip(sound, UNSTATED_FRAMES)
-
-
-def _missing_wav_bytes(descriptor: int) -> int:
-    """How many bytes the `data` chunk of a RIFF WAVE file promises beyond the file's end (0 for anything else).
-
-    libsndfile shortens such a file without a word, so it is checked here.
-    """
-    head = os.pread(descriptor, 12, 0)
-    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return 0
-    place = 12
-    for _ in range(MOST_CHUNKS):
-        chunk = os.pread(descriptor, 8, place)
-        if len(chunk) < 8:
-            break
-        place += 8
-        name, size = chunk[:4], struct.unpack("<I", chunk[4:])[0]
-        if name == b"data":
-            return 0 if size >= STREAMED_SIZE else max(0, place + size - os.fstat(descriptor).st_size)
-        place += size + size % 2  # chunks start at even places
-    return 0
 
 
 def _resample(waveform: np.ndarray, rate: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Annotation rows to batches of features: at random for training, in order for inference."""
 
 import os
+import signal
 import threading
 import time
 from collections import defaultdict
@@ -361,6 +362,8 @@ def _mask(features: Features, augment: Augment, rng: Generator) -> None:
 
 
 def _start_worker(parent: int, _: int) -> None:
+    # Ctrl-C reaches all processes of a terminal. One that died of it with its queue full would be waited for.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

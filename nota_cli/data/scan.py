@@ -112,7 +112,7 @@ class _Look:
         for row in rows:
             seconds: float | None = EXPANSION_GAP_SECONDS * len(row.expand)
             for name in (row.path, *row.expand):
-                told = self.file(name)
+                told = self.file(name, row.index)
                 if isinstance(told, _Trouble):
                     bad.append(BadFile(row.index, printable(row_id(row)), told.path, told.reason, told.remedy))
                     told = None
@@ -120,20 +120,20 @@ class _Look:
             durations.append(seconds)
         return bad, durations
 
-    def file(self, name: str) -> float | None | _Trouble:
+    def file(self, name: str, row: int) -> float | None | _Trouble:
         """Seconds of the file, None where its header does not say, or what is wrong with it."""
         if name not in self.seen:
-            self.seen[name] = self._file(name)
+            self.seen[name] = self._file(name, row)
         return self.seen[name]
 
-    def _file(self, name: str) -> float | None | _Trouble:
+    def _file(self, name: str, row: int) -> float | None | _Trouble:
         path = os.path.join(self.audio_root, name)
         if (os.path.isabs(name) or ".." in name) and not self._inside(path):
             root = printable(os.fspath(self.audio_root))
             remedy = "Name a folder above it by --audio-root, or correct the path in the annotation."
             return _Trouble(printable(path), f"lies outside the audio root {root}", remedy)
         try:
-            told = header(path)
+            told = header(path, row=row)
         except AudioError as error:
             return _Trouble(error.path, error.reason, error.remedy)
         return None if told.frames is None else told.frames / told.rate

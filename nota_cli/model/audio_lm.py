@@ -1,7 +1,7 @@
 """The audio language model: encoders, connector and decoder in one piece."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -49,7 +49,8 @@ class Answer:
 
     Attributes:
         text: up to the end symbol.
-        looped: the end of what it said first repeated itself, and the loop guard has changed the text.
+        looped: the end of what it said first repeated itself (`nota_cli.model.loops`); whether the text was changed
+            for that, the loop guard decides.
         tokens: how many were generated for the text, the end included.
     """
 
@@ -191,9 +192,11 @@ class AudioLM(nn.Module):
     def _answer(self, encoded: Encoded, queries: list[Query], settings: Generate) -> list[Answer]:
         """Answers found in one way, loops minded as the settings say."""
         answers = self._search(encoded, queries, settings)
-        if settings.loop_guard == "off":
-            return answers
         looped = [row for row, answer in enumerate(answers) if is_looped(answer.text)]
+        if settings.loop_guard == "off":
+            for row in looped:
+                answers[row] = replace(answers[row], looped=True)
+            return answers
         if looped and settings.loop_guard == "penalise":
             stricter = settings.model_copy(update={"repetition_penalty": settings.repetition_penalty * PENALTY})
             again = self._search(encoded.rows(looped), [queries[row] for row in looped], stricter)

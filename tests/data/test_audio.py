@@ -126,6 +126,14 @@ def test_refusals_name_the_file_and_the_row(tmp_path):
     assert "--audio-root" in message
 
 
+@pytest.mark.parametrize("name", ["gone.wav", ".", "a\0.wav", "a" * 5_000])
+def test_a_file_that_no_row_names(tmp_path, name):
+    message = refusal(tmp_path / name)
+    assert "annotation" not in message
+    assert "--audio-root" not in message
+    assert "the path" in message
+
+
 def test_refuses_what_is_not_audio(tmp_path):
     (tmp_path / "text.wav").write_text("this is no sound at all, whatever its name says\n" * 20)
     (tmp_path / "empty.wav").touch()
@@ -167,6 +175,25 @@ def test_a_wav_written_to_a_pipe_is_read(tmp_path, size):
     content[at + 4 : at + 8] = struct.pack("<I", size)
     path.write_bytes(content)
     assert load_audio(path).shape == (2 * SAMPLE_RATE,)
+
+
+@pytest.mark.parametrize("seconds", [0.3, 5, 29, 31, 45])
+@pytest.mark.parametrize("rate", [16_000, 22_050])
+def test_a_flac_written_to_a_pipe_is_read(tmp_path, seconds, rate):
+    whole = write(tmp_path / "whole.flac", np.random.default_rng(4).normal(0, 0.1, round(seconds * rate)), rate)
+    content = bytearray(whole.read_bytes())
+    content[21] &= 0xF0  # the number of samples, 36 bits
+    content[22:26] = bytes(4)
+    path = tmp_path / "streamed.flac"
+    path.write_bytes(content)
+    assert duration(path) == duration(whole) == pytest.approx(seconds, abs=1e-4)
+    np.testing.assert_array_equal(load_audio(path), load_audio(whole))
+    for start, stop in [(0.0, 2.0), (0.2, 4.5), (seconds / 2, 60.0), (seconds - 0.1, seconds)]:
+        part = load_clip([path], start=start, stop=stop)
+        np.testing.assert_array_equal(part, load_clip([whole], start=start, stop=stop))
+    np.testing.assert_array_equal(load_clip([path, whole, path]), load_clip([whole] * 3))
+    with pytest.raises(DataError, match="ends before second 50"):
+        load_clip([path], start=50.0, stop=60.0)
 
 
 def test_chunks_round_the_samples_do_no_harm(tmp_path):

@@ -1,4 +1,7 @@
 import json
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,6 +69,24 @@ def test_the_loader_keeps_the_order_and_the_random_state(workers: int, clips: Pa
     found = list(loader(batches, [4, 0, 2], workers))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(same(batch, batches[index]) for batch, index in zip(found, [4, 0, 2], strict=True))
+
+
+def test_ctrl_c_is_for_the_process_that_reads(clips: Path) -> None:
+    """A terminal sends it to all of them; workers that die of it keep the reader waiting."""
+    batches = TrainingBatches(mixture(clips), SPEC, Augment(), 2, seed=1)
+    stream = loader(batches, range(12), 2)
+    found = [next(stream), next(stream)]
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGINT)
+    found += stream
+    assert all(same(batch, batches[index]) for index, batch in enumerate(found))
+    assert len(found) == 12
+    for worker in workers:
+        worker.join(5)
+        assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])

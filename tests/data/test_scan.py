@@ -95,6 +95,7 @@ def test_no_permission(root):
 def test_files_that_are_appended_are_looked_at_too(root):
     found = scan([row(0, "good.wav", ["gone.wav", "inner/good.flac", "inner"]), row(1, "gone.wav")], root)
     assert [(bad.row, os.path.basename(bad.path)) for bad in found] == [(0, "gone.wav"), (0, "inner"), (1, "gone.wav")]
+    assert found[0].remedy == "Check the path in the annotation and --audio-root."
     assert found.durations == [None, None]
 
 
