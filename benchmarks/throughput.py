@@ -89,7 +89,7 @@ def published_attention(
     dropout: float = 0.0,
 ) -> Tensor:
     """Takes and gives what `gated_attention` does, in the steps of BEATs' authors: every score in memory at once."""
-    scores = (query / SCALE) @ key.transpose(-1, -2) / key.size(-1) ** 0.5
+    scores = (query * (key.size(-1) ** -0.5 / SCALE)) @ key.transpose(-1, -2)
     scores = (scores - scores.amax(-1, keepdim=True)) * SCALE
     scores = scores + gate * by_distance.unfold(-1, query.size(2), 1).flip(1)
     if mask is not None:

@@ -161,15 +161,15 @@ def test_a_clip_that_does_not_fit_the_memory_may_be_skipped(
     assert "does not fit the memory" in found["skipped"][0]["reason"]
 
 
-def test_a_full_screen_is_told_and_the_csv_is_there(tiny_checkpoint: Path, many: Callable, tmp_path: Path) -> None:
-    out = tmp_path / "o.csv"
-    command = [sys.executable, "-m", "nota_cli.cli", "infer", "--checkpoint", tiny_checkpoint, "--out", out]
-    with open("/dev/full", "w") as full:
-        done = subprocess.run([*command, "--annotation", many(2)], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "No space left" in done.stderr
-    assert len(out.read_text().splitlines()) == 3
+def test_a_full_screen_is_told_and_the_csv_is_there(start: Callable, arguments: list[object], tmp_path: Path) -> None:
+    def full_screen() -> None:
+        sys.stdout = open("/dev/full", "w")  # noqa: SIM115  (the process's own, to its end)
+
+    run = start(*arguments, "--out", tmp_path / "o.csv", prepare=full_screen)
+    assert run.wait() == 1
+    assert "Traceback" not in run.said()
+    assert "No space left" in run.said()
+    assert len((tmp_path / "o.csv").read_text().splitlines()) == 5
 
 
 def test_clips_of_unstated_length_are_counted(nota: Run, arguments: list[object], tmp_path: Path) -> None:
