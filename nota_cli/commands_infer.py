@@ -21,6 +21,7 @@ from nota_cli.files import check_writable, sweep, write_text
 from nota_cli.inference.engine import Engine, Result, Tally, timed
 from nota_cli.inference.fingerprint import data_hash, made_of
 from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, differences, journal_path, rank_journals
+from nota_cli.inference.outcomes import Outcomes
 from nota_cli.inference.plan import UNKNOWN, longest_first
 from nota_cli.inference.policy import OnError, Policy
 from nota_cli.inference.ranks import Ranks
@@ -63,8 +64,8 @@ class Wishes:
 class _Share:
     """Rows that one process answers, longest clip first, and the seconds of each one's clip."""
 
-    rows: list[int]
-    seconds: list[float]
+    rows: Sequence[int]
+    seconds: Sequence[float]
 
 
 @dataclass
@@ -139,22 +140,18 @@ def _lead(run: _Run) -> dict[str, object]:
         sweep(run.out)
         sweep(report_path(run.out))
         kept = _take_over(run, journal)
-        left = [position for position in range(len(run.rows)) if not kept[position]]
+        left = array("q", (position for position in range(len(run.rows)) if not kept[position]))
         if any(kept):
             say(f"{sum(kept)} of {len(run.rows)} rows were finished before and are kept, {len(left)} are left")
         share = _divide(run, journal, left)
         tallies = [_answer(run, journal, share)]
         with timed(run.stages, "gather"):
             tallies += [Tally(**json.loads(run.ranks.receive(f"tally.{rank}", rank))) for rank in run.ranks.others]
-            entries = _gather(run, journal)
+            outcomes = _gather(run, journal)
         with timed(run.stages, "write"):
-            texts = [
-                (row_id(row), entry.text)
-                for row, entry in zip(run.rows, entries, strict=True)
-                if entry.status != SKIPPED
-            ]
-            write_submission(run.out, texts)
-        report = _write_report(run, entries, tallies, sum(kept), made_of)
+            both = zip(run.rows, outcomes, strict=True)
+            write_submission(run.out, ((row_id(row), entry.text) for row, entry in both if entry.status != SKIPPED))
+        report = _write_report(run, outcomes, tallies, sum(kept), made_of)
         for path in rank_journals(run.out):
             path.unlink()
         journal.remove()
@@ -208,14 +205,14 @@ def _divide(run: _Run, journal: Journal, left: Sequence[int]) -> _Share:
     unusable = run.policy.before(found)
     journal.append(unusable)
     bad = {entry.row for entry in unusable}
-    good = [position for position in left if position not in bad]
+    good = array("q", (position for position in left if position not in bad))
     order = longest_first(good, [seconds[position] for position in good], run.recipe.audio.max_seconds)
     shares = []
     for rank in range(run.ranks.world):
         mine = order[rank :: run.ranks.world]  # every process gets long clips and short ones
-        shares.append(_Share(mine, [seconds[position] for position in mine]))
+        shares.append(_Share(mine, array("d", (seconds[position] for position in mine))))
     for rank in run.ranks.others:
-        given = {"stamp": journal.stamp, **asdict(shares[rank])}
+        given = {"stamp": journal.stamp, "rows": list(shares[rank].rows), "seconds": list(shares[rank].seconds)}
         run.ranks.send(f"share.{rank}", json.dumps(given).encode())
     return shares[0]
 
@@ -271,7 +268,7 @@ def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
     return engine.tally
 
 
-def _gather(run: _Run, journal: Journal) -> list[Entry]:
+def _gather(run: _Run, journal: Journal) -> Outcomes:
     """What became of each row, from the journals of all ranks.
 
     Raises:
@@ -279,17 +276,14 @@ def _gather(run: _Run, journal: Journal) -> list[Entry]:
     """
     until = time.monotonic() + VISIBLE_SECONDS
     while True:
-        entries: list[Entry | None] = [None] * len(run.rows)
+        outcomes = Outcomes(len(run.rows))
         for entry in _all_entries(run, journal):
-            before = entries[entry.row]
-            if before is None or before.status != DONE:
-                entries[entry.row] = entry
-        found = [entry for entry in entries if entry is not None]
-        if len(found) == len(entries):
-            return found
+            outcomes.add(entry)
+        if not outcomes.missing:
+            return outcomes
         if run.ranks.world == 1 or time.monotonic() > until:
             raise NotaError(
-                f"{len(entries) - len(found)} rows are in no journal beside {run.out}, which all processes must be "
+                f"{outcomes.missing} rows are in no journal beside {run.out}, which all processes must be "
                 "able to see; the same command does them again."
             )
         time.sleep(1.0)
@@ -310,11 +304,11 @@ def _entries(run: _Run, journal: Journal) -> Iterator[Entry]:
 
 
 def _write_report(
-    run: _Run, entries: Sequence[Entry], tallies: Sequence[Tally], resumed: int, made_of: dict[str, Any]
+    run: _Run, outcomes: Outcomes, tallies: Sequence[Tally], resumed: int, made_of: dict[str, Any]
 ) -> dict[str, Any]:
     long = "chunk" if run.wishes.chunk else "cut"
     facts = Facts(run.device, run.ranks.world, resumed, long, run.recipe.audio.max_seconds, made_of)
-    report = run_report(run.rows, entries, tallies, run.stages, time.monotonic() - run.started, facts)
+    report = run_report(run.rows, outcomes, tallies, run.stages, time.monotonic() - run.started, facts)
     write_text(report_path(run.out), json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     if len(report["skipped"]) == report["rows"]:
         warn(f"{run.out} has no row, which the organisers reject: the audio of all of them cannot be used")

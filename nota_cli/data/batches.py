@@ -119,7 +119,7 @@ class RowBatches(Dataset[Batch]):
     def __init__(
         self,
         rows: Sequence[Row],
-        groups: list[list[int]],
+        groups: Sequence[Sequence[int]],
         audio_root: str | Path,
         spec: FeatureSpec,
         windows: Sequence[Window | None] | None = None,

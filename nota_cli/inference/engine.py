@@ -17,7 +17,7 @@ from nota_cli.data.annotation import Row
 from nota_cli.data.batches import AHEAD, Batch, Decoded, FeatureSpec, RowBatches, dead_workers_told, tolerant_loader
 from nota_cli.errors import NotaError
 from nota_cli.inference.encoding import encode
-from nota_cli.inference.plan import Unit, groups, units
+from nota_cli.inference.plan import Units, groups, units
 from nota_cli.long_audio import join
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.recipe.schema import Generate
@@ -125,11 +125,11 @@ class Engine:
             with self._measured(len(batches[0])):
                 self._do(todo, batches[:1], 0, finished)
             tried = set(batches[0])
-            todo = [unit for place, unit in enumerate(todo) if place not in tried]
+            todo = todo.without(tried)
             batches = self._groups(todo)
         self._do(todo, batches, self.workers, finished)
 
-    def _groups(self, todo: list[Unit]) -> list[list[int]]:
+    def _groups(self, todo: Units) -> list[Sequence[int]]:
         return groups(todo, self.rows, self.settings, self._size)
 
     def _size(self, settings: Generate) -> int:
@@ -150,7 +150,7 @@ class Engine:
             self._growth = max(1.0, min(MEMORY_SHARE * free / taken, LARGEST / clips))
 
     def _do(
-        self, todo: list[Unit], batches: list[list[int]], workers: int, finished: Callable[[list[Result]], None]
+        self, todo: Units, batches: list[Sequence[int]], workers: int, finished: Callable[[list[Result]], None]
     ) -> None:
         rows, windows = [self.rows[unit.row] for unit in todo], [unit.window for unit in todo]
         dataset = RowBatches(rows, batches, self.audio_root, self.spec, windows)
@@ -169,13 +169,13 @@ class Engine:
                 with timed(self.tally, "write"):
                     finished(results)
 
-    def _unusable(self, item: Decoded | Batch, todo: list[Unit]) -> list[Result]:
+    def _unusable(self, item: Decoded | Batch, todo: Units) -> list[Result]:
         """Rows whose audio turned out bad, each once."""
         reasons = {todo[place].row: reason for place, reason in item.bad if todo[place].row not in self._bad}
         self._bad |= reasons.keys()
         return [Result(row, "", reason=reason) for row, reason in reasons.items()]
 
-    def _answers(self, dataset: RowBatches, item: Decoded | Batch, todo: list[Unit]) -> list[Result]:
+    def _answers(self, dataset: RowBatches, item: Decoded | Batch, todo: Units) -> list[Result]:
         """The rows that the batch finishes; one that does not fit the memory goes through in halves."""
         results = []
         parts = deque([item] if item.rows else [])
@@ -233,7 +233,7 @@ class Engine:
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _piece(self, todo: list[Unit], place: int, text: str, looped: bool) -> list[Result]:
+    def _piece(self, todo: Units, place: int, text: str, looped: bool) -> list[Result]:
         """The row that an answer finishes, if it does."""
         unit = todo[place]
         self.tally.audio_seconds += unit.seconds if isfinite(unit.seconds) else 0.0

@@ -1,7 +1,7 @@
 """What the model hears at once, and in which order: long clips first, batches of like length and like settings."""
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
@@ -33,7 +33,30 @@ class Unit:
         return self.seconds if self.window is None else UNKNOWN
 
 
-def longest_first(positions: Sequence[int], seconds: Sequence[float], most: float) -> list[int]:
+class Units(Sequence[Unit]):
+    """Units, of which none is an object before it is asked for: test sets may be long and memory short."""
+
+    def __init__(self, members: Iterable[Unit] = ()) -> None:
+        self._rows, self._seconds = array("q"), array("d")
+        self._windows: dict[int, Window] = {}
+        for unit in members:
+            if unit.window is not None:
+                self._windows[len(self._rows)] = unit.window
+            self._rows.append(unit.row)
+            self._seconds.append(unit.seconds)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: int) -> Unit:
+        return Unit(self._rows[place], self._seconds[place], self._windows.get(place))
+
+    def without(self, places: Collection[int]) -> "Units":
+        """The others."""
+        return Units(unit for place, unit in enumerate(self) if place not in places)
+
+
+def longest_first(positions: Sequence[int], seconds: Sequence[float], most: float) -> "array[int]":
     """Row positions by how much of their clips is heard at once, the annotation's order among equals.
 
     Args:
@@ -42,23 +65,26 @@ def longest_first(positions: Sequence[int], seconds: Sequence[float], most: floa
         most: what of a clip is heard at once.
     """
     order = sorted(range(len(positions)), key=lambda place: -min(seconds[place], most))
-    return [positions[place] for place in order]
+    return array("q", (positions[place] for place in order))
 
 
-def units(positions: Sequence[int], seconds: Sequence[float], most: float, *, chunk: bool) -> list[Unit]:
+def units(positions: Sequence[int], seconds: Sequence[float], most: float, *, chunk: bool) -> Units:
     """The rows' clips; with `chunk` those that are longer than `most` as overlapping windows, one behind the other."""
-    found = []
-    for position, length in zip(positions, seconds, strict=True):
-        if chunk and most < length and isfinite(length):
-            found += [Unit(position, stop - start, (start, stop)) for start, stop in windows(length, window=most)]
-        else:
-            found.append(Unit(position, min(length, most)))
-    return found
+
+    def found() -> Iterator[Unit]:
+        for position, length in zip(positions, seconds, strict=True):
+            if chunk and most < length and isfinite(length):
+                for start, stop in windows(length, window=most):
+                    yield Unit(position, stop - start, (start, stop))
+            else:
+                yield Unit(position, min(length, most))
+
+    return Units(found())
 
 
 def groups(
     members: Sequence[Unit], rows: Sequence[Row], settings: Callable[[str], Generate], size: Callable[[Generate], int]
-) -> list[list[int]]:
+) -> list[Sequence[int]]:
     """Places in `members`, a batch each: same settings, neighbours in length; the batch with the longest clip first.
 
     Args:
@@ -67,15 +93,15 @@ def groups(
         settings: those of a task.
         size: clips of a batch with given settings.
     """
-    by_settings: dict[str, list[int]] = defaultdict(list)
+    by_settings: dict[str, array[int]] = {}
     known: dict[str, tuple[str, Generate]] = {}
     for place, unit in enumerate(members):
         task = rows[unit.row].task
         if task not in known:
             known[task] = (settings(task).model_dump_json(), settings(task))
-        by_settings[known[task][0]].append(place)
+        by_settings.setdefault(known[task][0], array("q")).append(place)
     sizes = {key: size(values) for key, values in known.values()}
-    found = [
+    found: list[Sequence[int]] = [
         places[start : start + sizes[key]]
         for key, places in by_settings.items()
         for start in range(0, len(places), sizes[key])

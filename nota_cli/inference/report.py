@@ -1,7 +1,7 @@
 """The report beside a CSV: what was done, how long it took, which rows are out of the ordinary, what it is made of."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,6 +13,7 @@ from nota_cli import __version__
 from nota_cli.data.annotation import Row, row_id
 from nota_cli.inference.engine import Tally
 from nota_cli.inference.journal import BLANK, DONE, SKIPPED, Entry
+from nota_cli.inference.outcomes import Outcomes
 
 PACKAGES = ("torch", "transformers", "peft", "gptqmodel", "soundfile", "soxr", "numpy")
 
@@ -46,7 +47,7 @@ def report_path(out: Path) -> Path:
 
 def run_report(
     rows: Sequence[Row],
-    entries: Sequence[Entry],
+    outcomes: Outcomes,
     tallies: Sequence[Tally],
     stages: Stages,
     seconds: float,
@@ -56,29 +57,33 @@ def run_report(
 
     Args:
         rows: annotation rows.
-        entries: what became of each, in the same order.
+        outcomes: what became of each, in the same order.
         tallies: of every process, rank 0 first.
         stages: rank 0's.
         seconds: from the start to now.
         facts: what else belongs in it.
     """
-    answered = [(row, entry) for row, entry in zip(rows, entries, strict=True) if entry.status == DONE]
+
+    def ids(which: Callable[[Entry], bool]) -> list[str]:
+        both = zip(rows, outcomes, strict=True)
+        return [row_id(row) for row, entry in both if entry.status == DONE and which(entry)]
+
     heard = sum(tally.audio_seconds for tally in tallies)
     busy = max(tally.wait + tally.generate + tally.write for tally in tallies)
     computed = sum(tally.rows for tally in tallies)
-    cut = [row for row, entry in answered if entry.seconds > facts.most_seconds] if facts.long == "cut" else []
+    most = facts.most_seconds if facts.long == "cut" else float("inf")
     first = tallies[0]
     return {
         "rows": len(rows),
-        "answered": len(answered),
-        "blank": _unusable(rows, entries, BLANK),
-        "skipped": _unusable(rows, entries, SKIPPED),
-        "looped": [row_id(row) for row, entry in answered if entry.looped],
-        "empty": [row_id(row) for row, entry in answered if not entry.text.strip()],
-        "cut": [row_id(row) for row in cut],
+        "answered": sum(entry.status == DONE for entry in outcomes),
+        "blank": _unusable(rows, outcomes, BLANK),
+        "skipped": _unusable(rows, outcomes, SKIPPED),
+        "looped": ids(lambda entry: entry.looped),
+        "empty": ids(lambda entry: not entry.text.strip()),
+        "cut": ids(lambda entry: entry.seconds > most),
         "resumed_rows": facts.resumed,
         "computed_rows": computed,
-        "audio_seconds": round(sum(entry.seconds for _, entry in answered), 3),
+        "audio_seconds": round(sum(entry.seconds for entry in outcomes if entry.status == DONE), 3),
         "heard_seconds": round(heard, 3),
         "seconds": round(seconds, 3),
         "clips_per_second": round(computed / busy, 3) if busy else None,
@@ -102,10 +107,10 @@ def run_report(
     }
 
 
-def _unusable(rows: Sequence[Row], entries: Sequence[Entry], status: str) -> list[dict[str, Any]]:
+def _unusable(rows: Sequence[Row], outcomes: Outcomes, status: str) -> list[dict[str, Any]]:
     return [
         {"row": row.index, "id": row_id(row), "reason": entry.reason}
-        for row, entry in zip(rows, entries, strict=True)
+        for row, entry in zip(rows, outcomes, strict=True)
         if entry.status == status
     ]
 

@@ -1,0 +1,50 @@
+"""What became of every row of a run, in a few bytes each beside its text: test sets may be long and memory short."""
+
+from array import array
+from collections.abc import Iterator
+
+from nota_cli.inference.journal import BLANK, DONE, SKIPPED, Entry
+
+STATUSES = ("", DONE, BLANK, SKIPPED)  # the first for rows of which nothing is known
+
+
+class Outcomes:
+    """Entries by row; of several of one row the first that is done counts, else the last.
+
+    Args:
+        count: rows of the run.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._status, self._looped = bytearray(count), bytearray(count)
+        self._seconds = array("d", bytes(8 * count))
+        self._texts = [""] * count
+        self._reasons: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._status)
+
+    def __getitem__(self, row: int) -> Entry:
+        """What became of a row that is not missing."""
+        status, looped = STATUSES[self._status[row]], bool(self._looped[row])
+        return Entry(row, self._texts[row], status, looped, self._reasons.get(row, ""), self._seconds[row])
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self.__getitem__, range(len(self)))
+
+    @property
+    def missing(self) -> int:
+        """How many rows have no entry."""
+        return self._status.count(0)
+
+    def add(self, entry: Entry) -> None:
+        """Take note of what became of a row."""
+        row = entry.row
+        if STATUSES[self._status[row]] == DONE:
+            return
+        self._status[row], self._looped[row] = STATUSES.index(entry.status), entry.looped
+        self._texts[row], self._seconds[row] = entry.text, entry.seconds
+        if entry.reason:
+            self._reasons[row] = entry.reason
+        else:
+            self._reasons.pop(row, None)
