@@ -126,7 +126,7 @@ def compare(checkpoint: Path, annotation: Path, rounds: int, workers: int | None
     return {
         "clips": len(rows),
         **{f"{name}_clips_per_second": round(len(rows) / statistics.median(took), 2) for name, took in seconds.items()},
-        **{f"ratio_{name}": statistics.median(each) for name, each in ratios.items()},
+        **{f"ratio_{name}": round(statistics.median(each), 2) for name, each in ratios.items()},
         "ratios": ratios,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
