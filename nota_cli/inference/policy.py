@@ -40,7 +40,7 @@ class Policy:
         said = f"{count} {'row has' if count == 1 else 'rows have'} audio that cannot be used"
         if self.wish == "stop":
             raise DataError(f"{said}:\n{describe(bad)}\n{REMEDY}")
-        warn(f"{said} and {self._fate}:\n{describe(bad)}")
+        warn(f"{said} and {self._fate(count)}:\n{describe(bad)}")
         reasons: dict[int, str] = {}
         for each in bad:
             told = f"{each.path}: {each.reason}. {each.remedy}"
@@ -61,12 +61,13 @@ class Policy:
             )
         for position, reason in bad:
             row = self.rows[position]
-            warn(f"row {row.index} ({row_id(row)}) {self._fate}: {reason}")
+            warn(f"row {row.index} ({row_id(row)}) {self._fate(1)}: {reason}")
         return [self._entry(position, reason) for position, reason in bad]
 
-    @property
-    def _fate(self) -> str:
-        return "gets the fallback text" if self.wish == "blank" else "is left out"
+    def _fate(self, count: int) -> str:
+        if self.wish == "blank":
+            return "gets the fallback text" if count == 1 else "get the fallback text"
+        return "is left out" if count == 1 else "are left out"
 
     def _entry(self, position: int, reason: str) -> Entry:
         if self.wish == "skip":

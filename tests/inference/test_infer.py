@@ -215,6 +215,7 @@ def test_bad_rows_are_filled_in_or_left_out_and_named(
     assert nota(*arguments, "--on-error", wish, "--set", "generate.fallback_text=nothing heard") == 0
     said = capsys.readouterr().err
     assert all(words in said for words in ("row 7", "test0107", "row 12", "test0112"))
+    assert f"cannot be used and {'get the fallback text' if wish == 'blank' else 'are left out'}:" in said
     found, told = texts(out), report(out)["blank" if wish == "blank" else "skipped"]
     for row in BAD:
         expected.pop(f"test{100 + row:04d}")
