@@ -13,7 +13,7 @@ import torch
 from nota_cli.compress.merge import prepare_to_run
 from nota_cli.data.annotation import FAMILY_TASK
 from nota_cli.data.audio import duration, load_clip
-from nota_cli.data.inputs import Features, extract
+from nota_cli.data.inputs import Features
 from nota_cli.errors import UsageError
 from nota_cli.inference import feature_spec
 from nota_cli.long_audio import join, windows
@@ -116,9 +116,7 @@ class AudioLM:
 
     def features(self, waves: list[np.ndarray]) -> Features:
         """What the encoders see of clips at 16 kHz."""
-        spec = feature_spec(self.network)
-        place = spec.device or "cpu"
-        return extract(waves, spec.mel_bins, front_end=spec.front_end, pad=spec.pad, device=place)
+        return feature_spec(self.network).features(waves)
 
     def _answers(self, files: Files, task: str, question: str | None, long: Long) -> str | list[str]:
         check_question(task, question)

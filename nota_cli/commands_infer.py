@@ -22,7 +22,7 @@ from nota_cli.inference.engine import Engine, Result, Tally, timed
 from nota_cli.inference.fingerprint import data_hash, made_of
 from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, differences, journal_path, rank_journals
 from nota_cli.inference.outcomes import Outcomes
-from nota_cli.inference.plan import UNKNOWN, longest_first
+from nota_cli.inference.plan import longest_first
 from nota_cli.inference.policy import OnError, Policy
 from nota_cli.inference.ranks import Ranks
 from nota_cli.inference.report import Facts, Stages, report_path, run_report
@@ -218,7 +218,7 @@ def _divide(run: _Run, journal: Journal, left: Sequence[int]) -> _Share:
 
 
 def _lengths(run: _Run, found: Scan, left: Sequence[int]) -> "array[float]":
-    """Seconds of each row's clip, by position; where a header does not tell, the clip is decoded and counted.
+    """Seconds of each good row's clip, by position; where a header does not tell, the clip is decoded and counted.
 
     If that shows that it is bad, it is added to `found`.
     """
@@ -226,12 +226,13 @@ def _lengths(run: _Run, found: Scan, left: Sequence[int]) -> "array[float]":
     bad = {each.row for each in found}
     for position, known in zip(left, found.durations, strict=True):
         row = run.rows[position]
-        if known is None and row.index not in bad:
+        if known is not None:
+            seconds[position] = known
+        elif row.index not in bad:
             try:
-                known = duration(*clip_paths(row, run.audio_root), row=row.index)
+                seconds[position] = duration(*clip_paths(row, run.audio_root), row=row.index)
             except AudioError as error:
                 found.append(BadFile(row.index, printable(row_id(row)), error.path, error.reason, error.remedy))
-        seconds[position] = UNKNOWN if known is None else known
     found.sort(key=lambda each: each.row)
     return seconds
 
@@ -257,8 +258,7 @@ def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
             entries = policy.during([(result.row, result.reason) for result in results if result.reason is not None])
             for result in results:
                 if result.reason is None:
-                    length = lengths[result.row]
-                    seconds = 0.0 if length == UNKNOWN else round(length, 3)
+                    seconds = round(lengths[result.row], 3)
                     entries.append(Entry(result.row, result.text, looped=result.looped, seconds=seconds))
             journal.append(entries)
             bar.advance(shown, len(entries))

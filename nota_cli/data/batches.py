@@ -60,6 +60,11 @@ class FeatureSpec:
     device: torch.device | None = None
     """Where `loader` makes the features of `RowBatches` in its own process; None has the workers make them."""
 
+    def features(self, waves: list[np.ndarray]) -> Features:
+        """What the encoders see of clips at 16 kHz, on `device` or else on the CPU."""
+        place = self.device or "cpu"
+        return extract(waves, self.mel_bins, front_end=self.front_end, pad=self.pad, device=place)
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -157,10 +162,9 @@ class RowBatches(Dataset[Batch]):
 
     def finish(self, decoded: Decoded) -> Batch:
         """The group with its features, on the spec's device."""
-        spec, chosen = self.spec, [self.rows[position] for position in decoded.rows]
-        place = spec.device or "cpu"
+        chosen = [self.rows[position] for position in decoded.rows]
         return Batch(
-            extract(decoded.waves, spec.mel_bins, front_end=spec.front_end, pad=spec.pad, device=place),
+            self.spec.features(decoded.waves),
             [query_of(row) for row in chosen],
             [row.text or "" for row in chosen],
             [row.label for row in chosen],

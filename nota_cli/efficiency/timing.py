@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nota_cli.data.audio import SAMPLE_RATE
-from nota_cli.data.inputs import FRONT_ENDS, Features, extract
+from nota_cli.data.inputs import FRONT_ENDS, Features
 from nota_cli.inference import feature_spec
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.decoding import GreedyDecoder
@@ -202,7 +202,7 @@ class Round:
         self.organisers = settings.protocol == "organisers"
         self.autocast = self.organisers and device.type == "cuda" and model.recipe.speech_encoder.dtype == "float32"
         if self.organisers:
-            self.log_mel = self._extract(front_end=None).to(device)
+            self.log_mel = replace(self.spec, front_end=None).features([self.noise]).to(device)
             self.waveform = torch.from_numpy(self.noise).to(device)
 
     @torch.inference_mode()
@@ -221,7 +221,7 @@ class Round:
         self.times.running = "features"
         start, start_mark = clock.now(), clock.mark()
         with watch_parts(self.model, clock.mark, self.times) as spans:
-            features = self._filter_bank() if self.organisers else self._extract(front_end=self.spec.front_end)
+            features = self._filter_bank() if self.organisers else self.spec.features([self.noise])
             ready = time.perf_counter() if self.organisers else clock.now()
             first_mark = clock.mark()
             greedy.first(*self.prompt(features), self.query)
@@ -256,16 +256,12 @@ class Round:
     @torch.inference_mode()
     def prefill(self) -> None:
         """The way to the first token, nothing timed."""
-        self.greedy.first(*self.prompt(self._extract(front_end=self.spec.front_end)), self.query)
+        self.greedy.first(*self.prompt(self.spec.features([self.noise])), self.query)
 
     def prompt(self, features: Features) -> tuple[Tensor, Tensor]:
         """What the decoder gets to see: embeddings and mask."""
         with torch.autocast("cuda", torch.float16, enabled=self.autocast):
             return self.model.prompt_embeds(features, [self.query])
-
-    def _extract(self, front_end: str | None) -> Features:
-        place = self.spec.device or "cpu"
-        return extract([self.noise], self.spec.mel_bins, front_end=front_end, pad=self.spec.pad, device=place)
 
     def _filter_bank(self) -> Features:
         if self.spec.front_end is None:

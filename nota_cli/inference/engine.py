@@ -171,9 +171,16 @@ class Engine:
 
     def _unusable(self, item: Decoded | Batch, todo: Units) -> list[Result]:
         """Rows whose audio turned out bad, each once."""
-        reasons = {todo[place].row: reason for place, reason in item.bad if todo[place].row not in self._bad}
-        self._bad |= reasons.keys()
-        return [Result(row, "", reason=reason) for row, reason in reasons.items()]
+        reasons = {todo[place].row: reason for place, reason in item.bad}
+        return [result for row, reason in reasons.items() for result in self._reject(row, reason)]
+
+    def _reject(self, row: int, reason: str) -> list[Result]:
+        """Give a row up, whatever windows of it are answered; it is told once."""
+        if row in self._bad:
+            return []
+        self._bad.add(row)
+        self._pieces.pop(row, None)
+        return [Result(row, "", reason=reason)]
 
     def _answers(self, dataset: RowBatches, item: Decoded | Batch, todo: Units) -> list[Result]:
         """The rows that the batch finishes; one that does not fit the memory goes through in halves."""
@@ -189,10 +196,7 @@ class Engine:
             try:
                 answers = self._attempt(dataset, part, [self.rows[todo[place].row] for place in part.rows])
             except _TooLargeError as error:
-                row = todo[part.rows[0]].row
-                results += [] if row in self._bad else [Result(row, "", reason=str(error))]
-                self._bad.add(row)
-                self._pieces.pop(row, None)
+                results += self._reject(todo[part.rows[0]].row, str(error))
                 continue
             if answers is None:
                 parts.appendleft(part)

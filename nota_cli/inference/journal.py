@@ -26,7 +26,7 @@ class Entry:
         status: `done`; `blank` and `skipped` for a row whose audio could not be used.
         looped: the answer repeated itself (see `generate.loop_guard`).
         reason: why the audio could not be used.
-        seconds: the clip's length; 0 where its header does not tell.
+        seconds: the clip's length; 0 where its audio could not be used.
     """
 
     row: int

@@ -193,17 +193,14 @@ class AudioLM(nn.Module):
         """Answers found in one way, loops minded as the settings say."""
         answers = self._search(encoded, queries, settings)
         looped = [row for row, answer in enumerate(answers) if is_looped(answer.text)]
-        if settings.loop_guard == "off":
-            for row in looped:
-                answers[row] = replace(answers[row], looped=True)
-            return answers
         if looped and settings.loop_guard == "penalise":
             stricter = settings.model_copy(update={"repetition_penalty": settings.repetition_penalty * PENALTY})
             again = self._search(encoded.rows(looped), [queries[row] for row in looped], stricter)
             for row, answer in zip(looped, again, strict=True):
                 answers[row] = answer
         for row in looped:
-            answers[row] = Answer(cut_loop(answers[row].text), True, answers[row].tokens)
+            text = answers[row].text if settings.loop_guard == "off" else cut_loop(answers[row].text)
+            answers[row] = replace(answers[row], text=text, looped=True)
         return answers
 
     def _search(self, encoded: Encoded, queries: list[Query], settings: Generate) -> list[Answer]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from test_infer import finished_rows, report
 
 from nota_cli.data.inputs import Features
 from nota_cli.inference.encoding import encode
@@ -18,14 +19,6 @@ from nota_cli.inference.journal import journal_path
 from nota_cli.model.audio_lm import AudioLM
 
 Run = Callable[..., int]
-
-
-def rows_in(journal: Path) -> int:
-    return max(0, journal.read_bytes().count(b"\n") - 1) if journal.exists() else 0
-
-
-def report(out: Path) -> dict:
-    return json.loads(out.with_suffix(".run.json").read_text())
 
 
 @pytest.fixture
@@ -40,7 +33,7 @@ def cut(start: Callable, many: Callable, tiny_checkpoint: Path, tmp_path: Path) 
     shutil.copytree(tiny_checkpoint, own)
     out = tmp_path / "o.csv"
     run = start("infer", "--checkpoint", own, "--annotation", many(30), "--batch-size", 1, "--out", out)
-    run.until(lambda: rows_in(journal_path(out)) >= 2)
+    run.until(lambda: finished_rows(journal_path(out)) >= 2)
     run.kill()
     return own
 

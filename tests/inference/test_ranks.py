@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_infer import finished_rows, report
 
 from nota_cli.errors import NotaError, UsageError
 from nota_cli.inference import ranks as module
@@ -42,14 +43,6 @@ def pair(start: Callable, port: int) -> Callable[..., list]:
         return [start(*arguments, env=environment(rank, world, port), prepare=impatient) for rank in range(world)]
 
     return begin
-
-
-def rows_in(journal: Path) -> int:
-    return max(0, journal.read_bytes().count(b"\n") - 1) if journal.exists() else 0
-
-
-def report(out: Path) -> dict:
-    return json.loads(out.with_suffix(".run.json").read_text())
 
 
 @pytest.mark.parametrize("world", [2, 3])
@@ -87,13 +80,13 @@ def test_a_lost_ranks_rows_are_kept_and_finished_by_any_number_of_processes(
     assert nota(*arguments, "--out", alone) == 0
     runs = pair(*arguments, "--out", out)
     journals = [journal_path(out), journal_path(out, 1)]
-    runs[lost].until(lambda: rows_in(journals[lost]) >= 3)
+    runs[lost].until(lambda: finished_rows(journals[lost]) >= 3)
     runs[lost].kill()
     assert runs[1 - lost].wait() == 1
     assert "the same command goes on" in runs[1 - lost].said()
     assert "Traceback" not in runs[1 - lost].said()
     assert not out.exists()
-    kept = sum(map(rows_in, journals))
+    kept = sum(map(finished_rows, journals))
     assert kept >= 3
     assert nota(*arguments, "--out", out) == 0  # one process now
     assert out.read_bytes() == alone.read_bytes()
