@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from nota_cli.errors import NotaError, UsageError
+from nota_cli.errors import DataError, NotaError, UsageError
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in a quota, under a process's limit
 
@@ -83,6 +83,16 @@ def write_text(target: Path, text: str) -> None:
     """Write `text` to `target` whole or not at all, as UTF-8 with Unix line ends."""
     with atomic_path(target) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def refuse_lfs_pointer(data: bytes, path: Path | str) -> None:
+    """Say so where a file's bytes are a pointer of Git LFS, which stands for what has not been fetched.
+
+    Raises:
+        DataError: they are.
+    """
+    if data.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"version https://git-lfs"):
+        raise DataError(f"{path}: is a pointer of Git LFS, not the file itself. Fetch it: git lfs pull")
 
 
 def sweep(target: Path) -> None:

@@ -3,7 +3,6 @@
 `gptq_quantize.py` makes them, `gptq_runtime.py` holds what both know about gptqmodel; this module is the way in to all.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from nota_cli.compress.gptq_runtime import (
 from nota_cli.compress.weight_only import Int4PackLinear, PackedLinear
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.model.attention import default_attention
+from nota_cli.parsing import decode, parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -190,7 +190,7 @@ def _quantisation_of(folder: Path) -> dict[str, Any] | None:
         if not path.is_file():
             continue
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(decode(path.read_bytes()), allow_nan=True)
         except ValueError as error:
             raise CheckpointError(f"{path} is not JSON: {error}") from error
         if name == "config.json":

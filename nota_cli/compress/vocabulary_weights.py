@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from nota_cli.errors import CheckpointError, listing
+from nota_cli.parsing import decode, parse_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PER_TOKEN = re.compile(r"(^|\.)(embed_tokens\.weight|lm_head\.weight|lm_head\.bias)$")
@@ -102,7 +103,7 @@ def _open(file: Path) -> Any:
 def read_object(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(decode(path.read_bytes()), allow_nan=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):

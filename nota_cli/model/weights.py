@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from nota_cli.errors import CheckpointError
+from nota_cli.parsing import decode, parse_json
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -56,7 +57,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         CheckpointError: the file is missing, or holds something else.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(decode(Path(path).read_bytes()), allow_nan=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file. Download it or mend the path.") from error
     except ValueError as error:
