@@ -32,12 +32,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 
 def pick_task(task: str | None) -> str | None:
-    """The task, if there is such a one."""
+    """The task, in capitals or not, if there is such a one."""
     from nota_cli.data.annotation import FAMILIES
+    from nota_cli.data.tasks import near_tasks
 
-    if task is not None and task not in FAMILIES:
-        raise UsageError(f"--task {task!r}: there are {', '.join(FAMILIES)}")
-    return task
+    if task is None or task in FAMILIES:
+        return task
+    near = near_tasks(task, FAMILIES, {name: name for name in FAMILIES})
+    if near and near[0] == task.lower():
+        return near[0]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(FAMILIES)}"
+    raise UsageError(f"--task {task!r}: {hint}")
 
 
 def pick_load_format(name: str) -> "LoadFormat":

@@ -8,7 +8,7 @@ from typing import Any
 
 from nota_cli.console import say
 from nota_cli.errors import DataError, UsageError, listing
-from nota_cli.parsing import decode, parse_json
+from nota_cli.parsing import parse_json
 
 SCORES = {"asr": ("wer", "wer"), "aac": ("spider", "cider_d_x100"), "qa": ("qa", "exact_match")}
 """Task of a score report -> the figure that it gives and the key under which it lies."""
@@ -150,13 +150,13 @@ def _inside(folder: Path) -> tuple[list[Report], list[str]]:
 
 def _report(path: Path) -> Report:
     try:
-        text = decode(path.read_bytes())
+        text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}; give a JSON report or a folder of them") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text, so no report; {REMEDY}") from error
     try:
-        values = parse_json(text)
+        values = parse_json(text, allow_nan=True)  # such figures count as missing
     except ValueError as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}); {REMEDY}") from error
     if isinstance(values, dict) and values.keys() >= MEASUREMENT:

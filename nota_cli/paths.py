@@ -77,9 +77,7 @@ def check_audio_root(root: str | os.PathLike[str]) -> None:
         return
     shown = printable(os.fspath(root))
     if os.path.lexists(root):
-        raise UsageError(
-            f"the audio root {shown} is not a folder. Name the folder that the annotation's paths begin in."
-        )
+        raise UsageError(f"the audio root {shown} is no folder. Name the one that the paths of the rows begin in.")
     note = path_note(os.fspath(root)) or "Correct it, or name another one by --audio-root."
     raise UsageError(f"the audio root {shown} is no folder that is there. {note}")
 

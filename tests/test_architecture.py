@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "nota_cli"
-BASE = {"errors", "files", "console", "assets", ""}
+BASE = {"errors", "files", "parsing", "paths", "console", "assets", ""}
 MAY = {
     "errors": set(),
     "files": {"errors"},
-    "assets": set(),
+    "parsing": set(),
+    "paths": {"errors"},
+    "assets": {"errors"},
     "console": {"errors"},
     "recipe": BASE | {"recipe"},
     "prompts": BASE | {"recipe"},

@@ -1,15 +1,16 @@
 """Annotation files: JSON to checked rows, with every problem of a file reported at once."""
 
-import difflib
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nota_cli.data.tasks import near_tasks
 from nota_cli.errors import DataError, UsageError, listing_by_row, printable
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import ParseError, decode, parse_json
@@ -31,6 +32,11 @@ WRAP_LINES = (
     'Put the objects, with commas between them, into {"annotation": [...]}, for example by '
     "jq -s '{annotation: .}' ROWS.jsonl > ROWS.json"
 )
+PUNCTUATION = re.compile(r"[\W_]+")
+KEYS = {
+    PUNCTUATION.sub("", key).lower(): key
+    for key in ("path", "task", "text", "Q", "testset_id", "expand_wav", "label", "speaker", "texts")
+}
 HALF_A_PAIR = "half of a surrogate pair, which is no character; write the text again as UTF-8"
 
 KNOWN_TASKS = frozenset().union(
@@ -167,9 +173,8 @@ def _file_problem(name: str, audio_root: Path | str) -> str | None:
         size = os.stat(file).st_size
     except (FileNotFoundError, NotADirectoryError):
         note = path_note(name, audio_root)
-        return f"there is no file {shown}; " + (
-            note[0].lower() + note[1:-1] if note else "correct `path` or the audio root"
-        )
+        remedy = note[0].lower() + note[1:-1] if note else "correct `path` or the audio root"
+        return f"there is no file {shown}; {remedy}"
     except OSError as error:
         return f"cannot look at {shown}: {error.strerror}"
     except ValueError:  # a NUL in it
@@ -252,7 +257,7 @@ def _row(index: int, item: dict[str, Any], default_task: str | None) -> Row:
 def _row_problems(item: Any, default_task: str | None) -> list[str]:
     if not isinstance(item, dict):
         return [f'is {_kind(item)}, not an object; write {{"path": ..., "text": ..., "task": ...}}']
-    problems = []
+    problems = _misspelt_keys(item)
     path = item.get("path")
     if path is None:
         problems.append("lacks `path`; name the audio file, relative to the audio root")
@@ -291,6 +296,15 @@ def _row_problems(item: Any, default_task: str | None) -> list[str]:
     return problems
 
 
+def _misspelt_keys(item: dict[str, Any]) -> list[str]:
+    """Keys that would be read if they were written as ours are, and would be lost as they stand; others are allowed."""
+    return [
+        f"the key {_quoted(key)} is not read; did you mean `{KEYS[plain]}`?"
+        for key in item.keys() - KEYS.values()
+        if (plain := PUNCTUATION.sub("", key).lower()) in KEYS and KEYS[plain] not in item
+    ]
+
+
 def _task_problems(task: Any) -> list[str]:
     if task is None:
         return ["lacks `task`; add one, for example asr, audiocaption_v2 or QA"]
@@ -301,9 +315,7 @@ def _task_problems(task: Any) -> list[str]:
 
 @functools.lru_cache(maxsize=256)
 def _unknown_task(task: str) -> str:
-    by_lower = {known.lower(): known for known in sorted(KNOWN_TASKS)}
-    word = task[:LONGEST_QUOTE].lower()
-    near = [by_lower[name] for name in difflib.get_close_matches(word, by_lower, n=3)]
+    near = near_tasks(task[:LONGEST_QUOTE], KNOWN_TASKS, FAMILY_TASK)
     remedy = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(KNOWN_TASKS))}"
     return f"unknown task {_quoted(task)}; {remedy}"
 
