@@ -30,7 +30,7 @@ def download(
 @recipes_app.command("list", epilog="Example: `nota recipes list`")
 def recipes_list(as_json: JsonOption = False) -> None:
     """Every recipe that ships with nota, with its parts and its size."""
-    from nota_cli.commands import list_recipes
+    from nota_cli.commands_recipes import list_recipes
 
     rows = list_recipes()
     if as_json:

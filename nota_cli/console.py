@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+UNBOUNDED = 10_000  # columns of a table that goes into a pipe or a file
+
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False)
 
@@ -47,13 +49,18 @@ def print_json(value: Any) -> None:
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table of results on stdout; numbers are set to the right."""
+    """A table of results on stdout; numbers are set to the right.
+
+    Names, in the first column, stay whole where the terminal has room for them; in a pipe or a file all cells do.
+    """
     drawn = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        names = index == 0 and max((len(row[0]) for row in rows), default=0) <= out.width // 2
+        drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold", no_wrap=names)
     for row in rows:
         drawn.add_row(*(escape(cell) for cell in row))
-    out.print(drawn)
+    whole = out.measure(drawn, options=out.options.update(width=UNBOUNDED)).maximum
+    out.print(drawn, width=None if out.is_terminal else max(out.width, whole), crop=out.is_terminal)
 
 
 def progress(shown: bool = True) -> Progress:

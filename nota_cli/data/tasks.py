@@ -34,4 +34,6 @@ def near_tasks(word: str, known: Iterable[str], family_task: dict[str, str]) -> 
     for name, others in ALIKE.items():
         if plain == name or plain in others or plain.replace("_", "") in others:
             return [family_task[name]]
-    return [by_lower[name] for name in difflib.get_close_matches(plain, by_lower, n=3)]
+    words = by_lower | {other: family_task[name] for name, others in ALIKE.items() for other in (name, *others)}
+    near = [words[each] for each in difflib.get_close_matches(plain, words | by_lower, n=3)]
+    return list(dict.fromkeys(near))
