@@ -59,8 +59,11 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold", no_wrap=names)
     for row in rows:
         drawn.add_row(*(escape(cell) for cell in row))
-    whole = out.measure(drawn, options=out.options.update(width=UNBOUNDED)).maximum
-    out.print(drawn, width=None if out.is_terminal else max(out.width, whole), crop=out.is_terminal)
+    width = out.width
+    if not out.is_terminal:
+        out.width = max(width, out.measure(drawn, options=out.options.update(width=UNBOUNDED)).maximum)
+    out.print(drawn)
+    out.width = width
 
 
 def progress(shown: bool = True) -> Progress:

@@ -1,4 +1,4 @@
-"""Parameters and bytes of a recipe's parts by arithmetic: what `inventory` counts, with no model built, and no torch."""
+"""Parameters and bytes of a recipe's parts by arithmetic: what `inventory` counts, without a model or torch."""
 
 import json
 from collections import Counter
