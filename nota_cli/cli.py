@@ -23,6 +23,7 @@ from nota_cli.cli_options import (
     RecipeOption,
     SetOption,
     TaskOption,
+    expand_paths,
     pick_batch_size,
     pick_load_format,
     pick_one,
@@ -120,7 +121,7 @@ def infer(
         table("Inference", ["", ""], [[name, str(value)] for name, value in summary.items()])
 
 
-@app.command(epilog="Example: `nota train tiny --out checkpoints/mine`")
+@app.command(epilog="Example: `nota train tiny-samples --out checkpoints/mine`")
 def train(
     recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder; checkpoints/RECIPE if not given.")] = None,
@@ -131,10 +132,12 @@ def train(
 ) -> None:
     """Train what the recipe trains; a run that was killed goes on with `--resume`."""
     from nota_cli.recipe.load import load_recipe
-    from nota_cli.training.loop import train as run
+    from nota_cli.recipe.sources import with_data_there
 
     changes = [*(settings or []), *([] if init is None else [f"train.init={json.dumps(str(init))}"])]
-    loaded = load_recipe(recipe, changes)
+    loaded = with_data_there(load_recipe(recipe, changes), recipe)
+    from nota_cli.training.loop import train as run
+
     done = run(loaded, out or Path("checkpoints") / loaded.name, resume=resume, restart=restart)
     rows = [["checkpoint", str(done.folder)], ["steps", str(done.steps)]]
     table("Training", ["", ""], [*rows, *([name, f"{value:.4f}"] for name, value in done.metrics.items())])
@@ -271,6 +274,9 @@ def prepare_tokenizer(
 def _summary(written: "list[Prepared]") -> None:
     rows = [[str(file.path), f"{file.rows:,}", str(len(file.groups)), f"{file.seconds / 60:.1f}"] for file in written]
     table("Prepared", ["file", "rows", "speakers or classes", "minutes"], rows)
+
+
+expand_paths(app)
 
 
 def main() -> None:

@@ -1,12 +1,15 @@
 """What commands share: the options that mean the same everywhere, and what becomes of their values."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from nota_cli.console import say
 from nota_cli.errors import UsageError
+from nota_cli.paths import expand_path
 
 if TYPE_CHECKING:
     from nota_cli.recipe.schema import LoadFormat, Recipe
@@ -29,6 +32,38 @@ AllowMissingOption = Annotated[
     bool, typer.Option("--allow-missing", help="Load what fits of a checkpoint; the rest is reported, not refused.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
+
+
+def expand_paths(app: typer.Typer) -> None:
+    """Let every command of an app, and of the apps in it, get its paths with `~`, `~user` and `file://` written out.
+
+    A shell does so only at the beginning of a word, so that `--out=~/x.csv` arrives as it was typed.
+    """
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.callback = _expanding(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            expand_paths(group.typer_instance)
+
+
+def _expanding(callback: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(callback)  # typer reads the options off its signature
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return callback(*args, **{name: _expanded(value) for name, value in kwargs.items()})
+
+    return wrapper
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_expanded(each) for each in value)
+    if not isinstance(value, Path):
+        return value
+    try:
+        return Path(expand_path(str(value)))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def pick_task(task: str | None) -> str | None:

@@ -29,7 +29,7 @@ def expand_path(text: str) -> str:
     Raises:
         ValueError: there is no such user, or the address names another machine.
     """
-    if text.startswith("file://"):
+    if text.startswith("file:/"):
         address = urlsplit(text)
         if address.netloc not in ("", "localhost"):
             raise ValueError(f"{text}: a file on another machine; copy it here, and name it by its path")
@@ -50,7 +50,7 @@ def audio_path(root: str | os.PathLike[str], name: str) -> str:
     an absolute one that lies in the root already, or is nowhere under it, stays as it is.
     """
     under = os.path.join(root, name)
-    if name.startswith(("~", "file://")) and not os.path.lexists(under):
+    if name.startswith(("~", "file:/")) and not os.path.lexists(under):
         try:
             name = expand_path(name)
         except ValueError:
@@ -89,7 +89,7 @@ def path_note(name: str, root: str | os.PathLike[str] = "") -> str | None:
         name: the path as it was written.
         root: the folder that it is relative to.
     """
-    if _WEB_ADDRESS.match(name) and not name.startswith("file://"):
+    if _WEB_ADDRESS.match(name) and not name.startswith("file:/"):
         return "It is a web address: download the file, and name it by its path."
     near = near_paths(name, root)
     if near:
@@ -105,7 +105,7 @@ def near_paths(name: str, root: str | os.PathLike[str] = "") -> list[tuple[str, 
     try:
         plain = name.replace("\\", "/")
         slashes = ["backslashes"] if "\\" in name else []
-        if name.startswith("file://"):
+        if name.startswith("file:/"):
             plain = expand_path(name)
         if plain.endswith("/"):
             plain, slashes = plain.rstrip("/"), [*slashes, "a slash at the end"]

@@ -135,7 +135,7 @@ class _Look:
     def _file(self, name: str, row: int) -> float | None | _Trouble:
         path = audio_path(self.audio_root, name)
         note = None if os.path.lexists(path) else path_note(name, self.audio_root)
-        leaves = ".." in name or name.startswith(("/", "~", "file://"))
+        leaves = ".." in name or name.startswith(("/", "~", "file:/"))
         if leaves and not self._inside(path) and (note is None or ".." in name):
             root = printable(os.fspath(self.audio_root))
             remedy = "Name a folder above it by --audio-root, or correct the path in the annotation."

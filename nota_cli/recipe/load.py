@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from nota_cli.assets import home
 from nota_cli.errors import RecipeError, listing
+from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import decode, dump_yaml, parse_yaml
 from nota_cli.paths import expand_path, near_paths
 from nota_cli.recipe.schema import Recipe
@@ -72,7 +73,7 @@ def load_recipe(name: str = DEFAULT_RECIPE, settings: list[str] | None = None) -
         RecipeError: the file is not a recipe; every unknown key and bad value is named at once.
     """
     file = find_recipe(name)
-    values = _merge(_read(file, ()), parse_settings(settings or []))
+    values = _merge(_read(file), parse_settings(settings or []))
     values.setdefault("name", file.stem)
     try:
         return Recipe.model_validate(values)
@@ -106,20 +107,35 @@ def dump_recipe(recipe: Recipe) -> str:
     return dump_yaml(values)
 
 
-def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def named_in(name: str) -> dict[str, Path]:
+    """For each value that a recipe or one of its bases gives, by its dotted key, the file that gives it."""
+    return {key: file for file, values in _chain(find_recipe(name)) for key, _ in _leaves(values, "")}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A recipe's values with those of its bases below them."""
+    merged: dict[str, Any] = {}
+    for _, values in _chain(file):
+        merged = _merge(merged, values)
+    return merged
+
+
+def _chain(file: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """The file of each recipe and what it says itself, the base of all first."""
     if file in seen:
         raise RecipeError(f"recipe {file}: `base` goes round in a circle")
     try:
-        values = parse_yaml(decode(file.read_bytes()))
+        data = file.read_bytes()
+        refuse_lfs_pointer(data, file)
+        values = parse_yaml(decode(data))
     except (OSError, ValueError) as error:
         raise RecipeError(f"recipe {file} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {file} is not a mapping of keys to values")
     values = dict(_resolve_paths(values, Path(os.path.abspath(file)).parent, _ships(file)))
     base = values.pop("base", None)
-    if base is None:
-        return values
-    return _merge(_read(_find_base(str(base), file), (*seen, file)), values)
+    above = [] if base is None else _chain(_find_base(str(base), file), (*seen, file))
+    return [*above, (file, values)]
 
 
 def _find_base(base: str, file: Path) -> Path:

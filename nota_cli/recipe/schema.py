@@ -228,6 +228,8 @@ class Source(Section):
 
     annotation: PathText
     audio_root: PathText
+    optional: bool = False
+    """Train without this source, with a warning, where its annotation is not there."""
     weight: float = Field(1.0, gt=0)
     """Share of the training rows drawn from this source, relative to the others."""
     join: Positive = 1
