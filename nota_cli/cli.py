@@ -10,6 +10,7 @@ import typer
 
 from nota_cli import __version__
 from nota_cli.cli_chat import chat_app
+from nota_cli.cli_completion import complete_recipe, complete_task
 from nota_cli.cli_compress import compress_app
 from nota_cli.cli_leaderboard import leaderboard_app
 from nota_cli.cli_options import (
@@ -20,6 +21,7 @@ from nota_cli.cli_options import (
     DeviceOption,
     JsonOption,
     LoadFormatOption,
+    RecipeArgument,
     RecipeOption,
     SetOption,
     TaskOption,
@@ -123,7 +125,7 @@ def infer(
 
 @app.command(epilog="Example: `nota train tiny-samples --out checkpoints/mine`")
 def train(
-    recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
+    recipe: RecipeArgument,
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder; checkpoints/RECIPE if not given.")] = None,
     init: Annotated[Path | None, typer.Option(help="Checkpoint folder to start from.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was cut off.")] = False,
@@ -147,7 +149,7 @@ def train(
 def score(
     csv: Annotated[Path, typer.Argument(help="The submission CSV.")],
     annotation: Annotated[Path, typer.Option(help="Annotation JSON with the references.")],
-    task: Annotated[str, typer.Option(help="asr, aac or qa.")],
+    task: Annotated[str, typer.Option(help="asr, aac or qa.", autocompletion=complete_task)],
     profile: Annotated[
         str, typer.Option(help="organisers, or standard: the figures that papers publish (aac: the extra `spider`).")
     ] = "organisers",
@@ -262,7 +264,12 @@ def prepare_esc10(
 
 @prepare_app.command("tokenizer", epilog="Example: `nota prepare tokenizer tiny-stage1 --out data/tiny-tokenizer`")
 def prepare_tokenizer(
-    recipe: Annotated[str, typer.Argument(help="The recipe whose prompts and training texts give the words.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="The recipe whose prompts and training texts give the words.", autocompletion=complete_recipe
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
 ) -> None:
     """Build a word-level tokenizer for a decoder that starts from random weights."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from nota_cli.cli_completion import complete_checkpoint, complete_recipe, complete_task
 from nota_cli.console import say
 from nota_cli.errors import UsageError
 from nota_cli.paths import expand_path
@@ -17,13 +18,26 @@ if TYPE_CHECKING:
 Choice = TypeVar("Choice", bound=str)
 
 RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", "-r", help="Recipe: a name, a YAML file or a checkpoint folder.")
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        help="Recipe: a name, a YAML file or a checkpoint folder.",
+        autocompletion=complete_recipe,
+    ),
+]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.", autocompletion=complete_recipe),
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe value: generate.beams=1.")]
-CheckpointOption = Annotated[Path | None, typer.Option(help="Trained weights: a checkpoint folder or a .pth file.")]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(help="Trained weights: a checkpoint folder or a .pth file.", autocompletion=complete_checkpoint),
+]
 AnnotationOption = Annotated[Path | None, typer.Option(help="Annotation JSON.")]
 AudioRootOption = Annotated[Path | None, typer.Option(help="Folder that the annotation's paths are relative to.")]
-TaskOption = Annotated[str | None, typer.Option(help="asr, aac or qa.")]
+TaskOption = Annotated[str | None, typer.Option(help="asr, aac or qa.", autocompletion=complete_task)]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 LoadFormatOption = Annotated[
     str, typer.Option(help="auto, or dummy: random weights of the true size, nothing downloaded, texts meaningless.")

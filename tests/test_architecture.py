@@ -53,6 +53,7 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
     if room in {
         "cli",
         "cli_chat",
+        "cli_completion",
         "cli_options",
         "cli_systems",
         "cli_compress",
