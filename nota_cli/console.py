@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-UNBOUNDED = 10_000  # columns of a table that goes into a pipe or a file
+PIPE_WIDTH = 200  # most columns of a table that goes into a pipe or a file
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False)
@@ -51,7 +51,7 @@ def print_json(value: Any) -> None:
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table of results on stdout; numbers are set to the right.
 
-    Names, in the first column, stay whole where the terminal has room for them; in a pipe or a file all cells do.
+    Names, in the first column, stay whole where the terminal has room for them; in a pipe or a file no terminal's width binds.
     """
     drawn = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
@@ -61,7 +61,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         drawn.add_row(*(escape(cell) for cell in row))
     width = out.width
     if not out.is_terminal:
-        out.width = max(width, out.measure(drawn, options=out.options.update(width=UNBOUNDED)).maximum)
+        out.width = max(width, out.measure(drawn, options=out.options.update(width=PIPE_WIDTH)).maximum)
     out.print(drawn)
     out.width = width
 

@@ -21,10 +21,10 @@ PROFILES = ("organisers", "standard")
 CIDER_NOTE = "this is CIDEr-D x 100, which the organisers print under the name SPIDEr; it is not SPIDEr"
 EXACT_MATCH_NOTE = "percent of answers equal to the reference after normalisation; the organisers print no such figure"
 WHISPER = (
-    "Whisper's English normaliser as openai-whisper published it up to 20250625, from whisper-normalizer "
-    f"{version('whisper-normalizer')} without that package's four rewrites; OpenAI's later one (openai/whisper pull "
-    "request 2836, August 2026) keeps the 1 of 'one dollar', 'one percent' and 'three point one', which gives other rates"
+    "Whisper's English normaliser as published before openai/whisper pull request 2836 of August 2026, from "
+    f"whisper-normalizer {version('whisper-normalizer')} without its four rewrites of its own"
 )
+"""The later one keeps the 1 of `one dollar`, `one percent` and `three point one`, and so gives other rates."""
 _ORGANISERS = f"{WHISPER}, sacrebleu's 13a tokens, punctuation dropped, lower case"
 _LIBRARIES = ("whisper-normalizer", "sacrebleu", "jiwer", "numpy")
 
