@@ -7,7 +7,7 @@ from pathlib import Path
 from nota_cli.console import warn
 from nota_cli.errors import RecipeError, listing, printable
 from nota_cli.paths import path_note
-from nota_cli.recipe.load import named_in
+from nota_cli.recipe.load import named_in, recipe_names
 from nota_cli.recipe.schema import Recipe, Source
 
 
@@ -32,21 +32,27 @@ def with_data_there(recipe: Recipe, name: str) -> Recipe:
     missing = list(_missing(recipe))
     if missing:
         files = named_in(name)
-        lines = []
+        lines = {}
         for key, path in missing:
-            file = next((files[part] for part in (key, ".".join(key.split(".")[:2])) if part in files), None)
-            note = path_note(path)
-            lines.append(
-                f"{key}: there is no {printable(path)}"
-                + (f", which {printable(os.path.relpath(file))} names" if file is not None else "")
-                + (f". {note[:-1]}" if note else "")
+            section = ".".join(key.split(".")[:2])
+            file = files.get(section, files.get(key))
+            by = "" if file is None else f", which {_shown(file)} names"
+            lines.setdefault(
+                (section, path), f"{key}: there is no {printable(path)}{by}. {path_note(path) or ''}".strip()
             )
         raise RecipeError(
-            f"recipe {recipe.name!r} names what is not there:\n{listing(lines)}\n"
-            "Correct the paths or make the files (nota prepare --help). What a recipe does not say it takes from its "
-            "base: validation: [] under data, or --set data.validation=[], trains without validation."
+            f"recipe {name}: not all that it names is there:\n{listing(list(lines.values()))}\n"
+            "Correct the paths, or make the files (nota prepare --help). What a recipe leaves out it has from its base: "
+            "`validation: []` under `data`, or --set data.validation=[], trains without validation."
         )
     return recipe
+
+
+def _shown(file: Path) -> str:
+    """A recipe's file, or its name where it ships with nota."""
+    if recipe_names().get(file.stem) == file:
+        return f"the shipped recipe {file.stem}"
+    return printable(min(os.path.relpath(file), str(file), key=len))
 
 
 def _missing(recipe: Recipe) -> Iterator[tuple[str, str]]:
