@@ -51,7 +51,7 @@ def print_json(value: Any) -> None:
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table of results on stdout; numbers are set to the right.
 
-    Names, in the first column, stay whole where the terminal has room for them; a pipe or a file is as wide as it takes.
+    Names, in the first column, stay whole where the terminal has room for them; a pipe or file is as wide as it takes.
     """
     drawn = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):

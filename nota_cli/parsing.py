@@ -9,6 +9,7 @@ import yaml
 
 MOST_PROBLEMS = 10  # of duplicate keys named in one message
 
+MERGE = "tag:yaml.org,2002:merge"
 _BOOLEAN = re.compile(r"(?:true|True|TRUE|false|False|FALSE)$")
 _NULL = re.compile(r"(?:~|null|Null|NULL|)$")
 _INTEGER = re.compile(r"[-+]?[0-9]+$|0o[0-7]+$|0x[0-9a-fA-F]+$")
@@ -20,7 +21,7 @@ _SCALARS = [
     ("tag:yaml.org,2002:null", _NULL, ["~", "n", "N", ""]),
     ("tag:yaml.org,2002:int", _INTEGER, "-+0123456789"),
     ("tag:yaml.org,2002:float", _FLOAT, "-+.0123456789"),
-    ("tag:yaml.org,2002:merge", re.compile("<<$"), "<"),
+    (MERGE, re.compile("<<$"), "<"),
 ]
 """YAML 1.2's core schema, tried in this order, and merge keys, which 1.2 has dropped and people use."""
 
@@ -125,26 +126,29 @@ class _Loader(yaml.SafeLoader):
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
-        self.checked: set[int] = set()
+        self.flattened: dict[int, bool] = {}  # nodes by id; False while one is being flattened
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Lay merge keys out, after a look at the keys as they were written."""
-        if id(node) not in self.checked:
-            self.checked.add(id(node))
-            self._check_keys(node)
-        super().flatten_mapping(node)
+        """Lay merge keys out: a mapping's own keys win, then those of the first that it merges.
 
-    def _check_keys(self, node: yaml.MappingNode) -> None:
-        lines: dict[str, int] = {}
-        for key_node, _ in node.value:
-            line = key_node.start_mark.line + 1
-            if key_node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "that is a list or a mapping"
-                raise ParseError(f"line {line}: the key {key} is no text; put it in quotes")
-            key = key_node.value
-            if key in lines:
-                raise ParseError(f"the key {key!r} is on line {lines[key]} and again on line {line}; keep one of them")
-            lines[key] = line
+        PyYAML's own lets the innermost mapping win where one that is merged merges another one.
+        """
+        if not self.flattened.setdefault(id(node), True):
+            raise ParseError(f"line {node.start_mark.line + 1}: the mapping merges itself")
+        own = _own_keys(node)
+        merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        self.flattened[id(node)] = False
+        for key_node, value_node in node.value:
+            if key_node.tag != MERGE:
+                continue
+            for source in value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]:
+                if not isinstance(source, yaml.MappingNode):
+                    raise ParseError(f"line {key_node.start_mark.line + 1}: << wants a mapping, or a list of them")
+                self.flatten_mapping(source)
+                for pair in source.value:
+                    merged.setdefault(pair[0].value, pair)
+        self.flattened[id(node)] = True
+        node.value = [*(pair for key, pair in merged.items() if key not in own), *own.values()]
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         return super().construct_mapping(node, deep=True)
@@ -158,6 +162,25 @@ class _Loader(yaml.SafeLoader):
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         text = str(node.value)
         return int(text, 0 if text[:2] in ("0o", "0x") else 10)
+
+
+def _own_keys(node: yaml.MappingNode) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+    """A mapping's pairs by key, merge keys left out.
+
+    Raises:
+        ParseError: a key is there twice, or is no text.
+    """
+    lines: dict[str, int] = {}
+    for key_node, _ in node.value:
+        line = key_node.start_mark.line + 1
+        if key_node.tag not in ("tag:yaml.org,2002:str", MERGE):
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else "that is a list or a mapping"
+            raise ParseError(f"line {line}: the key {key} is no text; put it in quotes")
+        key = key_node.value
+        if key in lines:
+            raise ParseError(f"the key {key!r} is on line {lines[key]} and again on line {line}; keep one of them")
+        lines[key] = line
+    return {pair[0].value: pair for pair in node.value if pair[0].tag != MERGE}
 
 
 class _Dumper(yaml.SafeDumper):

@@ -91,12 +91,12 @@ def path_note(name: str, root: str | os.PathLike[str] = "") -> str | None:
     """
     if _WEB_ADDRESS.match(name) and not name.startswith("file:/"):
         return "It is a web address: download the file, and name it by its path."
+    if "$" in name and os.path.expandvars(name) != name:
+        return "Environment variables in paths are not expanded: write it out."
     near = near_paths(name, root)
     if near:
         listed = " or ".join(f"{printable(path)}, which differs in {' and '.join(what)}" for path, what in near)
         return f"There is {listed}."
-    if "$" in name and os.path.expandvars(name) != name:
-        return "Environment variables in paths are not expanded: write it out."
     return None
 
 

@@ -32,7 +32,7 @@ def with_data_there(recipe: Recipe, name: str) -> Recipe:
     missing = list(_missing(recipe))
     if missing:
         files = named_in(name)
-        lines = {}
+        lines: dict[tuple[str, str], str] = {}
         for key, path in missing:
             section = ".".join(key.split(".")[:2])
             file = files.get(section, files.get(key))
@@ -42,7 +42,7 @@ def with_data_there(recipe: Recipe, name: str) -> Recipe:
             )
         raise RecipeError(
             f"recipe {name}: not all that it names is there:\n{listing(list(lines.values()))}\n"
-            "Correct the paths, or make the files (nota prepare --help). What a recipe leaves out it has from its base: "
+            "Correct the paths, or make the files (nota prepare --help). What a recipe leaves out, its base gives: "
             "`validation: []` under `data`, or --set data.validation=[], trains without validation."
         )
     return recipe
