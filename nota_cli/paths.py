@@ -39,7 +39,7 @@ def expand_path(text: str) -> str:
     expanded = os.path.expanduser(text)
     if expanded.startswith("~"):
         user = text.split("/", 1)[0]
-        raise ValueError(f"{text}: there is no user {user[1:]!r}; for a file of that name write ./{text}")
+        raise ValueError(f"{text}: there is no user {user[1:]!r}; a file of that name wants its full path")
     return expanded
 
 

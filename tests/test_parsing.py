@@ -70,7 +70,18 @@ def test_merge_keys_and_anchors_work_and_own_keys_win():
 
 @pytest.mark.parametrize(
     "text",
-    ["1: a", "true: a", "null: a", "? [a]\n: 1", "a: &a [*a]", "a: &a {b: *a}", "a: 1\n---\nb: 2", "a: !!python/x"],
+    [
+        "1: a",
+        "true: a",
+        "null: a",
+        "? [a]\n: 1",
+        "a: &a [*a]",
+        "a: &a {b: *a}",
+        "a: &a {<<: *a}",
+        "a: {<<: 1}",
+        "a: 1\n---\nb: 2",
+        "a: !!python/x",
+    ],
 )
 def test_what_a_recipe_cannot_mean_is_refused(text):
     with pytest.raises(ParseError):
