@@ -37,6 +37,7 @@ KEYS = {
     PUNCTUATION.sub("", key).lower(): key
     for key in ("path", "task", "text", "Q", "testset_id", "expand_wav", "label", "speaker", "texts")
 }
+KNOWN_KEYS = frozenset(KEYS.values())
 HALF_A_PAIR = "half of a surrogate pair, which is no character; write the text again as UTF-8"
 
 KNOWN_TASKS = frozenset().union(
@@ -298,9 +299,11 @@ def _row_problems(item: Any, default_task: str | None) -> list[str]:
 
 def _misspelt_keys(item: dict[str, Any]) -> list[str]:
     """Keys that would be read if they were written as ours are, and would be lost as they stand; others are allowed."""
+    if item.keys() <= KNOWN_KEYS:
+        return []
     return [
         f"the key {_quoted(key)} is not read; did you mean `{KEYS[plain]}`?"
-        for key in item.keys() - KEYS.values()
+        for key in item.keys() - KNOWN_KEYS
         if (plain := PUNCTUATION.sub("", key).lower()) in KEYS and KEYS[plain] not in item
     ]
 
