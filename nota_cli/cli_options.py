@@ -90,8 +90,8 @@ def pick_task(task: str | None) -> str | None:
     near = near_tasks(task, FAMILIES, {name: name for name in FAMILIES})
     if near and near[0] == task.lower():
         return near[0]
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(FAMILIES)}"
-    raise UsageError(f"--task {task!r}: {hint}")
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise UsageError(f"--task {task!r}: {hint}there are {', '.join(FAMILIES)}")
 
 
 def pick_load_format(name: str) -> "LoadFormat":
