@@ -37,7 +37,7 @@ def recipes_list(as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"recipes": rows})
     else:
-        table("Recipes", list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+        table("Recipes", list(rows[0]), [[str(value) for value in row.values()] for row in rows], whole=True)
 
 
 @recipes_app.command("show", epilog="Example: `nota recipes show gemma2-2b-gptq`")

@@ -48,10 +48,16 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+def table(title: str, columns: list[str], rows: list[list[str]], *, whole: bool = False) -> None:
     """A table of results on stdout; numbers are set to the right.
 
-    Names, in the first column, stay whole where the terminal has room for them; a pipe or file is as wide as it takes.
+    Names, in the first column, stay whole where they take half of the width at most.
+
+    Args:
+        title: stands above it.
+        columns: their heads.
+        rows: a text for each column.
+        whole: in a pipe or a file keep all cells whole, so that they can be searched for, whatever the width.
     """
     drawn = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
@@ -60,7 +66,7 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         drawn.add_row(*(escape(cell) for cell in row))
     width = out.width
-    if not out.is_terminal:
+    if whole and not out.is_terminal:
         out.width = max(width, out.measure(drawn, options=out.options.update(width=PIPE_WIDTH)).maximum)
     out.print(drawn)
     out.width = width
