@@ -1,4 +1,4 @@
-"""Writing files and folders whole or not at all."""
+"""Writing files and folders whole or not at all; telling a Git LFS pointer from the file that it stands for."""
 
 import errno
 import os
@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from nota_cli.errors import NotaError, UsageError
+
+LFS_POINTER = re.compile(rb"\s*version https?://(git-lfs|hawser)\.github\.com/spec/")
+LFS_POINTER_BYTES = 1024  # a pointer is shorter than this (git-lfs, docs/spec.md)
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in a quota, under a process's limit
 
@@ -83,6 +86,38 @@ def write_text(target: Path, text: str) -> None:
     """Write `text` to `target` whole or not at all, as UTF-8 with Unix line ends."""
     with atomic_path(target) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def is_lfs_pointer(data: bytes) -> bool:
+    """Whether the beginning of a file (the first 100 bytes suffice) is that of a Git LFS pointer."""
+    return LFS_POINTER.match(data.removeprefix(b"\xef\xbb\xbf")) is not None
+
+
+def refuse_lfs_pointer(path: str | Path, data: bytes | None = None, error: type[NotaError] = NotaError) -> None:
+    """Refuse a file that git wrote in the place of the real one because git-lfs is not installed.
+
+    Call it before a parser sees the file: what parsers say about a pointer ("header too large", "Expecting value")
+    helps nobody.
+
+    Args:
+        path: the file, for the message; read if `data` is not given. A file that cannot be read is left to its reader.
+        data: its content, or the beginning of it, where that is in memory already.
+        error: the kind of error to raise.
+
+    Raises:
+        NotaError: it is a pointer; the message names the file and the remedy.
+    """
+    if data is None:
+        try:
+            with Path(path).open("rb") as file:
+                data = file.read(LFS_POINTER_BYTES)
+        except OSError:
+            return  # missing, a folder, not allowed: its reader says so
+    if is_lfs_pointer(data):
+        raise error(
+            f"{path} is a Git LFS pointer, not the file itself. Install git-lfs and run `git lfs pull` in the clone that "
+            "it comes from, or download the file."
+        )
 
 
 def sweep(target: Path) -> None:

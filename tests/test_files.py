@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from nota_cli.errors import UsageError
-from nota_cli.files import atomic_folder, atomic_path, check_writable, sweep, write_text
+from nota_cli.errors import DataError, NotaError, UsageError
+from nota_cli.files import atomic_folder, atomic_path, check_writable, refuse_lfs_pointer, sweep, write_text
 
 
 def test_a_file_appears_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -86,3 +86,21 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"cannot write .*file/a\.txt"), atomic_path(tmp_path / "file" / "a.txt"):
         pass
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 604128\n"
+
+
+@pytest.mark.parametrize("text", [POINTER, "\ufeff" + POINTER, POINTER.replace("\n", "\r\n"), "\n" + POINTER])
+def test_a_git_lfs_pointer_is_named_with_its_remedy(tmp_path: Path, text: str) -> None:
+    (tmp_path / "weights.bin").write_bytes(text.encode())
+    with pytest.raises(NotaError, match=r"weights\.bin is a Git LFS pointer.*`git lfs pull`"):
+        refuse_lfs_pointer(tmp_path / "weights.bin")
+    with pytest.raises(DataError, match="Git LFS pointer"):
+        refuse_lfs_pointer("rows.csv", text.encode(), DataError)
+
+
+def test_other_files_and_absent_ones_are_no_pointers(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"version": "https://git-lfs.github.com/spec/v1"}')
+    for path in (tmp_path / "a.json", tmp_path / "absent", tmp_path):
+        refuse_lfs_pointer(path)
