@@ -115,8 +115,8 @@ def refuse_lfs_pointer(path: str | Path, data: bytes | None = None, error: type[
             return  # missing, a folder, not allowed: its reader says so
     if is_lfs_pointer(data):
         raise error(
-            f"{path} is a Git LFS pointer, not the file itself. Install git-lfs and run `git lfs pull` in the clone that "
-            "it comes from, or download the file."
+            f"{path} is a Git LFS pointer, not the file itself. Install git-lfs, then run `git lfs pull` in the "
+            "clone that it comes from, or download the file."
         )
 
 
