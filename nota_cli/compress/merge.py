@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -20,7 +19,7 @@ from nota_cli.errors import CheckpointError, RecipeError, UsageError, listing
 from nota_cli.files import atomic_folder
 from nota_cli.hub import TEXT_SUFFIXES, local_path
 from nota_cli.model.checkpoint import WEIGHTS
-from nota_cli.model.weights import read_json, read_safetensors, weight_files
+from nota_cli.model.weights import open_safetensors, read_json, read_safetensors, refuse_non_finite, weight_files
 from nota_cli.recipe.load import dump_recipe, load_recipe
 from nota_cli.recipe.schema import Recipe
 
@@ -293,13 +292,12 @@ def rewrite_decoder(
     places: dict[str, str] = {}
     size = 0
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as content:
-                names = {name: rename(name) for name in content.keys()}  # noqa: SIM118  (it is no dict)
-                kept = {new: change(name, content.get_tensor(name)) for name, new in names.items() if new is not None}
-                metadata = content.metadata()
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file}: not a whole safetensors file ({error}). Download it again.") from error
+        with open_safetensors(file) as content:
+            names = {name: rename(name) for name in content.keys()}  # noqa: SIM118  (it is no dict)
+            tensors = {name: content.get_tensor(name) for name, new in names.items() if new is not None}
+            metadata = content.metadata()
+        refuse_non_finite(file, tensors)
+        kept = {str(names[name]): change(name, tensor) for name, tensor in tensors.items()}
         if kept:
             save_file(kept, target / file.name, metadata)
         places |= dict.fromkeys(kept, file.name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -192,7 +193,7 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     from nota_cli.model.architectures import architecture
 
     values = dict(spec.config) if spec.config is not None else dict(architecture(spec.path, "decoder")["config"])
-    stored = values.pop("quantization_config", None) or {}
+    packing = _packing(spec, values.pop("quantization_config", None)) if spec.quantisation == "gptq" else {}
     there = next(
         (path for path in (spec.tokenizer, spec.path) if path and (Path(path) / "tokenizer.json").is_file()), None
     )
@@ -202,9 +203,20 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     if spec.config is not None:
         values = {"vocab_size": len(tokenizer), **special_ids(tokenizer), **values}
     config = _from_values(values, known_only=spec.config is not None)
-    packing = {key: stored[key] for key in ("bits", "group_size") if key in stored and spec.quantisation == "gptq"}
     model = dummy_decoder(config, spec.quantisation, _dtype(spec), device, kernel=kernel, **packing)
     return Decoder(model, tokenizer, {"gptq": kernel_name(model), "nf4": "bitsandbytes"}.get(spec.quantisation, "none"))
+
+
+def _packing(spec: DecoderSpec, stored: dict[str, Any] | None) -> dict[str, int]:
+    """Bits and group size that dummy GPTQ weights have: those of the folder or of the published model."""
+    from nota_cli.compress.gptq_format import CONFIG, check_values, stated_settings
+
+    folder = Path(spec.path or "")
+    values = stated_settings(folder) if spec.path and folder.is_dir() else stored
+    if not values:
+        return {}
+    known = check_values(values, folder / CONFIG)
+    return {"bits": known.bits, "group_size": known.group_size}
 
 
 def _from_values(values: Mapping[str, object], known_only: bool = True) -> PreTrainedConfig:
