@@ -44,7 +44,7 @@ def run_quantize(recipe: Recipe, out: Path, bits: int, group_size: int, clips: i
             "quantisation": "gptq",
         }
     )
-    model.recipe = recipe.model_copy(update={"decoder": decoder})
+    model.recipe = model.recipe.model_copy(update={"decoder": decoder})  # the adapter's own rank and alpha in it
     save_checkpoint(model, out)
     return [[layer.name, f"{layer.rounding_error:.4f}", f"{layer.error:.4f}"] for layer in report.layers]
 

@@ -22,6 +22,8 @@ from nota_cli.compress.gptq_runtime import (
 from nota_cli.compress.weight_only import Int4PackLinear, PackedLinear
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.model.attention import default_attention
+from nota_cli.model.fit import layer_note, misfits
+from nota_cli.model.state_dicts import example_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,6 +59,7 @@ def load_gptq_decoder(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     attn_implementation: str | None = None,
+    key_mapping: dict[str, str] | None = None,
 ) -> "PreTrainedModel":
     """Load an AutoGPTQ-format folder; the model comes in evaluation mode.
 
@@ -69,6 +72,7 @@ def load_gptq_decoder(
         device: "cpu", "cuda", "cuda:1" ...
         attn_implementation: transformers' name; by default "eager" where the model caps attention scores (Gemma 2),
             which the fused kernels leave out, else "sdpa".
+        key_mapping: patterns in the names of stored weights and what takes their place, as transformers' own.
 
     Raises:
         CheckpointError: no GPTQ checkpoint there, or weights missing, unexpected or of another shape.
@@ -105,18 +109,15 @@ def load_gptq_decoder(
                 device_map={"": device},
                 attn_implementation=attn_implementation,
                 output_loading_info=True,
+                key_mapping=key_mapping,
                 ignore_mismatched_sizes=True,  # they are reported below, with the rest
             )
     except (OSError, ValueError, KeyError, StrictDataclassError, SafetensorError) as error:
         raise CheckpointError(f"GPTQ decoder {folder}: {error}") from error
-    problems = {
-        "missing": sorted(loaded["missing_keys"]),
-        "unexpected": sorted(loaded["unexpected_keys"]),
-        "of another shape": sorted(str(key[0]) for key in loaded["mismatched_keys"]),
-    }
+    problems = misfits(config, loaded)
     if any(problems.values()):
-        found = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
-        raise CheckpointError(f"GPTQ decoder {folder}: weights {found}")
+        found = "; ".join(f"{what}: {example_names(lines)}" for what, lines in problems.items() if lines)
+        raise CheckpointError(f"GPTQ decoder {folder}: weights {found}.{layer_note(config, loaded)}")
     for module in quantised_layers(model).values():
         _without_compile(module)
         if settings.checkpoint_format == FORMATS[1]:

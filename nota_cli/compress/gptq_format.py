@@ -16,6 +16,7 @@ from torch import Tensor
 from nota_cli.console import warn
 from nota_cli.errors import CheckpointError, listing
 from nota_cli.files import refuse_lfs_pointer
+from nota_cli.model.state_dicts import without_wrapping_modules
 from nota_cli.model.weights import INDEX, SINGLE, open_safetensors, tensor_shapes, weight_files
 
 CONFIG, OLD_CONFIG = "config.json", "quantize_config.json"
@@ -218,7 +219,7 @@ def _checked(known: GptqSettings, folder: Path) -> GptqSettings:
         _refuse_zero_points(known, odd, len(whole))
     if not ordered and not known.desc_act:
         warn(f"{known.file}: desc_act is false, but g_idx puts inputs in another order; the weights' own order is used")
-    return replace(known, desc_act=known.desc_act or not ordered, layers=tuple(layers))
+    return replace(known, desc_act=known.desc_act or not ordered, layers=tuple(map(without_wrapping_modules, layers)))
 
 
 def _check_shapes(known: GptqSettings, shapes: Mapping[str, Mapping[str, list[int]]]) -> None:

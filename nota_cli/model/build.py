@@ -12,6 +12,7 @@ from transformers import WhisperConfig
 from nota_cli.compress.weight_only import CPU_KERNELS, fast_int4pack, quantise_linears, repack_gptq
 from nota_cli.errors import RecipeError
 from nota_cli.hub import local_path
+from nota_cli.model.adapter import adopt, read_config
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.beats import BeatsConfig, BeatsEncoder, load_beats
 from nota_cli.model.ced import CedConfig, CedEncoder, load_ced
@@ -57,6 +58,10 @@ def build(
     if checkpoint is not None:
         decoder_spec = own_decoder(recipe.decoder, checkpoint)
         recipe = recipe.model_copy(update={"decoder": decoder_spec})
+    adapter = None
+    if checkpoint is not None and recipe.lora is not None:
+        adapter = read_config(checkpoint / "adapter")
+        recipe = recipe if adapter is None else adopt(recipe, adapter)
     loadable = recipe.decoder if cpu_kernel is None else recipe.decoder.model_copy(update={"kernel": "auto"})
     decoder = load_decoder(loadable, device, trainable=trainable, load_format=load_format)
     speech = _speech_encoder(recipe.speech_encoder, device, dummy, pack)
@@ -64,7 +69,7 @@ def build(
     with torch.device("meta") if device == "meta" else nullcontext():
         model = AudioLM(recipe, speech, audio, decoder)
     if recipe.lora is not None:
-        decoder.add_lora(recipe.lora)
+        decoder.add_lora(recipe.lora, adapter)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint, allow_missing=allow_missing)
     # Decoders are loaded to their device; bitsandbytes' refuse to be moved as a whole.

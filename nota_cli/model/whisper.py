@@ -10,6 +10,7 @@ from transformers.models.whisper import modeling_whisper
 
 from nota_cli.errors import CheckpointError, DataError, listing
 from nota_cli.model.keys import key_problems
+from nota_cli.model.state_dicts import without_wrapping_modules
 from nota_cli.model.weights import open_safetensors, read_json, refuse_non_finite, weight_files
 
 ENCODER_PREFIXES = ("model.encoder.", "encoder.")  # with a language head, and without
@@ -109,10 +110,7 @@ def load_whisper_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -
 def _encoder_weights(file: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The encoder's tensors of one file by their names inside the encoder, read one by one: half the memory."""
     with open_safetensors(file) as tensors:
-        found = {
-            name: tensors.get_tensor(name)
-            for name in tensors.keys()  # noqa: SIM118  (it is no dict)
-            if name.startswith(ENCODER_PREFIXES)
-        }
+        names = {name: without_wrapping_modules(name) for name in tensors.keys()}  # noqa: SIM118  (it is no dict)
+        found = {bare: tensors.get_tensor(name) for name, bare in names.items() if bare.startswith(ENCODER_PREFIXES)}
     refuse_non_finite(file, found)
     return {name.removeprefix("model.").removeprefix("encoder."): value.to(dtype) for name, value in found.items()}

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from nota_cli.errors import RecipeError, listing
+from nota_cli.files import refuse_lfs_pointer
 from nota_cli.recipe.schema import Recipe
 
 Stage = Literal[1, 2]
@@ -201,6 +202,7 @@ class _Config:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    refuse_lfs_pointer(file, error=RecipeError)
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -318,6 +320,7 @@ def _tasks(config: _Config) -> dict[str, str] | None:
         if named is not None:
             config.note("not found from the config's folder upwards; the recipe has SALMONN's prompts", key)
         return None
+    refuse_lfs_pointer(file, error=RecipeError)
     try:
         prompts = json.loads(file.read_text(encoding="utf-8"))
         choices = {str(task): [prompt] if isinstance(prompt, str) else list(prompt) for task, prompt in prompts.items()}

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from nota_cli.assets import home
 from nota_cli.errors import RecipeError, listing
+from nota_cli.files import refuse_lfs_pointer
 from nota_cli.recipe.schema import Recipe
 
 DEFAULT_RECIPE = "tiny"
@@ -89,6 +90,7 @@ def dump_recipe(recipe: Recipe) -> str:
 def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if file in seen:
         raise RecipeError(f"recipe {file}: `base` goes round in a circle")
+    refuse_lfs_pointer(file, error=RecipeError)
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
