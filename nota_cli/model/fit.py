@@ -3,14 +3,16 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from nota_cli.console import warn
 from nota_cli.errors import CheckpointError
 from nota_cli.recipe.schema import Recipe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
@@ -25,7 +27,7 @@ def shape_line(name: str, stored: Sequence[int], expected: Sequence[int], recipe
     return f"shape of {name}: {tuple(stored)} in the file, {tuple(expected)} in the model{asked}"
 
 
-def misfits(config: PreTrainedConfig, report: Mapping[str, Any]) -> dict[str, list[str]]:
+def misfits(config: "PreTrainedConfig", report: Mapping[str, Any]) -> dict[str, list[str]]:
     """What transformers' loading report says does not fit, each with the field of `config.json` that asks for it.
 
     Returns:
@@ -46,7 +48,7 @@ def misfits(config: PreTrainedConfig, report: Mapping[str, Any]) -> dict[str, li
     return {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
 
 
-def layer_note(config: PreTrainedConfig, report: Mapping[str, Any]) -> str:
+def layer_note(config: "PreTrainedConfig", report: Mapping[str, Any]) -> str:
     """A sentence on the number of layers if it is what does not fit, else nothing."""
     total = getattr(config, "num_hidden_layers", None)
     missing, unexpected = _layers(report["missing_keys"]), _layers(report["unexpected_keys"])
@@ -59,7 +61,7 @@ def layer_note(config: PreTrainedConfig, report: Mapping[str, Any]) -> str:
     return ""
 
 
-def check_tied(model: PreTrainedModel, folder: Path) -> None:
+def check_tied(model: "PreTrainedModel", folder: Path) -> None:
     """Refuse an output layer that is stored beside a config that says it is the embedding.
 
     Raises:
@@ -75,7 +77,7 @@ def check_tied(model: PreTrainedModel, folder: Path) -> None:
         )
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, rows: int, folder: Path, source: Path) -> None:
+def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", rows: int, folder: Path, source: Path) -> None:
     """Hold a tokenizer against the rows of the embedding; tokens without a row cannot be embedded.
 
     Args:

@@ -273,8 +273,7 @@ def _decoder(config: _Config) -> dict[str, Any]:
     if any([config.flag(key, False) for key in ("model.qlora", "model.load_in_4bit")]) and quantisation == "none":
         quantisation = "nf4"
     dtype = config.text("model.bnb_4bit_compute_dtype") or ("bfloat16" if quantisation == "nf4" else "float16")
-    dtype = dtype.removeprefix("torch.")
-    values = {"path": path, "quantisation": quantisation, "dtype": dtype, "pad_token": "[PAD]"}
+    values = {"path": path, "quantisation": quantisation, "dtype": dtype.removeprefix("torch."), "pad_token": "[PAD]"}
     if re.search(r"(^|[/_-])qwen", name) and "distill" not in name:
         config.note("Qwen's tokenizer names no first token; theirs began with <|im_start|>", "model.llama_path")
         values["bos_token"] = "<|im_start|>"
@@ -320,7 +319,6 @@ def _tasks(config: _Config) -> dict[str, str] | None:
         if named is not None:
             config.note("not found from the config's folder upwards; the recipe has SALMONN's prompts", key)
         return None
-    refuse_lfs_pointer(file, error=RecipeError)
     try:
         prompts = json.loads(file.read_text(encoding="utf-8"))
         choices = {str(task): [prompt] if isinstance(prompt, str) else list(prompt) for task, prompt in prompts.items()}
