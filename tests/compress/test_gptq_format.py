@@ -154,9 +154,7 @@ def test_zero_points_of_another_kind_than_stated_are_refused(tmp_path: Path) -> 
 def test_two_files_that_contradict_each_other_are_refused(key: str, tmp_path: Path) -> None:
     other = {"checkpoint_format": "gptq_v2", "bits": 8, "group_size": 128, "sym": False}[key]
     folder = folder_with(tmp_path / "decoder", {key: other}, files=BOTH[1:])
-    with pytest.raises(
-        CheckpointError, match=rf"{key} is .* in config\.json.* and {other!r} in quantize_config"
-    ):
+    with pytest.raises(CheckpointError, match=rf"{key} is .* in config\.json.* and {other!r} in quantize_config"):
         gptq.load_gptq_decoder(folder)
 
 
