@@ -29,7 +29,7 @@ def copy(tmp_path: Path, **values: Any) -> Path:
 
 def scales(model: AudioLM) -> dict[str, float]:
     layers = model.decoder.base.named_modules()
-    return {name: layer.scaling["default"] for name, layer in layers if hasattr(layer, "scaling")}
+    return {name: layer.scaling["default"] for name, layer in layers if hasattr(layer, "lora_A")}
 
 
 @pytest.mark.parametrize(
@@ -128,3 +128,13 @@ def test_weights_of_another_scale_are_not_loaded_into_a_model_that_is_built_alre
     with pytest.raises(CheckpointError, match=r"adapter_config\.json: r 8, lora_alpha 64"):
         load_checkpoint(model, copy(tmp_path, lora_alpha=64))
     assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("pattern", [{V1: 8}, {r".*\.1\.self_attn\.v_proj": 8}])
+def test_layers_keep_their_own_scale_when_others_are_dropped(pattern: dict[str, int], tmp_path: Path) -> None:
+    from nota_cli.compress.layers import prune_layers
+
+    prune_layers(copy(tmp_path, alpha_pattern=pattern), tmp_path / "out", {"decoder": [1, 2]})
+    found = scales(AudioLM.from_pretrained(tmp_path / "out"))
+    assert found == {name: 1.0 if name == "model.layers.0.self_attn.v_proj" else 4.0 for name in found}
+    assert len(found) == 4
