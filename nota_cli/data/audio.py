@@ -2,10 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import soxr
@@ -22,6 +22,7 @@ SILENT = 2 / 2**15  # between the lowest sample and the highest of a clip withou
 LOUD = 10.0  # 20 dB above full scale, where no mixing gets and unscaled integers begin
 
 NoteKind = Literal["silent", "loud", "damaged"]
+NOTE_KINDS: tuple[NoteKind, ...] = get_args(NoteKind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,12 @@ def _note(parts: list[_Part], waveform: np.ndarray, row: int | str | None, notes
     if notes is not None:
         notes += found
         return
-    for note in found:
+    warn_of(found)
+
+
+def warn_of(notes: Iterable[AudioNote]) -> None:
+    """Issue an `AudioWarning` for each."""
+    for note in notes:
         warnings.warn(note.text, AudioWarning, stacklevel=4)
 
 

@@ -18,13 +18,15 @@ AU_BYTES = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}  # of a sample, by 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How a container writes its chunks: `fixed` are bytes of a chunk's head that its size counts."""
+    """How a container writes its chunks: `fixed` are bytes of a chunk's head that its size counts, `before` others
+    that stand between the head and the samples."""
 
     first: int
     head: struct.Struct
     align: int
     names: tuple[bytes, ...]
     fixed: int = 0
+    before: int = 0
     streamed: int = STREAMED_SIZE
 
 
@@ -34,9 +36,9 @@ _KINDS = {
     b"RIFX": _Kind(12, struct.Struct(">4sI"), 2, (b"data",)),
     b"RF64": _RIFF,
     b"BW64": _RIFF,
-    b"FORM": _Kind(12, struct.Struct(">4sI"), 2, (b"SSND", b"BODY"), streamed=STREAMED_AIFF),
-    b"caff": _Kind(8, struct.Struct(">4sQ"), 1, (b"data",), streamed=STREAMED_WIDE),
-    b"riff": _Kind(40, struct.Struct("<16sQ"), 8, (W64_DATA,), 24, STREAMED_WIDE),
+    b"FORM": _Kind(12, struct.Struct(">4sI"), 2, (b"SSND", b"BODY"), before=8, streamed=STREAMED_AIFF),
+    b"caff": _Kind(8, struct.Struct(">4sQ"), 1, (b"data",), before=4, streamed=STREAMED_WIDE),
+    b"riff": _Kind(40, struct.Struct("<16sQ"), 8, (W64_DATA,), fixed=24, streamed=STREAMED_WIDE),
 }
 _FORMS = {b"RIFF": (b"WAVE",), b"RIFX": (b"WAVE",), b"RF64": (b"WAVE",), b"BW64": (b"WAVE",)}
 _FORMS[b"FORM"] = (b"AIFF", b"AIFC", b"8SVX", b"16SV")
@@ -96,7 +98,7 @@ def samples(descriptor: int, base: int = 0) -> Samples | None:
         body = chunk[kind.head.size :]
         place += kind.head.size
         if name in kind.names:
-            unstated = size >= kind.streamed or size < max(kind.fixed, 1) or (magic == b"FORM" and size <= 8)
+            unstated = size >= kind.streamed or size <= kind.fixed + kind.before
             stated = size - kind.fixed
             if magic in (b"RF64", b"BW64") and size == 0xFFFF_FFFF and wide:
                 stated = int.from_bytes(os.pread(descriptor, 8, wide + 8), "little")

@@ -27,7 +27,7 @@ def links(descriptor: int) -> list[tuple[int, int]]:
             starts.append(place)
         body_seen = not flags & FIRST
         place += HEAD.size + segments + sum(head[HEAD.size : HEAD.size + segments])
-    return list(zip(starts, [*starts[1:], size], strict=True)) or [(0, size)]
+    return list(zip(starts, [*starts[1:], size], strict=True)) if starts else [(0, size)]
 
 
 def is_cut(descriptor: int) -> bool:

@@ -200,7 +200,9 @@ def _foreign_blocks(sound: Sound, low: int, wanted: int, row: int | str | None) 
         return
     with _descriptor(sound.path, row) as (descriptor, start):
         try:
-            with ffmpeg.decoding(descriptor, start=low / sound.rate, seconds=wanted / sound.rate) as stream:
+            # A second more than is wanted, for a file's own clock need not count its samples exactly.
+            seconds = wanted / sound.rate + 1.0
+            with ffmpeg.decoding(descriptor, start=low / sound.rate, seconds=seconds) as stream:
                 yield from stream.blocks
                 cut = stream.cut
         except ffmpeg.FfmpegError as error:
