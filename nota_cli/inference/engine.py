@@ -175,7 +175,8 @@ class Engine:
                 if item is None:
                     return
                 for place, note in item.notes:
-                    self._pieces.setdefault(todo[place].row, _Pieces()).notes.append(note)
+                    if todo[place].row not in self._bad:
+                        self._pieces.setdefault(todo[place].row, _Pieces()).notes.append(note)
                 if item.bad:
                     finished(self._unusable(item, todo))  # first, for it may be the end of the run
                 with timed(self.tally, "generate"):
