@@ -56,6 +56,7 @@ class Samples:
         block: bytes of one sample of all channels; 0 where these have no size of their own.
         unstated: no size is stated that could be meant.
         wide: where RF64 keeps its sizes.
+        codec: the format tag of a WAV file.
     """
 
     magic: bytes
@@ -65,6 +66,7 @@ class Samples:
     block: int
     unstated: bool
     wide: int = 0
+    codec: int = 0
 
     @property
     def stop(self) -> int:
@@ -89,7 +91,7 @@ def samples(descriptor: int, base: int = 0) -> Samples | None:
     if magic == b".snd":
         return _au(head, base)
     kind = _KINDS[magic]
-    place, block, wide = base + kind.first, 0, 0
+    place, block, wide, codec = base + kind.first, 0, 0, 0
     for _ in range(MOST_CHUNKS):
         chunk = os.pread(descriptor, kind.head.size + 64, place)
         if len(chunk) < kind.head.size:
@@ -103,9 +105,11 @@ def samples(descriptor: int, base: int = 0) -> Samples | None:
             if magic in (b"RF64", b"BW64") and size == 0xFFFF_FFFF and wide:
                 stated = int.from_bytes(os.pread(descriptor, 8, wide + 8), "little")
                 unstated = not 0 < stated < STREAMED_WIDE
-            return Samples(magic, base, place, max(stated, 0), block, unstated, wide)
+            return Samples(magic, base, place, max(stated, 0), block, unstated, wide, codec)
         if name == b"ds64":
             wide = place
+        if name == b"fmt " and len(body) >= 2:
+            codec = int(struct.unpack_from("<H", body)[0])
         block = _block(name, body) or block
         place += size - kind.fixed + -size % kind.align
     return None

@@ -11,6 +11,7 @@ from nota_cli.data.remember import remembered
 from nota_cli.data.views import Piece, patched
 
 AGAIN = "Copy it again; if the recording itself was broken off, convert what there is to wav."
+MPEG_TAGS = (0x50, 0x55)  # WAV formats: MP2, MP3
 MOST_JOINED = 10_000  # files in one
 FLAC_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # a marker and the head of the first block
 FLAC_HEAD_BYTES = 42
@@ -71,6 +72,18 @@ def layout(descriptor: int, start: bytes, *, whole: bool = True) -> Layout:
     return remembered(descriptor, _mpeg) if looks_like_mpeg(start) else Layout()
 
 
+def _mpeg_in_wav(descriptor: int) -> Layout:
+    """Frames of MPEG audio that are a WAV file's samples; libsndfile estimates how many there are."""
+    part = samples(descriptor)
+    assert part is not None
+    size = os.fstat(descriptor).st_size
+    stop = size if part.unstated else part.stop
+    if stop > size:
+        return Layout(truncated=(f"truncated: the header promises {stop - size} bytes more than the file has", AGAIN))
+    found = read_mpeg(descriptor, start=part.start, stop=stop)
+    return Layout() if found is None else _mpeg_layout(found)
+
+
 def hidden_mpeg(descriptor: int) -> Layout | None:
     """An MP3 that begins with something else, part of a frame perhaps, as recordings of radio streams do."""
     found = read_mpeg(descriptor, junk=JUNK)
@@ -91,6 +104,8 @@ def _joined_chunks(descriptor: int) -> Layout:
     if not parts:
         return Layout()
     last = parts[-1]
+    if len(parts) == 1 and last.codec in MPEG_TAGS:
+        return remembered(descriptor, _mpeg_in_wav)
     missing = last.stop - size
     if not last.unstated and missing > 0 and missing >= max(1, last.block):
         reason = f"truncated: the header promises {missing} bytes more than the file has"

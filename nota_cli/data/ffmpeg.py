@@ -28,7 +28,10 @@ MESSAGE = re.compile(r"^(?:\[[^\]]+ @ [^\]]+\] )?\[(error|fatal|panic)\] (.*)")
 DURATION = re.compile(r"Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 GUESS = "Estimating duration from bitrate"
 DOUBTFUL = "misdetection possible"
-CUT = re.compile(r"partial file|truncat|moov atom not found|end of file", re.IGNORECASE)
+CUT = re.compile(
+    r"partial file|truncat|ended prematurely|incomplete frame|packet size too small|moov atom not found|end of file",
+    re.IGNORECASE,
+)
 
 
 class FfmpegError(Exception):

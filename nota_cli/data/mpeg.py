@@ -98,7 +98,7 @@ class Mpeg:
     Attributes:
         streams: one, or several that were joined.
         cut: its last frame is not whole.
-        plain: libsndfile's own reading is right: one stream, with a header that states what is there.
+        junk: bytes that are neither frames nor tags, and those before its start.
     """
 
     streams: list[MpegStream]
@@ -117,7 +117,7 @@ def looks_like_mpeg(start: bytes) -> bool:
     return start[:3] in (b"ID3", b"TAG") or start[:8] == b"APETAGEX" or _frame_length(start, 0) > 0
 
 
-def read_mpeg(descriptor: int, *, junk: int = 0) -> Mpeg | None:
+def read_mpeg(descriptor: int, *, junk: int = 0, start: int = 0, stop: int | None = None) -> Mpeg | None:
     """Every frame of an MPEG audio file; None if it is none, or one of free format, whose frames have any length.
 
     Tags (ID3v1, ID3v2, APE, Lyrics3) are passed over wherever they stand.
@@ -125,14 +125,14 @@ def read_mpeg(descriptor: int, *, junk: int = 0) -> Mpeg | None:
     Args:
         descriptor: the open file.
         junk: bytes before the first frame that may be anything.
+        start: where in the file it begins, for one inside of another.
+        stop: where it ends; None for the file's end.
     """
-    file = _File(descriptor)
-    place = _first_frame(file, junk)
+    file = _File(descriptor, stop)
+    place = _first_frame(file, start, junk)
     if place is None:
         return None
-    found = Mpeg([])
-    if junk:
-        found.junk = place
+    found = Mpeg([], junk=place if junk else start)
     stream: MpegStream | None = None
     while file.has(place, 4):
         word = file.word(place)
@@ -182,8 +182,9 @@ def _key(word: int) -> int:
 class _File:
     """An open file read forwards in blocks."""
 
-    def __init__(self, descriptor: int) -> None:
-        self.descriptor, self.size = descriptor, os.fstat(descriptor).st_size
+    def __init__(self, descriptor: int, stop: int | None) -> None:
+        self.descriptor = descriptor
+        self.size = os.fstat(descriptor).st_size if stop is None else stop
         self._block, self._start = b"", 0
 
     def at(self, place: int, count: int) -> bytes:
@@ -224,8 +225,7 @@ class _File:
         return self.size if at < 0 else place + at
 
 
-def _first_frame(file: _File, junk: int) -> int | None:
-    place = 0
+def _first_frame(file: _File, place: int, junk: int) -> int | None:
     while skipped := file.tag(place):
         place += skipped
     zeros = len(head := file.at(place, JUNK)) - len(head.lstrip(b"\0"))

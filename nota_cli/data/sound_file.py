@@ -200,10 +200,15 @@ def _foreign_blocks(sound: Sound, low: int, wanted: int, row: int | str | None) 
         return
     with _descriptor(sound.path, row) as (descriptor, start):
         try:
-            # A second more than is wanted, for a file's own clock need not count its samples exactly.
-            seconds = wanted / sound.rate + 1.0
-            with ffmpeg.decoding(descriptor, start=low / sound.rate, seconds=seconds) as stream:
-                yield from stream.blocks
+            # A second more than is wanted, for a file's own clock need not count its samples exactly. For that reason
+            # what lies near the start is decoded and dropped, too: seeking may be a frame or two off.
+            first = low / sound.rate if low > ffmpeg.COUNTED_SECONDS * sound.rate else 0.0
+            drop = 0 if first else low
+            seconds = (drop + wanted) / sound.rate + 1.0
+            with ffmpeg.decoding(descriptor, start=first, seconds=seconds) as stream:
+                for block in stream.blocks:
+                    yield block[drop:]
+                    drop = max(0, drop - len(block))
                 cut = stream.cut
         except ffmpeg.FfmpegError as error:
             if low and "no sound" in str(error):
