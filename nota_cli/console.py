@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import warnings
+from itertools import count
 from typing import Any, TextIO
 
 from rich.console import Console
@@ -13,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from nota_cli.errors import AudioWarning
+
+MOST_AUDIO_WARNINGS = 20  # of a process; a corpus may have thousands
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False)
@@ -35,6 +38,7 @@ def show_audio_warnings() -> None:
 
 
 _show_python_warning = warnings.showwarning
+_audio_warnings = count(1)
 
 
 def _show_warning(
@@ -45,9 +49,13 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Warnings of recordings as the command line writes its own; others as Python does."""
+    """Warnings of recordings as the command line writes its own, not without end; others as Python does."""
     if issubclass(category, AudioWarning):
-        warn(str(message))
+        number = next(_audio_warnings)
+        if number <= MOST_AUDIO_WARNINGS:
+            warn(str(message))
+        if number == MOST_AUDIO_WARNINGS:
+            warn("further warnings of recordings are not shown")
     else:
         _show_python_warning(message, category, filename, lineno, file, line)
 

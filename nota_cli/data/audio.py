@@ -92,14 +92,15 @@ def load_clip(
     seconds = max_seconds if stop is None else min(stop - start, max_seconds)
     first = round(start * SAMPLE_RATE)
     last = first + round(seconds * SAMPLE_RATE)
+    levels: list[float] = []
     parts = _parts(paths, seconds if stop is None else stop, row)
     if all(each.sound.rate == parts[0].sound.rate for each in parts):
-        waveform = _stretch(parts, first, last, min_seconds, row)
+        waveform = _stretch(parts, first, last, min_seconds, row, levels)
     else:
-        waveform = _joined_after_resampling(parts, first, last, row)
+        waveform = _joined_after_resampling(parts, first, last, row, levels)
     if start and not len(waveform):
         raise AudioError(printable(str(parts[-1].sound.path)), f"ends before second {start:g} of its clip", AGAIN, row)
-    _note(parts, waveform, row, notes)
+    _note(parts, levels, row, notes)
     missing = round(min_seconds * SAMPLE_RATE) - len(waveform)
     if missing > 0:
         waveform = np.pad(waveform, (0, missing))
@@ -162,19 +163,19 @@ def _parts(paths: Sequence[str | Path], seconds: float, row: int | str | None) -
     return parts
 
 
-def _note(parts: list[_Part], waveform: np.ndarray, row: int | str | None, notes: list[AudioNote] | None) -> None:
+def _note(parts: list[_Part], levels: list[float], row: int | str | None, notes: list[AudioNote] | None) -> None:
     """Tell what is odd about a clip.
 
     Args:
         parts: its streams.
-        waveform: what is heard of it, without the zeros that fill it up.
+        levels: the lowest and the highest sample that is heard of each piece of it.
         row: which row of the annotation names it.
         notes: where to put it; None to warn.
     """
     shown = printable(str(parts[0].sound.path))
     where = shown if row is None else f"{shown} (annotation row {row})"
     found: list[AudioNote] = []
-    low, high = (float(waveform.min()), float(waveform.max())) if len(waveform) else (0.0, 0.0)
+    low, high = min(levels, default=0.0), max(levels, default=0.0)
     if high - low <= SILENT:
         channel = "the first channel, which is the one that is heard," if parts[0].sound.channels > 1 else "it"
         found.append(AudioNote("silent", f"{where}: {channel} is silent. Check what was recorded."))
@@ -195,7 +196,9 @@ def warn_of(notes: Iterable[AudioNote]) -> None:
         warnings.warn(note.text, AudioWarning, stacklevel=4)
 
 
-def _joined_after_resampling(parts: list[_Part], first: int, last: int, row: int | str | None) -> np.ndarray:
+def _joined_after_resampling(
+    parts: list[_Part], first: int, last: int, row: int | str | None, levels: list[float]
+) -> np.ndarray:
     """Samples `first` to `last` of files of unlike rates, each brought to 16 kHz by itself."""
     pieces: list[np.ndarray] = []
     place = 0  # where the stream begins in the clip
@@ -208,13 +211,18 @@ def _joined_after_resampling(parts: list[_Part], first: int, last: int, row: int
         length = math.ceil(count(each.sound, row) * SAMPLE_RATE / each.sound.rate)
         low, high = max(first - place, 0), min(last - place, length)
         if low < high:
-            pieces.append(_stretch([_Part(each.sound, 0.0)], low, high, 0.0, row))
+            pieces.append(_stretch([_Part(each.sound, 0.0)], low, high, 0.0, row, levels))
         place += length
     return np.concatenate(pieces)
 
 
-def _stretch(parts: list[_Part], first: int, last: int, min_seconds: float, row: int | str | None) -> np.ndarray:
-    """Samples `first` to `last` at 16 kHz of files joined at the rate that they share; fewer where the clip ends."""
+def _stretch(
+    parts: list[_Part], first: int, last: int, min_seconds: float, row: int | str | None, levels: list[float]
+) -> np.ndarray:
+    """Samples `first` to `last` at 16 kHz of files joined at the rate that they share; fewer where the clip ends.
+
+    The lowest and the highest of them, before resampling, which overshoots, are appended to `levels`.
+    """
     rate = parts[0].sound.rate
     # Both rates count whole samples together once in `ours`, `theirs` samples; only there may reading begin.
     common = math.gcd(rate, SAMPLE_RATE)
@@ -224,6 +232,9 @@ def _stretch(parts: list[_Part], first: int, last: int, min_seconds: float, row:
     low = block * theirs
     high = math.ceil((last / SAMPLE_RATE + RESAMPLER_MARGIN_SECONDS) * rate)
     samples = _joined(parts, low, high, row)
+    heard = samples[first * rate // SAMPLE_RATE - low : math.ceil(last * rate / SAMPLE_RATE) - low]
+    if len(heard):
+        levels += [float(heard.min()), float(heard.max())]
     missing = round(min_seconds * rate) - low - len(samples)
     if missing > 0:
         samples = np.pad(samples, (0, missing))

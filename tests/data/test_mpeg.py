@@ -213,3 +213,18 @@ def test_frames_are_counted_across_blocks(tmp_path):
 @pytest.mark.parametrize("name", ["vbr_no_xing", "cbr_no_xing", "abr_no_xing", "ffmpeg_pipe"])
 def test_cases_that_people_met(name):
     assert everything(CASES / f"{name}.mp3").shape[0] > 1.69 * SAMPLE_RATE
+
+
+@pytest.mark.parametrize("cut", [0, 3])
+def test_mp3_inside_a_wav_file(tmp_path, cut):
+    frames = without_header(encode(tmp_path / "whole.mp3", speechlike(4, 16_000), 16_000, level=0.2))
+    plain = everything(written(tmp_path / "plain.mp3", frames))
+    samples = frames[: len(frames) - cut]
+    form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, 16_000, 3_000, 1, 0, 12, 1, 2, 144, 1, 0)
+    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(samples)) + samples
+    path = written(tmp_path / "mp3.wav", b"RIFF" + struct.pack("<I", len(body)) + body + b"LIST\4\0\0\0INFO")
+    if cut:
+        with pytest.raises(AudioError, match="last frame"):
+            load_audio(path)
+    else:
+        np.testing.assert_array_equal(everything(path), plain)
