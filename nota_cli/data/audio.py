@@ -137,8 +137,12 @@ def stated_duration(path: str | Path, *, row: int | str | None = None, whole: bo
         AudioError: as `load_audio`, as far as a header tells.
     """
     streams = sounds(path, row=row, whole=whole)
-    known = [sound.frames / sound.rate for sound in streams if sound.frames is not None]
-    return sum(known) if len(known) == len(streams) else None
+    seconds = 0.0
+    for sound in streams:
+        if sound.frames is None:
+            return None
+        seconds += sound.frames / sound.rate
+    return seconds
 
 
 @dataclass(frozen=True, slots=True)

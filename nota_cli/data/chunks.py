@@ -9,6 +9,8 @@ from dataclasses import dataclass
 STREAMED_SIZE = 0x7FFF_F000
 STREAMED_AIFF = 0x7F00_0000
 STREAMED_WIDE = 1 << 60
+HEAD_BYTES = 512
+FORM_BYTES = 24  # of a chunk that describes the samples, at most, as far as it is read here
 MOST_CHUNKS = 1_000  # looked at on the way to the samples; zeros for chunks would keep one going for ever
 W64_RIFF = b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\0\0"
 W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\0\xc0\x4f\x8e\xdb\x8a"
@@ -44,7 +46,7 @@ _FORMS = {b"RIFF": (b"WAVE",), b"RIFX": (b"WAVE",), b"RF64": (b"WAVE",), b"BW64"
 _FORMS[b"FORM"] = (b"AIFF", b"AIFC", b"8SVX", b"16SV")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Samples:
     """The samples of a file, or of one of several that were joined.
 
@@ -84,21 +86,24 @@ def is_container(head: bytes) -> bool:
 
 def samples(descriptor: int, base: int = 0) -> Samples | None:
     """Where the samples of a container lie that begins at `base`; None if it is none, or has none."""
-    head = os.pread(descriptor, 24, base)
+    head = os.pread(descriptor, HEAD_BYTES, base)  # most end within, so that it is the only reading
     if not is_container(head):
         return None
     magic = head[:4]
     if magic == b".snd":
         return _au(head, base)
     kind = _KINDS[magic]
+    width = kind.head.size
     place, block, wide, codec = base + kind.first, 0, 0, 0
     for _ in range(MOST_CHUNKS):
-        chunk = os.pread(descriptor, kind.head.size + 64, place)
-        if len(chunk) < kind.head.size:
+        inside = place - base
+        chunk = head[inside : inside + width + FORM_BYTES]
+        if len(chunk) < width + FORM_BYTES:
+            chunk = os.pread(descriptor, width + FORM_BYTES, place)
+        if len(chunk) < width:
             break
         name, size = kind.head.unpack_from(chunk)
-        body = chunk[kind.head.size :]
-        place += kind.head.size
+        place += width
         if name in kind.names:
             unstated = size >= kind.streamed or size <= kind.fixed + kind.before
             stated = size - kind.fixed
@@ -108,6 +113,7 @@ def samples(descriptor: int, base: int = 0) -> Samples | None:
             return Samples(magic, base, place, max(stated, 0), block, unstated, wide, codec)
         if name == b"ds64":
             wide = place
+        body = chunk[width:]
         if name == b"fmt " and len(body) >= 2:
             codec = int(struct.unpack_from("<H", body)[0])
         block = _block(name, body) or block

@@ -51,6 +51,10 @@ class Layout:
     whole: bool = True
 
 
+PLAIN = Layout()
+OPEN = Layout(whole=False)
+
+
 def layout(descriptor: int, start: bytes, *, whole: bool = True) -> Layout:
     """What an open file consists of.
 
@@ -66,10 +70,10 @@ def layout(descriptor: int, start: bytes, *, whole: bool = True) -> Layout:
         return _joined_chunks(descriptor)
     if start[:4] == b"fLaC":
         odd = whole or _more_than_stated(descriptor, start)
-        return remembered(descriptor, _flac) if odd else Layout(whole=False)
+        return remembered(descriptor, _flac) if odd else OPEN
     if start[:4] == b"OggS":
         return remembered(descriptor, _ogg)
-    return remembered(descriptor, _mpeg) if looks_like_mpeg(start) else Layout()
+    return remembered(descriptor, _mpeg) if looks_like_mpeg(start) else PLAIN
 
 
 def _mpeg_in_wav(descriptor: int) -> Layout:
@@ -81,7 +85,7 @@ def _mpeg_in_wav(descriptor: int) -> Layout:
     if stop > size:
         return Layout(truncated=(f"truncated: the header promises {stop - size} bytes more than the file has", AGAIN))
     found = read_mpeg(descriptor, start=part.start, stop=stop)
-    return Layout() if found is None else _mpeg_layout(found)
+    return PLAIN if found is None else _mpeg_layout(found)
 
 
 def hidden_mpeg(descriptor: int) -> Layout | None:
@@ -102,11 +106,13 @@ def _joined_chunks(descriptor: int) -> Layout:
             break
         base = following
     if not parts:
-        return Layout()
+        return PLAIN
     last = parts[-1]
     if len(parts) == 1 and last.codec in MPEG_TAGS:
         return remembered(descriptor, _mpeg_in_wav)
     missing = last.stop - size
+    if len(parts) == 1 and not missing and not last.unstated:
+        return PLAIN
     if not last.unstated and missing > 0 and missing >= max(1, last.block):
         reason = f"truncated: the header promises {missing} bytes more than the file has"
         return Layout(truncated=(reason, AGAIN))
@@ -134,6 +140,8 @@ def _is_sound(descriptor: int, part: Samples, end: int) -> bool:
 
 def _next_container(descriptor: int, part: Samples, size: int) -> int | None:
     """Where the next file begins that was joined to the one with these samples."""
+    if part.stop >= size and not part.unstated:
+        return None
     if part.unstated:
         places = {part.start, part.start + 4}  # a header that was written twice
     else:
@@ -164,7 +172,7 @@ def _flac(descriptor: int) -> Layout:
             break
     starts.sort()
     if len(starts) < 2:
-        return Layout()
+        return PLAIN
     ends = [*starts[1:], size]
     return Layout(tuple(Stream(((start, end),)) for start, end in zip(starts, ends, strict=True)))
 
@@ -186,7 +194,8 @@ def _more_than_stated(descriptor: int, start: bytes) -> bool:
     total = rest & (1 << 36) - 1
     if not (block and largest and total):
         return False
-    return os.fstat(descriptor).st_size > FLAC_HEAD_BYTES + -(-total // block) * largest + _flac_metadata(descriptor)
+    surplus = os.fstat(descriptor).st_size - FLAC_HEAD_BYTES - -(-total // block) * largest
+    return surplus > 0 and surplus > _flac_metadata(descriptor)
 
 
 def _flac_metadata(descriptor: int) -> int:
@@ -206,7 +215,7 @@ def _ogg(descriptor: int) -> Layout:
     if ogg.is_cut(descriptor):
         return Layout(truncated=("truncated: the file ends before its stream does", AGAIN))
     links = ogg.links(descriptor)
-    return Layout() if len(links) == 1 else Layout(tuple(Stream((link,)) for link in links))
+    return PLAIN if len(links) == 1 else Layout(tuple(Stream((link,)) for link in links))
 
 
 def _mpeg(descriptor: int) -> Layout:

@@ -34,7 +34,7 @@ INSTALL = "Install ffmpeg (`apt install ffmpeg`), with which nota reads it, or c
 _measure_all = partial(ffmpeg.measure, seconds=None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sound:
     """One stream of a file: rate in Hz, channels, samples of each (None where nothing states them and none counted).
 
@@ -78,9 +78,10 @@ def sounds(path: str | Path, *, row: int | str | None = None, whole: bool = True
             if hidden is None or hidden.truncated:
                 return [_examine_foreign(path, descriptor, start, error, row)]
             found = [_examine(path, descriptor, stream, hidden, row) for stream in hidden.streams]
-    if sum(sound.frames is None or sound.frames > 0 for sound in found) == 0:
+    found = [sound for sound in found if sound.frames != 0]
+    if not found:
         raise AudioError(_shown(path), "holds no samples", AGAIN if row is None else AGAIN_OR_LESS, row)
-    return [sound for sound in found if sound.frames != 0]
+    return found
 
 
 def count(sound: Sound, row: int | str | None = None, *, exact: bool = True) -> int:

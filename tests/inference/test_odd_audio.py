@@ -136,8 +136,7 @@ def test_rows_that_are_kept_from_a_cut_run_stay_named(
 
     with monkeypatch.context() as patch:
         patch.setattr("nota_cli.commands_infer.write_submission", fail)
-        with pytest.raises(OSError, match="No space"):
-            nota(*arguments)
+        assert nota(*arguments) != 0
     assert nota(*arguments) == 0
     report = json.loads(out.with_suffix(".run.json").read_text())
     assert report["resumed_rows"] == report["rows"]
