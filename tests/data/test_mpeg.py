@@ -228,3 +228,14 @@ def test_mp3_inside_a_wav_file(tmp_path, cut):
             load_audio(path)
     else:
         np.testing.assert_array_equal(everything(path), plain)
+
+
+@pytest.mark.parametrize("stated", [7, 100_000])
+def test_a_vbri_header_is_no_sound_and_its_number_no_promise(tmp_path, stated):
+    frames = frames_of(encode(tmp_path / "whole.mp3", speechlike(4, 16_000), 16_000))[1:]
+    plain = everything(written(tmp_path / "plain.mp3", b"".join(frames)))
+    head = frames[0][:2] + bytes([0x88]) + frames[0][3:4]  # 64 kbit/s, so that the header has room
+    length = LENGTHS[int.from_bytes(head, "big") >> 9 & 0xFFF]
+    vbri = b"VBRI" + struct.pack(">HHHII", 1, 0, 75, 100_000, stated)
+    first = (head + bytes(32) + vbri).ljust(length, b"\0")
+    np.testing.assert_array_equal(everything(written(tmp_path / "vbri.mp3", first + b"".join(frames))), plain)
