@@ -188,12 +188,22 @@ class Measure:
     cut: str = ""
 
 
-def measure(descriptor: int, seconds: float | None = COUNTED_SECONDS) -> Measure:
+def measure(descriptor: int, seconds: float | None = COUNTED_SECONDS) -> Measure | FfmpegError:
     """Decode an open file and count, up to so many seconds; None for all of it.
 
+    Returns:
+        What it holds, or why it cannot be decoded: a result like another, which can be remembered.
+
     Raises:
-        FfmpegError, OSError: as `decoding`.
+        OSError: as `decoding`.
     """
+    try:
+        return _count(descriptor, seconds)
+    except FfmpegError as error:
+        return error
+
+
+def _count(descriptor: int, seconds: float | None) -> Measure:
     with decoding(descriptor, seconds=seconds) as sound:
         frames = sum(len(block) for block in sound.blocks)
         longer = seconds is not None and frames >= int(seconds * sound.rate)

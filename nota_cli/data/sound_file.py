@@ -181,10 +181,9 @@ def _examine_foreign(
 def _measured(
     path: Path, descriptor: int, start: bytes, row: int | str | None, *, whole: bool = False
 ) -> ffmpeg.Measure:
-    try:
-        found = remembered(descriptor, _measure_all if whole else ffmpeg.measure)
-    except ffmpeg.FfmpegError as error:
-        raise AudioError(_shown(path), _no_ffmpeg(start, error), CONVERT, row) from error
+    found = remembered(descriptor, _measure_all if whole else ffmpeg.measure)
+    if isinstance(found, ffmpeg.FfmpegError):
+        raise AudioError(_shown(path), _no_ffmpeg(start, found), CONVERT, row)
     if found.cut:
         raise AudioError(_shown(path), f"truncated ({printable(found.cut)})", "Copy it again.", row)
     return found
