@@ -118,6 +118,8 @@ def samples(descriptor: int, base: int = 0) -> Samples | None:
             codec = int(struct.unpack_from("<H", body)[0])
         block = _block(name, body) or block
         place += size - kind.fixed + -size % kind.align
+        if not base < place < STREAMED_WIDE:
+            break  # a size that is damaged leads nowhere
     return None
 
 

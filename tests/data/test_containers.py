@@ -256,3 +256,16 @@ def test_a_byte_of_a_compressed_block_is_many_samples(tmp_path, subtype):
 )
 def test_cases_that_people_met(name, seconds):
     assert len(heard(CASES / name)) / SAMPLE_RATE == pytest.approx(seconds, abs=1e-3)
+
+
+@pytest.mark.parametrize("how", [{"format": "CAF"}, {"format": "W64"}])
+@pytest.mark.parametrize("size", [b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"\0" * 8, b"\xff" * 7 + b"\x7f"])
+def test_chunks_of_absurd_sizes_lead_nowhere(tmp_path, how, size):
+    """Sizes of 64 bits that no offset in a file can have, or that lead back."""
+    content = write(tmp_path / "whole.x", **how).read_bytes()
+    name = b"desc" if how["format"] == "CAF" else b"fmt \xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
+    at = content.index(name) + len(name)
+    path = tmp_path / "absurd.x"
+    path.write_bytes(content[:at] + size + content[at + 8 :])
+    with pytest.raises(AudioError):
+        load_audio(path)
