@@ -31,7 +31,7 @@ from nota_cli.cli_options import (
 )
 from nota_cli.cli_submission import submission_app
 from nota_cli.cli_systems import checkpoint_app, recipes_app, systems_app
-from nota_cli.console import fail, print_json, quiet_libraries, say, table
+from nota_cli.console import fail, print_json, quiet_libraries, say, show_audio_warnings, table
 from nota_cli.errors import NotaError, UsageError
 from nota_cli.files import FULL
 
@@ -276,6 +276,7 @@ def _summary(written: "list[Prepared]") -> None:
 def main() -> None:
     """Run the app; an error that the user can mend becomes one message and its exit status."""
     quiet_libraries()
+    show_audio_warnings()
     try:
         try:
             app()

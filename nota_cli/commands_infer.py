@@ -30,6 +30,12 @@ from nota_cli.model.device import pick_device
 from nota_cli.recipe.schema import Recipe
 from nota_cli.submission import write_submission
 
+ODD_AUDIO = {
+    "silent": "what is heard is silent, and still the model answers.",
+    "loud": "samples lie far beyond full scale, which the model has never heard.",
+    "damaged": "the audio is damaged, and what could be read was heard.",
+}
+"""What the kinds of odd audio mean for the texts."""
 VISIBLE_SECONDS = 30.0  # that a shared folder may take to show what another machine has written
 OF_ONE_MACHINE = ("audio_root", "large_files")  # what of a stamp need not be the same on all machines of a run
 
@@ -199,6 +205,7 @@ def _divide(run: _Run, journal: Journal, left: Sequence[int]) -> _Share:
         found = scan(
             [run.rows[position] for position in left],
             run.audio_root,
+            whole=run.wishes.chunk,
             on_progress=lambda count: bar.advance(shown, count),
         )
         seconds = _lengths(run, found, left)
@@ -230,7 +237,8 @@ def _lengths(run: _Run, found: Scan, left: Sequence[int]) -> "array[float]":
             seconds[position] = known
         elif row.index not in bad:
             try:
-                seconds[position] = duration(*clip_paths(row, run.audio_root), row=row.index)
+                paths = clip_paths(row, run.audio_root)
+                seconds[position] = duration(*paths, row=row.index, exact=run.wishes.chunk)
             except AudioError as error:
                 found.append(BadFile(row.index, printable(row_id(row)), error.path, error.reason, error.remedy))
     found.sort(key=lambda each: each.row)
@@ -259,7 +267,8 @@ def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
             for result in results:
                 if result.reason is None:
                     seconds = round(lengths[result.row], 3)
-                    entries.append(Entry(result.row, result.text, looped=result.looped, seconds=seconds))
+                    entry = Entry(result.row, result.text, looped=result.looped, seconds=seconds, notes=result.notes)
+                    entries.append(entry)
             journal.append(entries)
             bar.advance(shown, len(entries))
             run.ranks.check()
@@ -315,12 +324,17 @@ def _write_report(
     if report["empty"]:
         shown = ", ".join(report["empty"][:10])
         warn(f"{len(report['empty'])} rows got an empty text, which the organisers reject: {shown}")
+    for kind, meaning in ODD_AUDIO.items():
+        if odd := report[kind]:
+            names = ", ".join(each["id"] for each in odd[:10]) + (", ..." if len(odd) > 10 else "")
+            count = f"{len(odd)} {'row' if len(odd) == 1 else 'rows'}"
+            warn(f"{count} ({names}): {meaning} The report has the files. {odd[0]['reason']}")
     return report
 
 
 def _summary(run: _Run, report: dict[str, Any]) -> dict[str, object]:
     unusual: dict[str, object] = {"kept from before": report["resumed_rows"]}
-    unusual |= {name: len(report[name]) for name in ("blank", "skipped", "looped", "cut")}
+    unusual |= {name: len(report[name]) for name in ("blank", "skipped", "looped", "cut", *ODD_AUDIO)}
     rate = report["clips_per_second"]
     return {
         "rows": report["rows"],

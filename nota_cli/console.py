@@ -5,12 +5,17 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any
+from itertools import count
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from nota_cli.errors import AudioWarning
+
+MOST_AUDIO_WARNINGS = 20  # of a process; a corpus may have thousands
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False)
@@ -24,6 +29,35 @@ def quiet_libraries() -> None:
     # Read when transformers and huggingface_hub are imported: bars of their own would tear ours apart.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would make tokenizers warn
+
+
+def show_audio_warnings() -> None:
+    """Have warnings of recordings look like the command line's own, each once."""
+    warnings.filterwarnings("once", category=AudioWarning)
+    warnings.showwarning = _show_warning
+
+
+_show_python_warning = warnings.showwarning
+_audio_warnings = count(1)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Warnings of recordings as the command line writes its own, not without end; others as Python does."""
+    if issubclass(category, AudioWarning):
+        number = next(_audio_warnings)
+        if number <= MOST_AUDIO_WARNINGS:
+            warn(str(message))
+        if number == MOST_AUDIO_WARNINGS:
+            warn("further warnings of recordings are not shown")
+    else:
+        _show_python_warning(message, category, filename, lineno, file, line)
 
 
 def say(message: str) -> None:

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class Entry:
         looped: the answer repeated itself (see `generate.loop_guard`).
         reason: why the audio could not be used.
         seconds: the clip's length; 0 where its audio could not be used.
+        notes: what is odd about its audio, sentences by kind (`nota_cli.data.audio.AudioNote`).
     """
 
     row: int
@@ -35,6 +36,7 @@ class Entry:
     looped: bool = False
     reason: str = ""
     seconds: float = 0.0
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def journal_path(out: Path, rank: int | None = None) -> Path:
@@ -236,8 +238,8 @@ def _entry(line: bytes) -> Entry | None:
         entry = Entry(**values)
     except TypeError:
         return None
-    known = isinstance(entry.row, int) and isinstance(entry.text, str) and entry.status in (DONE, BLANK, SKIPPED)
-    return entry if known else None
+    known = isinstance(entry.row, int) and isinstance(entry.text, str) and isinstance(entry.notes, dict)
+    return entry if known and entry.status in (DONE, BLANK, SKIPPED) else None
 
 
 def _json(line: bytes) -> Any:
