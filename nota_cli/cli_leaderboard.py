@@ -44,6 +44,7 @@ def compare(
     """
     from nota_cli import compare as tool
     from nota_cli.compare_runs import read_runs
+    from nota_cli.guards import check_compare
 
     weighed = tool.parse_weights(weights)
     if not runs and not references:
@@ -51,6 +52,7 @@ def compare(
     found = [*read_runs(runs or []), *(tool.reference_runs() if references else [])]
     standings = tool.standings(found, weighed, missing)
     if out is not None:
+        check_compare(out, [file for run in found for file in run.files])
         _write(out, standings, weighed, missing, plot)
     notes, cautions = tool.explain(standings, weighed, missing), tool.cautions(found)
     if as_json:

@@ -87,11 +87,18 @@ def write_text(target: Path, text: str) -> None:
 
 def sweep(target: Path) -> None:
     """Remove what killed processes have left of `atomic_path`; for the one process that may write `target`."""
+    for path in leavings(target):
+        path.unlink(missing_ok=True)
+
+
+def leavings(target: Path) -> list[Path]:
+    """What killed processes have left of `atomic_path`, beside `target`."""
     target = Path(target)
-    leavings = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.part")
-    for path in target.parent.iterdir():
-        if leavings.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    ours = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.part")
+    try:
+        return [path for path in target.parent.iterdir() if ours.fullmatch(path.name)]
+    except OSError:  # no folder, or none that can be listed
+        return []
 
 
 def _plain(target: Path) -> Path:

@@ -13,6 +13,7 @@ from nota_cli.errors import DataError, NotaError, UsageError, listing
 
 FORMAT = 1
 DONE, BLANK, SKIPPED = "done", "blank", "skipped"
+ROOT, RECORDINGS = "audio_root", "recordings"  # keys of a stamp: where recordings lie, and their sizes and times
 MISSING = "nothing"  # how a value that one of two stamps lacks is shown
 
 
@@ -58,14 +59,15 @@ class Journal:
         path: the file; it is made if it is not there.
         stamp: what the run's texts depend on, as JSON values.
         restart: throw away what is there.
+        moved: the audio root may be another one. It always may where sizes and times of its recordings agree.
 
     Raises:
         UsageError: it cannot be opened, another process is writing to it, or it is of a run with another stamp.
         DataError: it is no journal.
     """
 
-    def __init__(self, path: Path, stamp: dict[str, Any], *, restart: bool = False) -> None:
-        self.path, self.stamp = path, stamp
+    def __init__(self, path: Path, stamp: dict[str, Any], *, restart: bool = False, moved: bool = False) -> None:
+        self.path, self.stamp, self._moved = path, stamp, moved
         self._rows = -1  # not known yet
         self._open()
         try:
@@ -193,12 +195,20 @@ class Journal:
             or not isinstance(there.get("stamp"), dict)
         ):
             raise DataError(f"{self.path} is not a journal of this version of nota; --restart throws it away.")
-        changed = differences(there["stamp"], self.stamp)
+        before, now = ({k: v for k, v in stamp.items() if k != RECORDINGS} for stamp in (there["stamp"], self.stamp))
+        hint = ""
+        if before.get(ROOT) != now.get(ROOT):
+            # In the same folder a recording may have been mended since; in another one they must be the same.
+            if self._moved or (RECORDINGS in self.stamp and there["stamp"].get(RECORDINGS) == self.stamp[RECORDINGS]):
+                now[ROOT] = before.get(ROOT)
+            else:
+                hint = "If the recordings are the same and only lie elsewhere now, add --audio-root-moved. "
+        changed = differences(before, now)
         if changed:
             raise UsageError(
                 f"{self.path} holds finished rows of a run that was cut off, and since then has changed:\n"
                 f"{listing(changed)}\n"
-                "Undo that to go on with it, throw it away with --restart, or choose another --out."
+                f"{hint}Undo that to go on with it, throw it away with --restart, or choose another --out."
             )
 
 
