@@ -1,8 +1,6 @@
 """The command line: one short function a command, heavy imports inside them, the only place that exits."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,9 +29,9 @@ from nota_cli.cli_options import (
 )
 from nota_cli.cli_submission import submission_app
 from nota_cli.cli_systems import checkpoint_app, recipes_app, systems_app
-from nota_cli.console import fail, print_json, quiet_libraries, say, table
-from nota_cli.errors import NotaError, UsageError
-from nota_cli.files import FULL
+from nota_cli.console import print_json, quiet_libraries, say, table
+from nota_cli.errors import UsageError
+from nota_cli.process import run
 
 if TYPE_CHECKING:
     from nota_cli.data.prepare import Prepared
@@ -141,13 +139,13 @@ def train(
     """Train what the recipe trains; a run that was killed goes on with `--resume`."""
     from nota_cli.guards import check_checkpoint
     from nota_cli.recipe.load import load_recipe
-    from nota_cli.training.loop import train as run
+    from nota_cli.training.loop import train as train_recipe
 
     changes = [*(settings or []), *([] if init is None else [f"train.init={json.dumps(str(init))}"])]
     loaded = load_recipe(recipe, changes)
     folder = out or Path("checkpoints") / loaded.name
     check_checkpoint(folder, loaded)
-    done = run(loaded, folder, resume=resume, restart=restart)
+    done = train_recipe(loaded, folder, resume=resume, restart=restart)
     rows = [["checkpoint", str(done.folder)], ["steps", str(done.steps)]]
     table("Training", ["", ""], [*rows, *([name, f"{value:.4f}"] for name, value in done.metrics.items())])
 
@@ -270,11 +268,11 @@ def prepare_esc10(
     hold_out_fold: Annotated[int, typer.Option(help="The fold kept out of training.")] = 4,
 ) -> None:
     """Environmental sounds with a caption each."""
-    from nota_cli.data.prepare import prepare_esc10 as run
+    from nota_cli.data.prepare import prepare_esc10 as write_esc10
     from nota_cli.guards import check_prepare
 
     check_prepare(out, ("esc10-train.json", "esc10-dev.json"), folder)
-    _summary(run(folder, out, hold_out_fold=hold_out_fold))
+    _summary(write_esc10(folder, out, hold_out_fold=hold_out_fold))
 
 
 @prepare_app.command("tokenizer", epilog="Example: `nota prepare tokenizer tiny-stage1 --out data/tiny-tokenizer`")
@@ -296,21 +294,7 @@ def _summary(written: "list[Prepared]") -> None:
 def main() -> None:
     """Run the app; an error that the user can mend becomes one message and its exit status."""
     quiet_libraries()
-    try:
-        try:
-            app()
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
-    except NotaError as error:
-        fail(str(error))
-        raise SystemExit(error.exit_code) from None
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try the rest of stdout again, and fail aloud
-        fail(f"cannot write: {error.strerror}. Make room, or send stdout elsewhere.")
-        raise SystemExit(1) from None
+    run(app)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nota_cli.compress.merge import prepare_to_run
-from nota_cli.console import progress, say, warn
+from nota_cli.console import fits_stdout, progress, say, warn
 from nota_cli.data.annotation import read_annotation
 from nota_cli.errors import CheckpointError, UsageError
 from nota_cli.files import check_writable, write_text
@@ -137,7 +137,8 @@ def run_import(config: Path, out: Path | None) -> str:
     for key in imported.unknown:
         warn(f"{config}: unknown key {key}, left out")
     text = f"# From {config.name}. nota infer --recipe {out.name if out else 'THIS.yaml'} --annotation test.json\n"
-    text += dump_recipe(recipe)
+    dumped = dump_recipe(recipe)
+    text += dumped if out is not None or fits_stdout(dumped) else dump_recipe(recipe, ascii_only=True)
     if out is not None:
         write_text(out, text)
         say(f"recipe {recipe.name} written to {out}")

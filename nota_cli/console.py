@@ -42,8 +42,18 @@ def fail(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout and nothing else."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """One JSON object on stdout and nothing else; what stdout's encoding lacks is written as JSON's own escapes."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    sys.stdout.write((text if fits_stdout(text) else json.dumps(value, indent=2)) + "\n")
+
+
+def fits_stdout(text: str) -> bool:
+    """Whether stdout's encoding has all characters of the text."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -5,7 +5,6 @@ and never built.
 """
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from transformers import AutoConfig, WhisperConfig
 
 from nota_cli.compress.merge import decoder_folder, read_recipe, refuse_used, rewrite_decoder
 from nota_cli.errors import CheckpointError, UsageError, listing
-from nota_cli.files import atomic_folder
+from nota_cli.files import atomic_folder, copy_folder
 from nota_cli.model.build import _audio_encoder, _speech_encoder
 from nota_cli.model.checkpoint import WEIGHTS
 from nota_cli.model.weights import read_json, read_safetensors, weight_files
@@ -167,9 +166,9 @@ def prune_layers(checkpoint: Path, out: Path, keep: Mapping[str, Sequence[int]])
             sections["decoder"] = recipe.decoder.model_copy(update={"path": "./decoder"})
         else:
             if adapter.is_dir():
-                shutil.copytree(adapter, folder / "adapter")
+                copy_folder(adapter, folder / "adapter")
             if (decoder_folder(recipe).parent / WEIGHTS).is_file():  # made by nota, not published
-                shutil.copytree(decoder_folder(recipe), folder / "decoder")
+                copy_folder(decoder_folder(recipe), folder / "decoder")
                 sections["decoder"] = recipe.decoder.model_copy(update={"path": "./decoder"})
         (folder / "recipe.yaml").write_text(dump_recipe(recipe.model_copy(update=sections)), encoding="utf-8")
     return PruneReport(out, tuple(parts))
@@ -315,7 +314,7 @@ def _prune_decoder(source: Path, target: Path, keep: tuple[int, ...]) -> PartRep
 
 def _prune_adapter(source: Path, target: Path, keep: tuple[int, ...]) -> None:
     tensors = read_safetensors(source / "adapter_model.safetensors")
-    shutil.copytree(source, target)
+    copy_folder(source, target)
     renamed = {_renumber(name, ADAPTER_STACK, keep): tensor for name, tensor in tensors.items()}
     kept = {name: tensor for name, tensor in renamed.items() if name is not None}
     save_file(kept, target / "adapter_model.safetensors", {"format": "pt"})

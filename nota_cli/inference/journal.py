@@ -1,5 +1,6 @@
 """Finished rows on disk as soon as they are finished: one JSON line each, behind a header that says of which run."""
 
+import errno
 import fcntl
 import json
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nota_cli.errors import DataError, NotaError, UsageError, listing
+from nota_cli.files import sync
 
 FORMAT = 1
 DONE, BLANK, SKIPPED = "done", "blank", "skipped"
@@ -82,8 +84,12 @@ class Journal:
                 self._rows = 0
                 self._write({"nota_journal": FORMAT, "stamp": stamp})
                 _sync_folder(path.parent)
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            with suppress(OSError):
+                self.close()
+            if isinstance(error, OSError):
+                message = f"cannot keep a journal at {path}: {error.strerror}. Choose another output path."
+                raise UsageError(message) from error
             raise
 
     def append(self, entries: list[Entry]) -> None:
@@ -142,12 +148,12 @@ class Journal:
         """Locks of this kind end with the process, and its children, which may outlive it a little, have none."""
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                return  # a file system without locks; two runs at a time would do rows twice and lose none
             raise UsageError(
                 f"{self.path}: another nota infer is writing there. Wait for it, or choose another --out."
             ) from None
-        except OSError:
-            return  # a file system without locks; two runs at a time would do rows twice and lose none
 
     def _write(self, *values: dict[str, Any]) -> None:
         data = "".join(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n" for value in values)
@@ -157,7 +163,7 @@ class Journal:
             os.lseek(self._file, self._end, os.SEEK_SET)
             while left:
                 left = left[os.write(self._file, left) :]
-            os.fsync(self._file)
+            sync(self._file)
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._file, self._end)

@@ -81,10 +81,10 @@ def recipe_hash(recipe: Recipe) -> str:
     return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML that `load_recipe` reads back, defaults left out."""
+def dump_recipe(recipe: Recipe, *, ascii_only: bool = False) -> str:
+    """The recipe as YAML that `load_recipe` reads back, defaults left out; other characters as escapes if asked for."""
     values = recipe.model_dump(mode="json", exclude_defaults=True)
-    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=not ascii_only))
 
 
 def _read(file: Path, seen: tuple[Path, ...], files: list[Path]) -> dict[str, Any]:
