@@ -12,6 +12,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+NARROWEST = 20  # columns; in fewer a table shows nothing
+
+if os.environ.get("COLUMNS", "").isdigit() and int(os.environ["COLUMNS"]) < NARROWEST:
+    del os.environ["COLUMNS"]  # before rich reads it; the terminal's own width counts then, or 80
+
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False)
 

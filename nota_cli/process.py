@@ -18,7 +18,7 @@ EMPTY_OPTION = re.compile(r"(--[a-z][a-z-]*)=")
 INTERRUPTED = 130
 SHOW_CURSOR = b"\x1b[?25h\n"  # a progress bar hides it
 LENIENT = {"replace", "ignore", "backslashreplace", "xmlcharrefreplace", "namereplace"}
-NO_MEMORY = ("out of memory", "t allocate memory", "cannot allocate memory")
+NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "can't start new thread")
 
 
 def run(app: Callable[[], object]) -> None:

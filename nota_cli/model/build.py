@@ -19,7 +19,7 @@ from nota_cli.model.checkpoint import load_checkpoint, own_decoder
 from nota_cli.model.decoder import load_decoder, refuse_unknown
 from nota_cli.model.eat import EatConfig, EatEncoder, load_eat
 from nota_cli.model.inventory import inventory
-from nota_cli.model.memory import memory_error, out_of_memory
+from nota_cli.model.memory import memory_explained
 from nota_cli.model.whisper import WhisperEncoder, load_whisper_encoder
 from nota_cli.recipe.schema import AudioEncoder, Decoder, Encoder, LoadFormat, Recipe, SpeechEncoder
 
@@ -53,13 +53,8 @@ def build(
         RecipeError: the recipe asks for what cannot be made, such as training a quantised encoder.
         NotaError: memory does not do; the message has what each part needs, and what there is.
     """
-    try:
+    with memory_explained(lambda: inventory(_build(recipe, "meta", False, True, False, False)), device, recipe.name):
         return _build(recipe, device, trainable, load_format == "dummy", allow_missing, pack and not trainable)
-    except Exception as error:
-        if device == "meta" or not out_of_memory(error):
-            raise
-        parts = inventory(_build(recipe, "meta", False, True, False, False))
-        raise memory_error(parts, device, recipe.name) from error
 
 
 def _build(recipe: Recipe, device: str, trainable: bool, dummy: bool, allow_missing: bool, pack: bool) -> AudioLM:
