@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nota_cli.errors import UsageError
 from nota_cli.outputs import Input, Output, check_outputs
 from nota_cli.recipe.inputs import recipe_inputs
 
@@ -15,16 +16,18 @@ REPLACED = ("adapter", "decoder")
 
 
 def check_score(details: Path | None, csv: Path, annotation: Path) -> None:
-    """`nota score`: the table of clips against what it is made of."""
+    """`nota score`: the table of clips against what it is made of; an earlier table is replaced."""
     if details is not None:
         inputs = [Input("the submission", csv), Input("the annotation", annotation)]
         check_outputs([Output("--details", details)], inputs)
+        _refuse_foreign("--details", details, "a table of clips", ",hypothesis,reference")
 
 
 def check_efficiency(out: Path | None, recipe: "Recipe") -> None:
-    """`nota efficiency`: the measurement against recipe and weights."""
+    """`nota efficiency`: the measurement against recipe and weights; an earlier measurement is replaced."""
     if out is not None:
         check_outputs([Output("--out", out)], recipe_inputs(recipe))
+        _refuse_foreign("--out", out, "a measurement", '"recipe_hash"')
 
 
 def check_fix(fix: Path, annotations: Sequence[Path]) -> None:
@@ -76,6 +79,20 @@ def check_tokenizer(out: Path, recipe: "Recipe") -> None:
     """`nota prepare tokenizer`: its files against the recipe and its annotations; weights are not read."""
     outputs = [Output("--out", out / name) for name in ("tokenizer.json", "tokenizer_config.json")]
     check_outputs(outputs, [known for known in recipe_inputs(recipe) if not known.whole])
+
+
+def _refuse_foreign(option: str, path: Path, kind: str, mark: str) -> None:
+    """Let a report take the place of one of its own kind, which has `mark` near its beginning, and of nothing else.
+
+    Raises:
+        UsageError: something else is there.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open("rb") as file:
+        head = file.read(4096)
+    if mark.encode() not in head:
+        raise UsageError(f"{option}: {path} is there and is not {kind}. Choose another output path, or remove it.")
 
 
 def _files(folder: Path) -> Iterator[Input]:

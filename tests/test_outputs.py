@@ -302,3 +302,19 @@ def test_what_is_no_input_may_be_written(tmp_path: Path) -> None:
         check_outputs([Output("--out", tmp_path / "in" / ".." / "absent")], inputs)
     with pytest.raises(UsageError, match="holds the annotation"):
         check_outputs([Output("--out", tmp_path / "in", replaced=True)], inputs[:1])
+
+
+@pytest.mark.parametrize("name", ["score", "efficiency"])
+def test_a_report_takes_the_place_of_one_of_its_kind_alone(name: str, nota: Nota, place: Path) -> None:
+    scenario = SCENARIOS[name](place)
+    flag = "--details" if name == "score" else "--out"
+    arguments = [*scenario.arguments, flag, place / "r"]
+    if name == "efficiency":
+        arguments += ["--tokens", 2, "--seconds", 0, "--warm-up", 0]
+    (place / "r").touch()
+    assert nota(*arguments) == 0
+    assert nota(*arguments) == 0
+    for other in ("testset_id,text\ntest0000,one\n", '{"annotation": []}', "notes"):
+        (place / "r").write_text(other)
+        assert nota(*arguments) == 2
+        assert (place / "r").read_text() == other
