@@ -16,6 +16,10 @@ from rich.table import Table
 from nota_cli.errors import AudioWarning
 
 MOST_AUDIO_WARNINGS = 20  # of a process; a corpus may have thousands
+NARROWEST = 20  # columns; in fewer a table shows nothing
+
+if os.environ.get("COLUMNS", "").isdigit() and int(os.environ["COLUMNS"]) < NARROWEST:
+    del os.environ["COLUMNS"]  # before rich reads it; the terminal's own width counts then, or 80
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False)
@@ -76,8 +80,18 @@ def fail(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout and nothing else."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """One JSON object on stdout and nothing else; what stdout's encoding lacks is written as JSON's own escapes."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    sys.stdout.write((text if fits_stdout(text) else json.dumps(value, indent=2)) + "\n")
+
+
+def fits_stdout(text: str) -> bool:
+    """Whether stdout's encoding has all characters of the text."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:

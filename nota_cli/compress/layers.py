@@ -6,7 +6,6 @@ and never built.
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from transformers import AutoConfig, WhisperConfig
 from nota_cli.compress.gptq_format import OLD_CONFIG, read_settings
 from nota_cli.compress.merge import decoder_folder, read_recipe, refuse_used, rewrite_decoder
 from nota_cli.errors import CheckpointError, UsageError, listing
-from nota_cli.files import atomic_folder
+from nota_cli.files import atomic_folder, copy_folder
 from nota_cli.model.adapter import CONFIG as ADAPTER_CONFIG
 from nota_cli.model.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from nota_cli.model.adapter import layer_name, read_config, read_weights
@@ -174,9 +173,9 @@ def prune_layers(checkpoint: Path, out: Path, keep: Mapping[str, Sequence[int]])
             sections["decoder"] = recipe.decoder.model_copy(update={"path": "./decoder"})
         else:
             if adapter.is_dir():
-                shutil.copytree(adapter, folder / "adapter")
+                copy_folder(adapter, folder / "adapter")
             if (decoder_folder(recipe).parent / WEIGHTS).is_file():  # made by nota, not published
-                shutil.copytree(decoder_folder(recipe), folder / "decoder")
+                copy_folder(decoder_folder(recipe), folder / "decoder")
                 sections["decoder"] = recipe.decoder.model_copy(update={"path": "./decoder"})
         (folder / "recipe.yaml").write_text(dump_recipe(recipe.model_copy(update=sections)), encoding="utf-8")
     return PruneReport(out, tuple(parts))
@@ -328,7 +327,7 @@ def _prune_adapter(source: Path, target: Path, keep: tuple[int, ...]) -> None:
     config = read_config(source)
     file, stored = read_weights(source)
     tensors = {SHELL.sub("", name): tensor for name, tensor in stored.items()}
-    shutil.copytree(source, target)
+    copy_folder(source, target)
     renamed = {name: _renumber(name, ADAPTER_STACK, keep) for name in tensors}
     kept = {new: tensors[name] for name, new in renamed.items() if new is not None}
     (target / file.name).unlink()

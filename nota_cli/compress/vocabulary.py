@@ -33,7 +33,7 @@ from nota_cli.compress.vocabulary_weights import (
     write_weights,
 )
 from nota_cli.errors import CheckpointError, UsageError, listing
-from nota_cli.files import atomic_folder, write_text
+from nota_cli.files import atomic_folder, copy_folder, write_text
 from nota_cli.hub import local_path
 from nota_cli.model.weights import tensor_shapes
 from nota_cli.prompts import Query, wrap
@@ -283,7 +283,7 @@ def prune_checkpoint(
             if (checkpoint / name).is_file():
                 shutil.copyfile(checkpoint / name, part / name)
         if (checkpoint / "adapter").is_dir():
-            shutil.copytree(checkpoint / "adapter", part / "adapter")
+            copy_folder(checkpoint / "adapter", part / "adapter")
         decoder = recipe.decoder.model_copy(update={"path": "./decoder", "config": None, "tokenizer": None})
         write_text(part / "recipe.yaml", dump_recipe(recipe.model_copy(update={"decoder": decoder})))
     return report

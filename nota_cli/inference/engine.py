@@ -21,13 +21,12 @@ from nota_cli.inference.encoding import encode
 from nota_cli.inference.plan import Units, groups, units
 from nota_cli.long_audio import join
 from nota_cli.model.audio_lm import AudioLM
+from nota_cli.model.memory import out_of_memory
 from nota_cli.recipe.schema import Generate
 
 MEMORY_SHARE = 0.8  # of what is free on the device; the rest is for lengths and fragments nobody foresees
 LARGEST = 128  # clips in a batch; more make nothing faster, and lose more when a run is cut
 ROWS_AHEAD = 64  # clips that a worker may be ahead, so that large batches do not fill the memory
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-"""What torch and CUDA's libraries say in errors that have no class of their own."""
 
 
 @dataclass(frozen=True)
@@ -302,13 +301,6 @@ def timed(record: object, stage: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     setattr(record, stage, getattr(record, stage) + time.monotonic() - started)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of whichever device, did not do."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
 
 
 def _first_line(error: BaseException) -> str:

@@ -19,6 +19,8 @@ from nota_cli.model.ced import CedConfig, CedEncoder, load_ced
 from nota_cli.model.checkpoint import load_checkpoint, own_decoder
 from nota_cli.model.decoder import load_decoder, refuse_unknown
 from nota_cli.model.eat import EatConfig, EatEncoder, load_eat
+from nota_cli.model.inventory import inventory
+from nota_cli.model.memory import memory_explained
 from nota_cli.model.whisper import WhisperEncoder, load_whisper_encoder
 from nota_cli.recipe.schema import AudioEncoder, Decoder, Encoder, LoadFormat, Recipe, SpeechEncoder
 
@@ -50,10 +52,16 @@ def build(
     Raises:
         CheckpointError: weights are missing or do not fit.
         RecipeError: the recipe asks for what cannot be made, such as training a quantised encoder.
+        NotaError: memory does not do; the message has what each part needs, and what there is.
     """
-    pack = pack and not trainable
+    with memory_explained(lambda: inventory(_build(recipe, "meta", False, True, False, False)), device, recipe.name):
+        return _build(recipe, device, trainable, load_format == "dummy", allow_missing, pack and not trainable)
+
+
+def _build(recipe: Recipe, device: str, trainable: bool, dummy: bool, allow_missing: bool, pack: bool) -> AudioLM:
+    """As `build`; runs into the end of memory without an explanation."""
+    load_format: LoadFormat = "dummy" if dummy else "auto"
     cpu_kernel = _cpu_kernel(recipe.decoder, device)
-    dummy = load_format == "dummy"
     checkpoint = None if recipe.checkpoint is None or dummy else local_path(recipe.checkpoint, kind="checkpoint")
     if checkpoint is not None:
         decoder_spec = own_decoder(recipe.decoder, checkpoint)

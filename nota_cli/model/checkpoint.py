@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nota_cli.console import say, warn
 from nota_cli.errors import CheckpointError, UsageError, listing
-from nota_cli.files import atomic_folder, atomic_path, write_text
+from nota_cli.files import atomic_folder, atomic_path, copy_folder, write_text
 from nota_cli.model import adapter
 from nota_cli.model.fit import shape_line
 from nota_cli.model.state_dicts import example_names, find_weights, plain_names
@@ -131,7 +131,7 @@ def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
         return recipe
     elif Path(recipe.decoder.path).resolve() != target.resolve():
         with atomic_folder(target) as part:
-            shutil.copytree(recipe.decoder.path, part, dirs_exist_ok=True)
+            copy_folder(Path(recipe.decoder.path), part)
     decoder = recipe.decoder.model_copy(update={"path": "./decoder", "config": None, "tokenizer": None})
     return recipe.model_copy(update={"decoder": decoder})
 
