@@ -12,7 +12,7 @@ import torch
 
 from nota_cli.compress.merge import prepare_to_run
 from nota_cli.data.annotation import FAMILY_TASK
-from nota_cli.data.audio import duration, load_clip
+from nota_cli.data.audio import AudioNote, duration, load_clip, warn_of
 from nota_cli.data.inputs import Features
 from nota_cli.errors import UsageError
 from nota_cli.inference import feature_spec
@@ -141,8 +141,17 @@ class AudioLM:
         if long == "cut":
             yield load_clip([path], max_seconds=limit)
             return
+        found: dict[str, AudioNote] = {}
+        notes: list[AudioNote] = []
+        silent = True
         for start, stop in windows(duration(path), limit):
-            yield load_clip([path], max_seconds=limit, start=start, stop=stop)
+            yield load_clip([path], max_seconds=limit, start=start, stop=stop, notes=notes)
+            silent = silent and any(note.kind == "silent" for note in notes)
+            found |= {note.kind: note for note in notes}
+            notes.clear()
+        if not silent:
+            found.pop("silent", None)
+        warn_of(found.values())
 
 
 class Recording:

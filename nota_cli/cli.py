@@ -1,8 +1,6 @@
 """The command line: one short function a command, heavy imports inside them, the only place that exits."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,9 +32,9 @@ from nota_cli.cli_options import (
 )
 from nota_cli.cli_submission import submission_app
 from nota_cli.cli_systems import checkpoint_app, recipes_app, systems_app
-from nota_cli.console import fail, print_json, quiet_libraries, say, table
-from nota_cli.errors import NotaError, UsageError
-from nota_cli.files import FULL
+from nota_cli.console import print_json, quiet_libraries, say, show_audio_warnings, table
+from nota_cli.errors import UsageError
+from nota_cli.process import run
 
 if TYPE_CHECKING:
     from nota_cli.data.prepare import Prepared
@@ -90,6 +88,13 @@ def infer(
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away what a run that was cut has finished.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a finished CSV of another run, or one that was edited.")
+    ] = False,
+    audio_root_moved: Annotated[
+        bool,
+        typer.Option("--audio-root-moved", help="Resume although the same recordings lie elsewhere now."),
+    ] = False,
     load_format: LoadFormatOption = "auto",
     allow_missing: AllowMissingOption = False,
 ) -> None:
@@ -117,6 +122,8 @@ def infer(
         on_error=pick_one("--on-error", on_error, ON_ERROR),
         chunk=pick_one("--long", long, ("cut", "chunk")) == "chunk",
         restart=restart,
+        overwrite=overwrite,
+        audio_root_moved=audio_root_moved,
     )
     summary = run_infer(chosen, wishes)
     if summary is not None:
@@ -133,14 +140,17 @@ def train(
     settings: SetOption = None,
 ) -> None:
     """Train what the recipe trains; a run that was killed goes on with `--resume`."""
+    from nota_cli.guards import check_checkpoint
     from nota_cli.recipe.load import load_recipe
     from nota_cli.recipe.sources import with_data_there
 
     changes = [*(settings or []), *([] if init is None else [f"train.init={json.dumps(str(init))}"])]
     loaded = with_data_there(load_recipe(recipe, changes), recipe)
-    from nota_cli.training.loop import train as run
+    from nota_cli.training.loop import train as train_recipe
 
-    done = run(loaded, out or Path("checkpoints") / loaded.name, resume=resume, restart=restart)
+    folder = out or Path("checkpoints") / loaded.name
+    check_checkpoint(folder, loaded)
+    done = train_recipe(loaded, folder, resume=resume, restart=restart)
     rows = [["checkpoint", str(done.folder)], ["steps", str(done.steps)]]
     table("Training", ["", ""], [*rows, *([name, f"{value:.4f}"] for name, value in done.metrics.items())])
 
@@ -164,9 +174,11 @@ def score(
 ) -> None:
     """Score a CSV exactly as the organisers do, or as papers do."""
     from nota_cli.files import check_writable
+    from nota_cli.guards import check_score
     from nota_cli.score import details as tool
     from nota_cli.score.report import score_clips
 
+    check_score(details, csv, annotation)
     if details is not None:
         check_writable(details)
     scored = score_clips(csv, annotation, pick_task(task) or task, profile=profile, samples=bootstrap)
@@ -205,6 +217,7 @@ def efficiency(
     from nota_cli import efficiency as tool
     from nota_cli.console import progress
     from nota_cli.files import check_writable, write_text
+    from nota_cli.guards import check_efficiency
     from nota_cli.model.device import pick_device
 
     if comparison:
@@ -213,14 +226,15 @@ def efficiency(
         return
     if protocol not in tool.PROTOCOLS:
         raise UsageError(f"--protocol {protocol!r}: there are {' and '.join(tool.PROTOCOLS)}")
-    if out is not None:
-        check_writable(out)
     how = tool.Settings(protocol, audio_seconds, tokens, rounds, warm_up, seconds)
     chosen, place, weights = (
         pick_recipe(recipe, checkpoint, settings),
         pick_device(device),
         pick_load_format(load_format),
     )
+    check_efficiency(out, chosen)
+    if out is not None:
+        check_writable(out)
     with progress() as bar:
         shown = bar.add_task("rounds", total=None, detail=chosen.name)
         report = tool.measure(
@@ -243,10 +257,12 @@ def prepare_fsdd(
 ) -> None:
     """Spoken digits: single ones to train on, strings of held-out ones to test on."""
     from nota_cli.data.prepare import prepare_digits
+    from nota_cli.guards import check_prepare
 
     first, separator, last = hold_out.partition("-")
     if not (separator and first.isdigit() and last.isdigit()):
         raise UsageError(f"--hold-out {hold_out!r}: write it as FIRST-LAST, for example 5-9")
+    check_prepare(out, ("fsdd-train.json", "fsdd-dev.json"), folder)
     _summary(prepare_digits(folder, out, hold_out=range(int(first), int(last) + 1)))
 
 
@@ -257,9 +273,11 @@ def prepare_esc10(
     hold_out_fold: Annotated[int, typer.Option(help="The fold kept out of training.")] = 4,
 ) -> None:
     """Environmental sounds with a caption each."""
-    from nota_cli.data.prepare import prepare_esc10 as run
+    from nota_cli.data.prepare import prepare_esc10 as write_esc10
+    from nota_cli.guards import check_prepare
 
-    _summary(run(folder, out, hold_out_fold=hold_out_fold))
+    check_prepare(out, ("esc10-train.json", "esc10-dev.json"), folder)
+    _summary(write_esc10(folder, out, hold_out_fold=hold_out_fold))
 
 
 @prepare_app.command("tokenizer", epilog="Example: `nota prepare tokenizer tiny-stage1 --out data/tiny-tokenizer`")
@@ -289,21 +307,8 @@ expand_paths(app)
 def main() -> None:
     """Run the app; an error that the user can mend becomes one message and its exit status."""
     quiet_libraries()
-    try:
-        try:
-            app()
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
-    except NotaError as error:
-        fail(str(error))
-        raise SystemExit(error.exit_code) from None
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try the rest of stdout again, and fail aloud
-        fail(f"cannot write: {error.strerror}. Make room, or send stdout elsewhere.")
-        raise SystemExit(1) from None
+    show_audio_warnings()
+    run(app)
 
 
 if __name__ == "__main__":

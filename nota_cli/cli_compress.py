@@ -88,7 +88,10 @@ def merge_lora(
     rounding: Annotated[bool, typer.Option("--rounding", help="Merge into half precision too, which rounds.")] = False,
 ) -> None:
     """Add the adapters to the decoder's weights, so that nothing of them is left to compute."""
-    from nota_cli.compress.merge import merge_checkpoint
+    from nota_cli.compress.merge import merge_checkpoint, read_recipe
+    from nota_cli.guards import check_new_folder
+    from nota_cli.recipe.inputs import recipe_inputs
 
+    check_new_folder(out, checkpoint, recipe_inputs(read_recipe(checkpoint)))
     report = merge_checkpoint(checkpoint, out, rounding=rounding)
     say(f"{report.folder}: {report.layers} layers merged")

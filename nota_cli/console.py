@@ -5,14 +5,22 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any
+from itertools import count
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-PIPE_WIDTH = 200  # most columns of a table that goes into a pipe or a file
+from nota_cli.errors import AudioWarning
+
+MOST_AUDIO_WARNINGS = 20  # of a process; a corpus may have thousands
+PIPE_WIDTH = 200  # most columns of a table that goes whole into a pipe or a file
+NARROWEST = 20  # columns; in fewer a table shows nothing
+
+if os.environ.get("COLUMNS", "").isdigit() and int(os.environ["COLUMNS"]) < NARROWEST:
+    del os.environ["COLUMNS"]  # before rich reads it; the terminal's own width counts then, or 80
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False)
@@ -26,6 +34,35 @@ def quiet_libraries() -> None:
     # Read when transformers and huggingface_hub are imported: bars of their own would tear ours apart.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would make tokenizers warn
+
+
+def show_audio_warnings() -> None:
+    """Have warnings of recordings look like the command line's own, each once."""
+    warnings.filterwarnings("once", category=AudioWarning)
+    warnings.showwarning = _show_warning
+
+
+_show_python_warning = warnings.showwarning
+_audio_warnings = count(1)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Warnings of recordings as the command line writes its own, not without end; others as Python does."""
+    if issubclass(category, AudioWarning):
+        number = next(_audio_warnings)
+        if number <= MOST_AUDIO_WARNINGS:
+            warn(str(message))
+        if number == MOST_AUDIO_WARNINGS:
+            warn("further warnings of recordings are not shown")
+    else:
+        _show_python_warning(message, category, filename, lineno, file, line)
 
 
 def say(message: str) -> None:
@@ -44,8 +81,18 @@ def fail(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout and nothing else."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """One JSON object on stdout and nothing else; what stdout's encoding lacks is written as JSON's own escapes."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    sys.stdout.write((text if fits_stdout(text) else json.dumps(value, indent=2)) + "\n")
+
+
+def fits_stdout(text: str) -> bool:
+    """Whether stdout's encoding has all characters of the text."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def table(title: str, columns: list[str], rows: list[list[str]], *, whole: bool = False) -> None:

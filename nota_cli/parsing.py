@@ -60,9 +60,14 @@ def parse_yaml(text: str) -> Any:
         raise ParseError("the YAML is nested too deeply") from error
 
 
-def dump_yaml(values: Any) -> str:
-    """YAML that `parse_yaml` reads back, and so do readers of YAML 1.1: texts that either takes for more are quoted."""
-    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+def dump_yaml(values: Any, *, ascii_only: bool = False) -> str:
+    """YAML that `parse_yaml` reads back, and so do readers of YAML 1.1: texts that either takes for more are quoted.
+
+    Args:
+        values: what to write.
+        ascii_only: write other characters as escapes.
+    """
+    return str(yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=not ascii_only))
 
 
 def parse_json(text: str, *, allow_nan: bool = False) -> Any:

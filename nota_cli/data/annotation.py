@@ -91,6 +91,24 @@ def family(task: str) -> str | None:
     return next((name for name, tasks in FAMILIES.items() if task in tasks), None)
 
 
+def of_task(rows: list[Row], task: str | None, path: Path | str) -> list[Row]:
+    """The rows of one family of `FAMILIES`, or all of them without one; they keep their `index`.
+
+    Raises:
+        DataError: there are none; the message names the families that there are.
+    """
+    if task is None:
+        return rows
+    chosen = [row for row in rows if family(row.task) == task]
+    if not chosen:
+        others = ", ".join(sorted({family(row.task) or row.task for row in rows}))
+        raise DataError(
+            f"{printable(str(path))}: none of its {len(rows)} rows belongs to task {task} (there: {others}). "
+            "Choose another --task, or leave it out for all rows."
+        )
+    return chosen
+
+
 def row_id(row: Row) -> str:
     """The row's id in a submission: its `testset_id`, else `test` and its place in the annotation in four digits."""
     return row.id if row.id is not None else f"test{row.index:04d}"
@@ -187,7 +205,7 @@ def _file_problem(name: str, audio_root: Path | str) -> str | None:
 
 def _items(data: bytes, shown: str) -> list[Any]:
     """The list under `annotation`."""
-    refuse_lfs_pointer(data, shown)
+    refuse_lfs_pointer(shown, data, DataError)
     try:
         text = decode(data)
         content = parse_json(text)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from nota_cli.data.annotation import Row, row_id
-from nota_cli.data.audio import EXPANSION_GAP_SECONDS, header
+from nota_cli.data.audio import EXPANSION_GAP_SECONDS, stated_duration
 from nota_cli.errors import AudioError, listing_by_row, printable
 from nota_cli.paths import audio_path, check_audio_root, path_note
 
@@ -52,18 +52,21 @@ def scan(
     audio_root: str | os.PathLike[str],
     *,
     workers: int = 8,
+    whole: bool = False,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> Scan:
     """Find every file of the rows, `expand_wav` included, that is not there or whose header is no sound's.
 
-    Refused besides what `nota_cli.data.audio.header` refuses: paths that leave the audio root, by `..` or by being
+    Refused besides what `nota_cli.data.sound_file.sounds` refuses: paths that leave the audio root, by `..` or by being
     absolute. Where a symbolic link in it leads is its owner's business. Only headers are read, of each file once, so
-    what is wrong further inside shows when the file is decoded.
+    what is wrong further inside shows when the file is decoded; but where a header only guesses the length, as that of
+    an MP3 does, the file is counted.
 
     Args:
         rows: annotation rows.
         audio_root: the folder that their paths are relative to.
         workers: threads that read headers.
+        whole: read FLAC files to their ends, for others that were joined to them; else these show when decoded.
         on_progress: told how many more rows are done, in this thread.
 
     Raises:
@@ -74,7 +77,7 @@ def scan(
     """
     if rows:
         check_audio_root(audio_root)
-    look = _Look(audio_root)
+    look = _Look(audio_root, whole)
     found = Scan()
     groups = (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
     pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="scan")
@@ -105,6 +108,7 @@ class _Look:
     """Looks at files under one root, at each once; threads share it."""
 
     audio_root: str | os.PathLike[str]
+    whole: bool = False
     roots: tuple[str, ...] = ()
     seen: dict[str, float | None | _Trouble] = field(default_factory=dict)
 
@@ -141,10 +145,9 @@ class _Look:
             remedy = "Name a folder above it by --audio-root, or correct the path in the annotation."
             return _Trouble(printable(path), f"lies outside the audio root {root}", remedy)
         try:
-            told = header(path, row=row)
+            return stated_duration(path, row=row, whole=self.whole)
         except AudioError as error:
             return _Trouble(error.path, error.reason, error.remedy if note is None else note)
-        return None if told.frames is None else told.frames / told.rate
 
     def _inside(self, path: str) -> bool:
         return os.path.join(os.path.abspath(path), "").startswith(self.roots)

@@ -5,6 +5,7 @@ from typing import Any
 
 from nota_cli.console import say, table, warn
 from nota_cli.errors import DataError, UsageError
+from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import decode, parse_json
 
 Report = dict[str, Any]
@@ -75,6 +76,7 @@ def read_report(file: Path) -> Report:
     Raises:
         DataError: it is none.
     """
+    refuse_lfs_pointer(file, error=DataError)
     try:
         report = parse_json(decode(file.read_bytes()))
     except (OSError, ValueError) as error:

@@ -45,7 +45,8 @@ class Policy:
         for each in bad:
             told = f"{each.path}: {each.reason}. {each.remedy}"
             reasons[each.row] = f"{reasons[each.row]} {told}" if each.row in reasons else told
-        return [self._entry(row, reason) for row, reason in reasons.items()]
+        positions = {row.index: position for position, row in enumerate(self.rows)}
+        return [self._entry(positions[index], reason) for index, reason in reasons.items()]
 
     def during(self, bad: Sequence[tuple[int, str]]) -> list[Entry]:
         """What becomes of rows, by position, whose audio turned out bad when it was decoded, and why.

@@ -6,6 +6,7 @@ from typing import Any
 
 from nota_cli.assets import home
 from nota_cli.errors import CheckpointError, RecipeError
+from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import decode, parse_json
 
 WEIGHT_SUFFIXES = (".pt", ".pth")
@@ -70,6 +71,7 @@ def _resolve(name: str) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    refuse_lfs_pointer(file, error=CheckpointError)
     try:
         content = parse_json(decode(file.read_bytes()), allow_nan=True)
     except ValueError as error:

@@ -73,10 +73,11 @@ def load_recipe(name: str = DEFAULT_RECIPE, settings: list[str] | None = None) -
         RecipeError: the file is not a recipe; every unknown key and bad value is named at once.
     """
     file = find_recipe(name)
-    values = _merge(_read(file), parse_settings(settings or []))
+    chain = _chain(file)
+    values = _merge(_merged(chain), parse_settings(settings or []))
     values.setdefault("name", file.stem)
     try:
-        return Recipe.model_validate(values)
+        return Recipe.model_validate(values).read_from([each for each, _ in reversed(chain)])
     except ValidationError as error:
         raise RecipeError(f"recipe {file}:\n{listing(_problems(error))}") from None
 
@@ -101,10 +102,10 @@ def recipe_hash(recipe: Recipe) -> str:
     return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML that `load_recipe` reads back, defaults left out."""
+def dump_recipe(recipe: Recipe, *, ascii_only: bool = False) -> str:
+    """The recipe as YAML that `load_recipe` reads back, defaults left out; other characters as escapes if asked for."""
     values = recipe.model_dump(mode="json", exclude_defaults=True)
-    return dump_yaml(values)
+    return dump_yaml(values, ascii_only=ascii_only)
 
 
 def named_in(name: str) -> dict[str, Path]:
@@ -112,10 +113,10 @@ def named_in(name: str) -> dict[str, Path]:
     return {key: file for file, values in _chain(find_recipe(name)) for key, _ in _leaves(values, "")}
 
 
-def _read(file: Path) -> dict[str, Any]:
-    """A recipe's values with those of its bases below them."""
+def _merged(chain: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """A recipe's values over those of its bases."""
     merged: dict[str, Any] = {}
-    for _, values in _chain(file):
+    for _, values in chain:
         merged = _merge(merged, values)
     return merged
 
@@ -124,10 +125,9 @@ def _chain(file: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str
     """The file of each recipe and what it says itself, the base of all first."""
     if file in seen:
         raise RecipeError(f"recipe {file}: `base` goes round in a circle")
+    refuse_lfs_pointer(file, error=RecipeError)
     try:
-        data = file.read_bytes()
-        refuse_lfs_pointer(data, file)
-        values = parse_yaml(decode(data))
+        values = parse_yaml(decode(file.read_bytes()))
     except (OSError, ValueError) as error:
         raise RecipeError(f"recipe {file} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
