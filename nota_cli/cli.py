@@ -12,6 +12,7 @@ from nota_cli import __version__
 from nota_cli.cli_chat import chat_app
 from nota_cli.cli_compress import compress_app
 from nota_cli.cli_leaderboard import leaderboard_app
+from nota_cli.cli_listen import listen_app
 from nota_cli.cli_options import (
     AllowMissingOption,
     AnnotationOption,
@@ -23,6 +24,7 @@ from nota_cli.cli_options import (
     RecipeOption,
     SetOption,
     TaskOption,
+    check_sources,
     pick_batch_size,
     pick_load_format,
     pick_one,
@@ -32,6 +34,7 @@ from nota_cli.cli_options import (
 from nota_cli.cli_submission import submission_app
 from nota_cli.cli_systems import checkpoint_app, recipes_app, systems_app
 from nota_cli.console import fail, print_json, quiet_libraries, say, table
+from nota_cli.data.recordings import named_recordings
 from nota_cli.errors import NotaError, UsageError
 from nota_cli.files import FULL
 
@@ -49,7 +52,7 @@ prepare_app = typer.Typer(help="Turn corpora on disk into annotation files.", no
 app.add_typer(prepare_app, name="prepare")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(checkpoint_app, name="checkpoint")
-for part in (systems_app, chat_app, compress_app, leaderboard_app, submission_app):
+for part in (listen_app, systems_app, chat_app, compress_app, leaderboard_app, submission_app):
     app.registered_commands += part.registered_commands
 
 
@@ -60,14 +63,26 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@app.command(epilog="Example: `nota infer --task aac --out submission.csv`")
+@app.command(
+    epilog="Examples: `nota infer --task aac --out submission.csv`; "
+    "`nota infer my.wav 'calls/*.mp3' --task asr --out texts.csv`"
+)
 def infer(
+    audio: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Recordings, instead of an annotation: files, folders, globs ('calls/*.wav', quoted), or - for stdin."
+        ),
+    ] = None,
     task: TaskOption = None,
     recipe: RecipeOption = None,
     checkpoint: CheckpointOption = None,
     annotation: AnnotationOption = None,
     audio_root: AudioRootOption = None,
-    out: Annotated[Path | None, typer.Option(help="The CSV; submissions/RECIPE-TASK.csv if not given.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The CSV; submissions/RECIPE-TASK.csv if not given, RECIPE-TASK.csv here for recordings."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")] = None,
     settings: SetOption = None,
     device: DeviceOption = "auto",
@@ -90,32 +105,39 @@ def infer(
     load_format: LoadFormatOption = "auto",
     allow_missing: AllowMissingOption = False,
 ) -> None:
-    """Run a model over a test set into a submission CSV; a run that was cut goes on by the same command.
+    """Run a model over a test set or recordings into a CSV; re-run the same command to resume.
 
     With no other flag than `--task` the small model that ships with nota runs over the sample recordings.
-    Every row is asked what its own `task` says; `--task` names the test set and serves rows without one.
+    Each row's `task` selects its prompt; `--task` names the test set and serves rows without one, and recordings, whose
+    paths are the CSV's `testset_id`.
     Several processes share the rows under `torchrun` or `accelerate launch`. Beside the CSV lies a report, `.run.json`.
     """
-    from nota_cli.commands import Loading
-    from nota_cli.commands_infer import Wishes, run_infer
-    from nota_cli.inference.policy import ON_ERROR
+    check_sources(audio, annotation, audio_root, task)
+    with named_recordings(audio or []) as recordings:
+        for note in recordings.notes:
+            say(note)
+        chosen = pick_recipe(recipe, checkpoint, settings)
 
-    chosen = pick_recipe(recipe, checkpoint, settings)
-    wishes = Wishes(
-        pick_task(task),
-        annotation,
-        audio_root,
-        out,
-        limit,
-        device,
-        workers,
-        Loading(pick_load_format(load_format), allow_missing),
-        batch_size=pick_batch_size(batch_size),
-        on_error=pick_one("--on-error", on_error, ON_ERROR),
-        chunk=pick_one("--long", long, ("cut", "chunk")) == "chunk",
-        restart=restart,
-    )
-    summary = run_infer(chosen, wishes)
+        from nota_cli.commands import Loading
+        from nota_cli.commands_infer import Wishes, run_infer
+        from nota_cli.inference.policy import ON_ERROR
+
+        wishes = Wishes(
+            pick_task(task),
+            annotation,
+            recordings.files,
+            audio_root,
+            out,
+            limit,
+            device,
+            workers,
+            Loading(pick_load_format(load_format), allow_missing),
+            batch_size=pick_batch_size(batch_size),
+            on_error=pick_one("--on-error", on_error, ON_ERROR),
+            chunk=pick_one("--long", long, ("cut", "chunk")) == "chunk",
+            restart=restart,
+        )
+        summary = run_infer(chosen, wishes)
     if summary is not None:
         table("Inference", ["", ""], [[name, str(value)] for name, value in summary.items()])
 

@@ -15,11 +15,12 @@ from nota_cli.console import progress, say, warn
 from nota_cli.data.annotation import FAMILY_TASK, Row, annotation_bytes, parse_annotation, row_id
 from nota_cli.data.audio import duration
 from nota_cli.data.batches import clip_paths
-from nota_cli.data.scan import BadFile, Scan, scan
-from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError, listing, printable
+from nota_cli.data.recordings import STDIN, Recording, recording_rows
+from nota_cli.data.scan import Scan, bad_file, scan
+from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError, listing
 from nota_cli.files import check_writable, sweep, write_text
 from nota_cli.inference.engine import Engine, Result, Tally, timed
-from nota_cli.inference.fingerprint import data_hash, made_of
+from nota_cli.inference.fingerprint import data_hash, file_hash, made_of, value_hash
 from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, differences, journal_path, rank_journals
 from nota_cli.inference.outcomes import Outcomes
 from nota_cli.inference.plan import longest_first
@@ -39,6 +40,7 @@ class Wishes:
     """What the command line asks for.
 
     Attributes:
+        recordings: what to run over instead of an annotation.
         workers: processes that decode audio; None for as many as there are cores to spare.
         batch_size: clips of a batch; None for the recipe's, or on CUDA what the memory takes.
         on_error: what becomes of rows whose audio cannot be used.
@@ -48,6 +50,7 @@ class Wishes:
 
     task: str | None = None
     annotation: Path | None = None
+    recordings: Sequence[Recording] = ()
     audio_root: Path | None = None
     out: Path | None = None
     limit: int | None = None
@@ -70,11 +73,16 @@ class _Share:
 
 @dataclass
 class _Run:
-    """What all processes of a run know; `digest` is the annotation's, as it was when `rows` were read."""
+    """What all processes of a run know.
+
+    Attributes:
+        annotation: the file; None for recordings named on the command line.
+        digest: the annotation's, as it was when `rows` were read, or the recordings' names'.
+    """
 
     recipe: Recipe
     wishes: Wishes
-    annotation: Path
+    annotation: Path | None
     digest: str
     audio_root: Path
     out: Path
@@ -112,14 +120,19 @@ def run_infer(recipe: Recipe, wishes: Wishes) -> dict[str, object] | None:
 
 
 def _prepare(recipe: Recipe, wishes: Wishes, ranks: Ranks) -> _Run:
-    annotation, audio_root = _test_set(wishes.task, recipe, wishes.annotation, wishes.audio_root)
-    rows, digest = _rows(annotation, wishes)
+    annotation, audio_root = None, Path()
+    if wishes.recordings:
+        rows, digest = _recording_rows(wishes)
+    else:
+        annotation, audio_root = _test_set(wishes.task, recipe, wishes.annotation, wishes.audio_root)
+        rows, digest = _rows(annotation, wishes)
     _ask_all(rows, recipe)
-    out = wishes.out or Path("submissions") / f"{recipe.name}-{wishes.task or 'all'}.csv"
+    folder = Path("submissions") if annotation else Path()  # what is no submission is not taken for the newest one
+    out = wishes.out or folder / f"{recipe.name}-{wishes.task or 'all'}.csv"
     if out.is_symlink():
         out = Path(os.path.realpath(out))  # what lies beside the CSV lies beside the file itself
     for path in (out, report_path(out), journal_path(out)):
-        if path.exists() and annotation.exists() and path.samefile(annotation):
+        if annotation and path.exists() and annotation.exists() and path.samefile(annotation):
             raise UsageError(f"--out {out}: {path} is the annotation, which would be lost. Choose another output path.")
     return _Run(recipe, wishes, annotation, digest, audio_root, out, _device(wishes.device, ranks), rows, ranks)
 
@@ -129,6 +142,13 @@ def _rows(annotation: Path, wishes: Wishes) -> tuple[list[Row], str]:
     data = annotation_bytes(annotation)
     rows = parse_annotation(data, annotation, default_task=FAMILY_TASK.get(wishes.task or ""))
     return rows[: wishes.limit], data_hash(data)
+
+
+def _recording_rows(wishes: Wishes) -> tuple[list[Row], str]:
+    """Rows of recordings named on the command line, and a hash of their names, of stdin's content."""
+    chosen = wishes.recordings[: wishes.limit]
+    names = [[each.name, file_hash(each.path) if each.name == STDIN else str(each.path)] for each in chosen]
+    return recording_rows(chosen, FAMILY_TASK[wishes.task or ""]), value_hash(names)
 
 
 def _lead(run: _Run) -> dict[str, object]:
@@ -230,9 +250,9 @@ def _lengths(run: _Run, found: Scan, left: Sequence[int]) -> "array[float]":
             seconds[position] = known
         elif row.index not in bad:
             try:
-                seconds[position] = duration(*clip_paths(row, run.audio_root), row=row.index)
+                seconds[position] = duration(*clip_paths(row, run.audio_root), row=row.number)
             except AudioError as error:
-                found.append(BadFile(row.index, printable(row_id(row)), error.path, error.reason, error.remedy))
+                found.append(bad_file(row, error))
     found.sort(key=lambda each: each.row)
     return seconds
 
@@ -337,7 +357,11 @@ def _made_of(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:
     wishes = run.wishes
     return made_of(
         run.recipe,
-        {"annotation": str(run.annotation), "hash": run.digest, "audio_root": str(run.audio_root)},
+        {
+            "annotation": "" if run.annotation is None else str(run.annotation),
+            "hash": run.digest,
+            "audio_root": str(run.audio_root),
+        },
         {"task": wishes.task, "limit": wishes.limit},
         {"long": "chunk" if wishes.chunk else "cut", "load_format": wishes.loading.format},
     )
@@ -357,13 +381,19 @@ def _test_set(task: str | None, recipe: Recipe, annotation: Path | None, audio_r
     source = recipe.data.test.get(task or "")
     if annotation is None:
         if source is None:
-            there = ", ".join(recipe.data.test) or "none"
-            raise UsageError(
-                f"recipe {recipe.name!r} has no test set for task {task!r} (there: {there}); give --annotation FILE"
-            )
+            raise UsageError(_nothing_to_run_over(task, recipe))
         annotation = Path(source.annotation)
         audio_root = audio_root or Path(source.audio_root)
     return annotation, audio_root or annotation.parent
+
+
+def _nothing_to_run_over(task: str | None, recipe: Recipe) -> str:
+    there = list(recipe.data.test)
+    asked = f"for task {task!r}" if task else "to run over without --task"
+    own = f" (it has some for --task {' and --task '.join(there)})" if there else ""
+    others = [] if task or not there else [f"--task {there[0]} for the recipe's own test set"]
+    others += [f"recordings (nota infer my.wav --task {task or 'asr'})"] if task != "qa" else []
+    return f"recipe {recipe.name!r} has no test set {asked}{own}; give {', '.join([*others, '--annotation FILE'])}"
 
 
 def _ask_all(rows: Sequence[Row], recipe: Recipe) -> None:

@@ -67,4 +67,5 @@ def progress(shown: bool = True) -> Progress:
         TextColumn("{task.fields[detail]}"),
         console=err,
         disable=not shown,
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),  # or results would go to stderr with the bar
     )

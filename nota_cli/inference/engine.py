@@ -220,7 +220,7 @@ class Engine:
                 raise
             if len(rows) == 1:
                 raise _TooLargeError(
-                    f"row {rows[0].index} ({rows[0].path}) does not fit the memory of {self.model.device} even alone: "
+                    f"{_name(rows[0])} does not fit the memory of {self.model.device} even alone: "
                     f"{_first_line(error)}. Free some, or choose another --device."
                 ) from error
             reason = _first_line(error)
@@ -293,6 +293,10 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
+
+
+def _name(row: Row) -> str:
+    return f"row {row.index} ({row.path})" if row.listed else row.path
 
 
 def _first_line(error: BaseException) -> str:

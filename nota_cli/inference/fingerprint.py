@@ -125,7 +125,8 @@ def made_of(
 
     Args:
         recipe: as it is run.
-        test_set: `annotation` (its path), `hash` (of its bytes) and `audio_root`.
+        test_set: `annotation` (its path; empty for recordings that were named themselves), `hash` (of its bytes, or
+            of the recordings' names) and `audio_root`.
         asked: `task` and `limit`.
         how: `long` and `load_format`.
     """
@@ -141,7 +142,7 @@ def made_of(
         "recipe": values,
         "weights": weights,
         "large_files": large_files(parts),
-        "annotation": test_set["hash"],
+        "annotation" if test_set["annotation"] else "recordings": test_set["hash"],
         "audio_root": os.path.realpath(test_set["audio_root"]),
     }
     return told, stamp | asked | how
