@@ -33,7 +33,7 @@ from nota_cli.cli_options import (
 )
 from nota_cli.cli_submission import submission_app
 from nota_cli.cli_systems import checkpoint_app, recipes_app, systems_app
-from nota_cli.console import fail, print_json, quiet_libraries, say, table
+from nota_cli.console import fail, print_json, quiet_process, say, table
 from nota_cli.data.recordings import named_recordings
 from nota_cli.errors import NotaError, UsageError
 from nota_cli.files import FULL
@@ -112,6 +112,7 @@ def infer(
     paths are the CSV's `testset_id`.
     Several processes share the rows under `torchrun` or `accelerate launch`. Beside the CSV lies a report, `.run.json`.
     """
+    task = pick_task(task)
     check_sources(audio, annotation, audio_root, task)
     with named_recordings(audio or []) as recordings:
         for note in recordings.notes:
@@ -123,7 +124,7 @@ def infer(
         from nota_cli.inference.policy import ON_ERROR
 
         wishes = Wishes(
-            pick_task(task),
+            task,
             annotation,
             recordings.files,
             audio_root,
@@ -153,10 +154,12 @@ def train(
 ) -> None:
     """Train what the recipe trains; a run that was killed goes on with `--resume`."""
     from nota_cli.recipe.load import load_recipe
-    from nota_cli.training.loop import train as run
 
     changes = [*(settings or []), *([] if init is None else [f"train.init={json.dumps(str(init))}"])]
     loaded = load_recipe(recipe, changes)
+    say(f"loading recipe {loaded.name} ...")
+    from nota_cli.training.loop import train as run
+
     done = run(loaded, out or Path("checkpoints") / loaded.name, resume=resume, restart=restart)
     rows = [["checkpoint", str(done.folder)], ["steps", str(done.steps)]]
     table("Training", ["", ""], [*rows, *([name, f"{value:.4f}"] for name, value in done.metrics.items())])
@@ -219,13 +222,15 @@ def efficiency(
 
     `--compare A.json --compare B.json` shows measurements that `--out` wrote side by side.
     """
-    from nota_cli import efficiency as tool
     from nota_cli.console import progress
     from nota_cli.files import check_writable, write_text
+
+    chosen = None if comparison else pick_recipe(recipe, checkpoint, settings)  # says that it is loading
+    from nota_cli import efficiency as tool
     from nota_cli.model.device import pick_device
 
-    if comparison:
-        compared = tool.compare(comparison)
+    if chosen is None:
+        compared = tool.compare(comparison or [])
         print_json(compared) if as_json else tool.show_comparison(compared)
         return
     if protocol not in tool.PROTOCOLS:
@@ -233,11 +238,7 @@ def efficiency(
     if out is not None:
         check_writable(out)
     how = tool.Settings(protocol, audio_seconds, tokens, rounds, warm_up, seconds)
-    chosen, place, weights = (
-        pick_recipe(recipe, checkpoint, settings),
-        pick_device(device),
-        pick_load_format(load_format),
-    )
+    place, weights = pick_device(device), pick_load_format(load_format)
     with progress() as bar:
         shown = bar.add_task("rounds", total=None, detail=chosen.name)
         report = tool.measure(
@@ -297,10 +298,10 @@ def _summary(written: "list[Prepared]") -> None:
 
 def main() -> None:
     """Run the app; an error that the user can mend becomes one message and its exit status."""
-    quiet_libraries()
     try:
         try:
-            app()
+            with quiet_process():
+                app()
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()

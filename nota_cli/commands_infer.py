@@ -12,21 +12,22 @@ from typing import Any
 
 from nota_cli.commands import Loading, load
 from nota_cli.console import progress, say, warn
-from nota_cli.data.annotation import FAMILY_TASK, Row, annotation_bytes, parse_annotation, row_id
+from nota_cli.data.annotation import Row, row_id
 from nota_cli.data.audio import duration
 from nota_cli.data.batches import clip_paths
-from nota_cli.data.recordings import STDIN, Recording, recording_rows
+from nota_cli.data.recordings import Recording
 from nota_cli.data.scan import Scan, bad_file, scan
 from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError, listing
 from nota_cli.files import check_writable, sweep, write_text
 from nota_cli.inference.engine import Engine, Result, Tally, timed
-from nota_cli.inference.fingerprint import data_hash, file_hash, made_of, value_hash
+from nota_cli.inference.fingerprint import made_of
 from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, differences, journal_path, rank_journals
 from nota_cli.inference.outcomes import Outcomes
 from nota_cli.inference.plan import longest_first
 from nota_cli.inference.policy import OnError, Policy
 from nota_cli.inference.ranks import Ranks
 from nota_cli.inference.report import Facts, Stages, report_path, run_report
+from nota_cli.inference.selection import Selection, select_annotation, select_recordings
 from nota_cli.model.device import pick_device
 from nota_cli.recipe.schema import Recipe
 from nota_cli.submission import write_submission
@@ -73,24 +74,24 @@ class _Share:
 
 @dataclass
 class _Run:
-    """What all processes of a run know.
-
-    Attributes:
-        annotation: the file; None for recordings named on the command line.
-        digest: the annotation's, as it was when `rows` were read, or the recordings' names'.
-    """
+    """What all processes of a run know."""
 
     recipe: Recipe
     wishes: Wishes
-    annotation: Path | None
-    digest: str
-    audio_root: Path
+    selection: Selection
     out: Path
     device: str
-    rows: list[Row]
     ranks: Ranks
     started: float = field(default_factory=time.monotonic)
     stages: Stages = field(default_factory=Stages)
+
+    @property
+    def rows(self) -> list[Row]:
+        return self.selection.rows
+
+    @property
+    def audio_root(self) -> Path:
+        return self.selection.audio_root
 
     @property
     def policy(self) -> Policy:
@@ -120,35 +121,21 @@ def run_infer(recipe: Recipe, wishes: Wishes) -> dict[str, object] | None:
 
 
 def _prepare(recipe: Recipe, wishes: Wishes, ranks: Ranks) -> _Run:
-    annotation, audio_root = None, Path()
     if wishes.recordings:
-        rows, digest = _recording_rows(wishes)
+        chosen = select_recordings(wishes.recordings, wishes.task or "", wishes.limit)
     else:
-        annotation, audio_root = _test_set(wishes.task, recipe, wishes.annotation, wishes.audio_root)
-        rows, digest = _rows(annotation, wishes)
-    _ask_all(rows, recipe)
-    folder = Path("submissions") if annotation else Path()  # what is no submission is not taken for the newest one
+        chosen = select_annotation(recipe, wishes.task, wishes.annotation, wishes.audio_root, wishes.limit)
+    _ask_all(chosen.rows, recipe)
+    # `nota validate-submission` takes the newest of `submissions/`, and texts of recordings are no submission.
+    folder = Path("submissions" if chosen.annotation else "")
     out = wishes.out or folder / f"{recipe.name}-{wishes.task or 'all'}.csv"
     if out.is_symlink():
         out = Path(os.path.realpath(out))  # what lies beside the CSV lies beside the file itself
+    annotation = chosen.annotation
     for path in (out, report_path(out), journal_path(out)):
         if annotation and path.exists() and annotation.exists() and path.samefile(annotation):
             raise UsageError(f"--out {out}: {path} is the annotation, which would be lost. Choose another output path.")
-    return _Run(recipe, wishes, annotation, digest, audio_root, out, _device(wishes.device, ranks), rows, ranks)
-
-
-def _rows(annotation: Path, wishes: Wishes) -> tuple[list[Row], str]:
-    """Rows and hash of the same bytes: the file may be a pipe, or be saved anew while the run goes on."""
-    data = annotation_bytes(annotation)
-    rows = parse_annotation(data, annotation, default_task=FAMILY_TASK.get(wishes.task or ""))
-    return rows[: wishes.limit], data_hash(data)
-
-
-def _recording_rows(wishes: Wishes) -> tuple[list[Row], str]:
-    """Rows of recordings named on the command line, and a hash of their names, of stdin's content."""
-    chosen = wishes.recordings[: wishes.limit]
-    names = [[each.name, file_hash(each.path) if each.name == STDIN else str(each.path)] for each in chosen]
-    return recording_rows(chosen, FAMILY_TASK[wishes.task or ""]), value_hash(names)
+    return _Run(recipe, wishes, chosen, out, _device(wishes.device, ranks), ranks)
 
 
 def _lead(run: _Run) -> dict[str, object]:
@@ -358,8 +345,8 @@ def _made_of(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:
     return made_of(
         run.recipe,
         {
-            "annotation": "" if run.annotation is None else str(run.annotation),
-            "hash": run.digest,
+            "annotation": str(run.selection.annotation or ""),
+            "hash": run.selection.digest,
             "audio_root": str(run.audio_root),
         },
         {"task": wishes.task, "limit": wishes.limit},
@@ -375,25 +362,6 @@ def _device(name: str, ranks: Ranks) -> str:
     import torch
 
     return f"cuda:{int(os.environ.get('LOCAL_RANK', ranks.rank)) % torch.cuda.device_count()}"
-
-
-def _test_set(task: str | None, recipe: Recipe, annotation: Path | None, audio_root: Path | None) -> tuple[Path, Path]:
-    source = recipe.data.test.get(task or "")
-    if annotation is None:
-        if source is None:
-            raise UsageError(_nothing_to_run_over(task, recipe))
-        annotation = Path(source.annotation)
-        audio_root = audio_root or Path(source.audio_root)
-    return annotation, audio_root or annotation.parent
-
-
-def _nothing_to_run_over(task: str | None, recipe: Recipe) -> str:
-    there = list(recipe.data.test)
-    asked = f"for task {task!r}" if task else "to run over without --task"
-    own = f" (it has some for --task {' and --task '.join(there)})" if there else ""
-    others = [] if task or not there else [f"--task {there[0]} for the recipe's own test set"]
-    others += [f"recordings (nota infer my.wav --task {task or 'asr'})"] if task != "qa" else []
-    return f"recipe {recipe.name!r} has no test set {asked}{own}; give {', '.join([*others, '--annotation FILE'])}"
 
 
 def _ask_all(rows: Sequence[Row], recipe: Recipe) -> None:

@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -24,6 +26,38 @@ def quiet_libraries() -> None:
     # Read when transformers and huggingface_hub are imported: bars of their own would tear ours apart.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would make tokenizers warn
+
+
+@contextmanager
+def quiet_process() -> Iterator[None]:
+    """For a program of our own: inside, no library's warning or log line below an error reaches the screen.
+
+    nota's messages take other ways (`say`, `warn`, `fail`), and errors still come as exceptions. With `python -W` or
+    `PYTHONWARNINGS` everything is shown.
+    """
+    quiet_libraries()
+    if sys.warnoptions:
+        yield
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
+    before = logging.root.manager.disable
+    logging.captureWarnings(True)  # not by filters, which libraries reset when they are imported
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        logging.captureWarnings(False)
+
+
+@contextmanager
+def waiting(message: str) -> Iterator[None]:
+    """A spinner on a terminal's stderr while the block takes its time."""
+    if not err.is_terminal:
+        yield
+        return
+    with err.status(escape(message), spinner="line"):
+        yield
 
 
 def say(message: str) -> None:
