@@ -116,7 +116,7 @@ def _listen(request: _Request) -> None:
     rows = recording_rows(request.recordings.files, request.task)
     headers = scan(rows, Path())
     outcomes: dict[int, str | DataError] = {bad.row: DataError(bad.problem) for bad in headers}
-    alone = request.recordings.single and not request.as_json
+    alone = request.recordings.single
     if not alone:
         for bad in headers:
             fail(bad.problem)

@@ -1,5 +1,6 @@
 """Recordings that a person names on the command line: files, folders, globs and stdin to a list of files."""
 
+import fnmatch
 import glob
 import os
 import re
@@ -142,21 +143,42 @@ def _named(word: str) -> tuple[list[str], list[str]]:
     if os.path.isdir(word):
         found, others = _split(_walk(word, set()))
         if not found:
-            besides = f" ({len(others)} other files)" if others else ""
+            besides = f" (it has {_files(len(others))} of other kinds)" if others else ""
             raise UsageError(f"there is no recording in the folder {shown}{besides}. Name a file or another folder.")
         return found, others
     if not stands_for_several(word):
         if word.lower().endswith((".json", ".jsonl")):
             raise UsageError(f"{shown} is no recording; if it is an annotation: nota infer --annotation {shown}")
         return [word], []
-    visited: set[tuple[int, int]] = set()
-    matches = sorted(glob.glob(word, recursive=True), key=_natural)
-    inside = [file for match in matches for file in (_walk(match, visited) if os.path.isdir(match) else [match])]
-    found, others = _split(dict.fromkeys(inside))
+    found, others = _split(_matching(word))
     if not found:
-        what = f"{len(others)} files but no recording match" if others else "no file matches"
-        raise UsageError(f"{what} {shown}. Check the folder and the ending; ** stands for folders of any depth.")
+        what = f"none of the {_files(len(others))} is a recording" if others else "no such file"
+        raise UsageError(f"{shown}: {what}. Check the folder and the ending; ** stands for folders of any depth.")
     return found, others
+
+
+def _matching(pattern: str) -> Iterator[str]:
+    """Files that a glob matches, and those of folders that it matches, in natural order."""
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    visited: set[tuple[int, int]] = set()
+    if "**" not in parts:
+        for match in sorted(glob.glob(pattern), key=_natural):
+            yield from _walk(match, visited) if os.path.isdir(match) else [match]
+        return
+    # `glob` would follow links that lead in a circle, dozens of times.
+    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    root = "/" * pattern.startswith("/") + "/".join(parts[:first]) or "."
+    if os.path.isdir(root):
+        yield from (f for f in _walk(root, visited) if _fits(os.path.relpath(f, root).split("/"), parts[first:]))
+
+
+def _fits(names: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path, or a folder that it lies in, is what a pattern with `**` matches."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_fits(names[start:], pattern[1:]) for start in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], pattern[0]) and _fits(names[1:], pattern[1:])
 
 
 def _walk(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
@@ -206,6 +228,10 @@ def _is_recording(file: str) -> bool:
     except OSError:
         return False
     return any(pattern.match(start) for pattern in STARTS)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:

@@ -57,7 +57,7 @@ def select_recordings(recordings: Sequence[Recording], task: str, limit: int | N
 
 def _nothing_to_run_over(task: str | None, recipe: Recipe) -> str:
     there = list(recipe.data.test)
-    remedies = [f"--task {name} for its own test set" for name in there]
+    remedies = [f"--task {' or --task '.join(there)} for the recipe's own test set"] if there else []
     if task != "qa":
         remedies.append(f"recordings (nota infer my.wav --task {task or 'asr'})")
     remedies.append("--annotation FILE")
