@@ -143,7 +143,10 @@ def infer(
         table("Inference", ["", ""], [[name, str(value)] for name, value in summary.items()])
 
 
-@app.command(epilog="Example: `nota train tiny --out checkpoints/mine`")
+@app.command(
+    epilog="Example: `nota train mine.yaml --out checkpoints/mine`; README.md has a mine.yaml that runs right after the "
+    "installation. `nota train tiny` needs the corpora that the shipped model was trained on."
+)
 def train(
     recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder; checkpoints/RECIPE if not given.")] = None,
