@@ -144,8 +144,8 @@ def infer(
 
 
 @app.command(
-    epilog="Example: `nota train mine.yaml --out checkpoints/mine`; README.md has a mine.yaml that runs right after the "
-    "installation. `nota train tiny` needs the corpora that the shipped model was trained on."
+    epilog="Example: `nota train mine.yaml --out checkpoints/mine`; README.md has a mine.yaml that runs right "
+    "after the installation. `nota train tiny` needs the corpora that the shipped model was trained on."
 )
 def train(
     recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
