@@ -32,8 +32,8 @@ def quiet_libraries() -> None:
 def quiet_process() -> Iterator[None]:
     """For a program of our own: inside, no library's warning or log line below an error reaches the screen.
 
-    nota's messages take other ways (`say`, `warn`, `fail`), and errors still come as exceptions. With `python -W` or
-    `PYTHONWARNINGS` everything is shown.
+    nota's messages take other ways (`say`, `warn`, `fail`), warnings of a category of its own are passed on, and errors
+    still come as exceptions. With `python -W` or `PYTHONWARNINGS` everything is shown.
     """
     quiet_libraries()
     if sys.warnoptions:
@@ -41,13 +41,19 @@ def quiet_process() -> Iterator[None]:
         return
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
     before = logging.root.manager.disable
-    logging.captureWarnings(True)  # not by filters, which libraries reset when they are imported
+    show = warnings.showwarning
+
+    def show_own(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__module__.split(".")[0] == "nota_cli":
+            show(message, category, *where, **more)
+
+    warnings.showwarning = show_own  # not by filters, which libraries reset when they are imported
     logging.disable(max(before, logging.WARNING))
     try:
         yield
     finally:
         logging.disable(before)
-        logging.captureWarnings(False)
+        warnings.showwarning = show
 
 
 @contextmanager

@@ -80,6 +80,21 @@ def test_who_asks_for_warnings_gets_them(screen: io.StringIO, monkeypatch: pytes
     assert "chatter of a logger" in screen.getvalue()
 
 
+def test_warnings_of_categories_of_our_own_are_passed_on() -> None:
+    ours = [
+        type(name, (UserWarning,), {"__module__": module})
+        for name, module in (("A", "nota_cli.errors"), ("B", "nota_cli"))
+    ]
+    theirs = type("C", (UserWarning,), {"__module__": "nota_client"})
+    shown: list[type[Warning]] = []
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, category, *where: shown.append(category)
+        with quiet_process():
+            for category in (*ours, theirs, UserWarning):
+                warnings.warn("the first half is silent", category, stacklevel=1)
+    assert shown == ours
+
+
 def test_a_process_is_left_as_it_was(screen: io.StringIO) -> None:
     before = logging.root.manager.disable
     with pytest.raises(ZeroDivisionError), quiet_process():
