@@ -158,7 +158,7 @@ class RowBatches(Dataset[Batch]):
         window = None if self.windows is None else self.windows[position]
         part = {} if window is None else {"start": window[0], "stop": window[1]}
         paths = clip_paths(row, self.audio_root)
-        return load_clip(paths, row=row.index, max_seconds=self.spec.max_seconds, notes=notes, **part)
+        return load_clip(paths, row=row.number, max_seconds=self.spec.max_seconds, notes=notes, **part)
 
     def ahead(self, index: int) -> Decoded | Batch:
         """What a worker makes of the `index`-th group: features, unless these are made elsewhere or no row is good."""
