@@ -103,10 +103,9 @@ def main() -> None:
         work = arguments.work or Path(temporary)
         whole = load_decoder(DecoderSpec(path=str(arguments.decoder))).eval()
         before = predict_texts(whole, held_out)
-        print(
-            f"| decoder | perplexity | next tokens kept | MB of layers |\n|---|---|---|---|\n"
-            f"| all {whole.base.config.vocab_size:,} tokens | {before.perplexity:.2f} | | {layer_bytes(whole) / 1e6:.1f} |"
-        )
+        print("| decoder | perplexity | next tokens kept | MB of layers |\n|---|---|---|---|")
+        rows, size = whole.base.config.vocab_size, layer_bytes(whole) / 1e6
+        print(f"| all {rows:,} tokens, float32 | {before.perplexity:.2f} | | {size:.1f} |", flush=True)
         del whole
         prune_vocabulary(arguments.decoder, work / "trimmed", [*texts, *held_out])
         full = load_decoder(DecoderSpec(path=str(work / "trimmed"))).eval()
