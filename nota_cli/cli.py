@@ -11,6 +11,7 @@ from nota_cli.cli_chat import chat_app
 from nota_cli.cli_completion import complete_recipe, complete_task
 from nota_cli.cli_compress import compress_app
 from nota_cli.cli_leaderboard import leaderboard_app
+from nota_cli.cli_listen import listen_app
 from nota_cli.cli_options import (
     AllowMissingOption,
     AnnotationOption,
@@ -23,6 +24,7 @@ from nota_cli.cli_options import (
     RecipeOption,
     SetOption,
     TaskOption,
+    check_sources,
     expand_paths,
     pick_batch_size,
     pick_load_format,
@@ -32,7 +34,8 @@ from nota_cli.cli_options import (
 )
 from nota_cli.cli_submission import submission_app
 from nota_cli.cli_systems import checkpoint_app, recipes_app, systems_app
-from nota_cli.console import print_json, quiet_libraries, say, show_audio_warnings, table
+from nota_cli.console import print_json, quiet_process, say, show_audio_warnings, table
+from nota_cli.data.recordings import named_recordings
 from nota_cli.errors import UsageError
 from nota_cli.process import run
 
@@ -50,7 +53,7 @@ prepare_app = typer.Typer(help="Turn corpora on disk into annotation files.", no
 app.add_typer(prepare_app, name="prepare")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(checkpoint_app, name="checkpoint")
-for part in (systems_app, chat_app, compress_app, leaderboard_app, submission_app):
+for part in (listen_app, systems_app, chat_app, compress_app, leaderboard_app, submission_app):
     app.registered_commands += part.registered_commands
 
 
@@ -61,14 +64,26 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@app.command(epilog="Example: `nota infer --task aac --out submission.csv`")
+@app.command(
+    epilog="Examples: `nota infer --task aac --out submission.csv`; "
+    "`nota infer my.wav 'calls/*.mp3' --task asr --out texts.csv`"
+)
 def infer(
+    audio: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Recordings, instead of an annotation: files, folders, globs ('calls/*.wav', quoted), or - for stdin."
+        ),
+    ] = None,
     task: TaskOption = None,
     recipe: RecipeOption = None,
     checkpoint: CheckpointOption = None,
     annotation: AnnotationOption = None,
     audio_root: AudioRootOption = None,
-    out: Annotated[Path | None, typer.Option(help="The CSV; submissions/RECIPE-TASK.csv if not given.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The CSV; submissions/RECIPE-TASK.csv if not given, RECIPE-TASK.csv here for recordings."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")] = None,
     settings: SetOption = None,
     device: DeviceOption = "auto",
@@ -98,39 +113,50 @@ def infer(
     load_format: LoadFormatOption = "auto",
     allow_missing: AllowMissingOption = False,
 ) -> None:
-    """Run a model over a test set into a submission CSV; a run that was cut goes on by the same command.
+    """Run a model over a test set or recordings into a CSV; re-run the same command to resume.
 
     With no other flag than `--task` the small model that ships with nota runs over the sample recordings.
-    Every row is asked what its own `task` says; `--task` names the test set and serves rows without one.
+    Each row's `task` selects its prompt; `--task` names the test set and serves rows without one, and recordings, whose
+    paths are the CSV's `testset_id`.
     Several processes share the rows under `torchrun` or `accelerate launch`. Beside the CSV lies a report, `.run.json`.
     """
-    from nota_cli.commands import Loading
-    from nota_cli.commands_infer import Wishes, run_infer
-    from nota_cli.inference.policy import ON_ERROR
+    task = pick_task(task)
+    check_sources(audio, annotation, audio_root, task)
+    with named_recordings(audio or []) as recordings:
+        for note in recordings.notes:
+            say(note)
+        chosen = pick_recipe(recipe, checkpoint, settings)
 
-    chosen = pick_recipe(recipe, checkpoint, settings)
-    wishes = Wishes(
-        pick_task(task),
-        annotation,
-        audio_root,
-        out,
-        limit,
-        device,
-        workers,
-        Loading(pick_load_format(load_format), allow_missing),
-        batch_size=pick_batch_size(batch_size),
-        on_error=pick_one("--on-error", on_error, ON_ERROR),
-        chunk=pick_one("--long", long, ("cut", "chunk")) == "chunk",
-        restart=restart,
-        overwrite=overwrite,
-        audio_root_moved=audio_root_moved,
-    )
-    summary = run_infer(chosen, wishes)
+        from nota_cli.commands import Loading
+        from nota_cli.commands_infer import Wishes, run_infer
+        from nota_cli.inference.policy import ON_ERROR
+
+        wishes = Wishes(
+            task,
+            annotation,
+            recordings.files,
+            audio_root,
+            out,
+            limit,
+            device,
+            workers,
+            Loading(pick_load_format(load_format), allow_missing),
+            batch_size=pick_batch_size(batch_size),
+            on_error=pick_one("--on-error", on_error, ON_ERROR),
+            chunk=pick_one("--long", long, ("cut", "chunk")) == "chunk",
+            restart=restart,
+            overwrite=overwrite,
+            audio_root_moved=audio_root_moved,
+        )
+        summary = run_infer(chosen, wishes)
     if summary is not None:
         table("Inference", ["", ""], [[name, str(value)] for name, value in summary.items()])
 
 
-@app.command(epilog="Example: `nota train tiny-samples --out checkpoints/mine`")
+@app.command(
+    epilog="Example: `nota train tiny-samples --out checkpoints/mine`, a minute's run on the sample recordings. "
+    "`nota train tiny` needs the corpora that the shipped model was trained on."
+)
 def train(
     recipe: RecipeArgument,
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder; checkpoints/RECIPE if not given.")] = None,
@@ -146,10 +172,11 @@ def train(
 
     changes = [*(settings or []), *([] if init is None else [f"train.init={json.dumps(str(init))}"])]
     loaded = with_data_there(load_recipe(recipe, changes), recipe)
-    from nota_cli.training.loop import train as train_recipe
-
     folder = out or Path("checkpoints") / loaded.name
     check_checkpoint(folder, loaded)
+    say(f"loading recipe {loaded.name} ...")
+    from nota_cli.training.loop import train as train_recipe
+
     done = train_recipe(loaded, folder, resume=resume, restart=restart)
     rows = [["checkpoint", str(done.folder)], ["steps", str(done.steps)]]
     table("Training", ["", ""], [*rows, *([name, f"{value:.4f}"] for name, value in done.metrics.items())])
@@ -214,24 +241,22 @@ def efficiency(
 
     `--compare A.json --compare B.json` shows measurements that `--out` wrote side by side.
     """
-    from nota_cli import efficiency as tool
     from nota_cli.console import progress
     from nota_cli.files import check_writable, write_text
     from nota_cli.guards import check_efficiency
+
+    chosen = None if comparison else pick_recipe(recipe, checkpoint, settings)  # says that it is loading
+    from nota_cli import efficiency as tool
     from nota_cli.model.device import pick_device
 
-    if comparison:
-        compared = tool.compare(comparison)
+    if chosen is None:
+        compared = tool.compare(comparison or [])
         print_json(compared) if as_json else tool.show_comparison(compared)
         return
     if protocol not in tool.PROTOCOLS:
         raise UsageError(f"--protocol {protocol!r}: there are {' and '.join(tool.PROTOCOLS)}")
     how = tool.Settings(protocol, audio_seconds, tokens, rounds, warm_up, seconds)
-    chosen, place, weights = (
-        pick_recipe(recipe, checkpoint, settings),
-        pick_device(device),
-        pick_load_format(load_format),
-    )
+    place, weights = pick_device(device), pick_load_format(load_format)
     check_efficiency(out, chosen)
     if out is not None:
         check_writable(out)
@@ -306,9 +331,9 @@ expand_paths(app)
 
 def main() -> None:
     """Run the app; an error that the user can mend becomes one message and its exit status."""
-    quiet_libraries()
     show_audio_warnings()
-    run(app)
+    with quiet_process():
+        run(app)
 
 
 if __name__ == "__main__":

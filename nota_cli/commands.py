@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nota_cli.commands_recipes import source_of
 from nota_cli.compress.merge import prepare_to_run
-from nota_cli.console import fits_stdout, say, warn
+from nota_cli.console import fits_stdout, say, waiting, warn
 from nota_cli.data.annotation import read_annotation
 from nota_cli.errors import CheckpointError
 from nota_cli.files import check_writable, write_text
@@ -32,8 +32,9 @@ class Loading:
 
 def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> AudioLM:
     """Build the model and say what it runs on."""
-    model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing)
-    prepare_to_run(model)
+    with waiting(f"loading recipe {recipe.name} on {device}"):
+        model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing)
+        prepare_to_run(model)
     kernel, how = model.decoder.kernel, {"gptq": "GPTQ", "nf4": "nf4"}.get(recipe.decoder.quantisation)
     note = "" if how is None else f", 4-bit {how} decoder on the {kernel} kernel"
     weights = " with dummy weights (no checkpoint is read, its texts mean nothing)" if loading.format == "dummy" else ""

@@ -12,14 +12,15 @@ from typing import Any
 
 from nota_cli.commands import Loading, load
 from nota_cli.console import progress, say, warn
-from nota_cli.data.annotation import FAMILY_TASK, Row, annotation_bytes, of_task, parse_annotation, row_id
+from nota_cli.data.annotation import Row, row_id
 from nota_cli.data.audio import duration
 from nota_cli.data.batches import clip_paths
-from nota_cli.data.scan import BadFile, Scan, scan
-from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError, listing, printable
+from nota_cli.data.recordings import Recording
+from nota_cli.data.scan import Scan, bad_file, scan
+from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError, listing
 from nota_cli.files import check_writable, sweep, write_text
 from nota_cli.inference.engine import Engine, Result, Tally, timed
-from nota_cli.inference.fingerprint import MACHINE_LOCAL_KEYS, data_hash, file_hash, made_of, recordings_hash
+from nota_cli.inference.fingerprint import MACHINE_LOCAL_KEYS, file_hash, made_of, recordings_hash
 from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, differences, journal_path, rank_journals
 from nota_cli.inference.outcomes import Outcomes
 from nota_cli.inference.outputs import check_run_outputs, check_submission, refuse_other_run
@@ -27,6 +28,7 @@ from nota_cli.inference.plan import longest_first
 from nota_cli.inference.policy import OnError, Policy
 from nota_cli.inference.ranks import Ranks
 from nota_cli.inference.report import Facts, Stages, report_path, run_report
+from nota_cli.inference.selection import Selection, select_annotation, select_recordings
 from nota_cli.model.device import pick_device
 from nota_cli.recipe.schema import Recipe
 from nota_cli.submission import write_submission
@@ -45,6 +47,7 @@ class Wishes:
     """What the command line asks for.
 
     Attributes:
+        recordings: what to run over instead of an annotation.
         workers: processes that decode audio; None for as many as there are cores to spare.
         batch_size: clips of a batch; None for the recipe's, or on CUDA what the memory takes.
         on_error: what becomes of rows whose audio cannot be used.
@@ -56,6 +59,7 @@ class Wishes:
 
     task: str | None = None
     annotation: Path | None = None
+    recordings: Sequence[Recording] = ()
     audio_root: Path | None = None
     out: Path | None = None
     limit: int | None = None
@@ -80,19 +84,24 @@ class _Share:
 
 @dataclass
 class _Run:
-    """What all processes of a run know; `digest` is the annotation's, as it was when `rows` were read."""
+    """What all processes of a run know."""
 
     recipe: Recipe
     wishes: Wishes
-    annotation: Path
-    digest: str
-    audio_root: Path
+    selection: Selection
     out: Path
     device: str
-    rows: list[Row]
     ranks: Ranks
     started: float = field(default_factory=time.monotonic)
     stages: Stages = field(default_factory=Stages)
+
+    @property
+    def rows(self) -> list[Row]:
+        return self.selection.rows
+
+    @property
+    def audio_root(self) -> Path:
+        return self.selection.audio_root
 
     @property
     def policy(self) -> Policy:
@@ -122,25 +131,19 @@ def run_infer(recipe: Recipe, wishes: Wishes) -> dict[str, object] | None:
 
 
 def _prepare(recipe: Recipe, wishes: Wishes, ranks: Ranks) -> _Run:
-    annotation, audio_root = _test_set(wishes.task, recipe, wishes.annotation, wishes.audio_root)
-    rows, digest = _rows(annotation, wishes, leads=ranks.rank == 0)
-    _ask_all(rows, recipe)
-    out = wishes.out or Path("submissions") / f"{recipe.name}-{wishes.task or 'all'}.csv"
+    if wishes.recordings:
+        chosen = select_recordings(wishes.recordings, wishes.task or "", wishes.limit)
+    else:
+        audio_root, leads = wishes.audio_root, ranks.rank == 0
+        chosen = select_annotation(recipe, wishes.task, wishes.annotation, audio_root, wishes.limit, leads)
+    _ask_all(chosen.rows, recipe)
+    # `nota validate-submission` takes the newest of `submissions/`, and texts of recordings are no submission.
+    folder = Path("submissions" if chosen.annotation else "")
+    out = wishes.out or folder / f"{recipe.name}-{wishes.task or 'all'}.csv"
     if out.is_symlink():
         out = Path(os.path.realpath(out))  # what lies beside the CSV lies beside the file itself
-    check_run_outputs(out, recipe, annotation, rows, audio_root, ranks.world)
-    return _Run(recipe, wishes, annotation, digest, audio_root, out, _device(wishes.device, ranks), rows, ranks)
-
-
-def _rows(annotation: Path, wishes: Wishes, leads: bool) -> tuple[list[Row], str]:
-    """Rows and hash of the same bytes: the file may be a pipe, or be saved anew while the run goes on."""
-    data = annotation_bytes(annotation)
-    rows = parse_annotation(data, annotation, default_task=FAMILY_TASK.get(wishes.task or ""))
-    chosen = of_task(rows, wishes.task, annotation)
-    if leads and len(chosen) < len(rows):
-        count = f"{len(chosen)} of the {len(rows)} rows"
-        say(f"{count} of {annotation} are of task {wishes.task} and are run; without --task all are")
-    return chosen[: wishes.limit], data_hash(data)
+    check_run_outputs(out, recipe, chosen.annotation, chosen.rows, chosen.audio_root, ranks.world)
+    return _Run(recipe, wishes, chosen, out, _device(wishes.device, ranks), ranks)
 
 
 def _lead(run: _Run) -> dict[str, object]:
@@ -248,9 +251,9 @@ def _lengths(run: _Run, found: Scan, left: Sequence[int]) -> "array[float]":
         elif row.index not in bad:
             try:
                 paths = clip_paths(row, run.audio_root)
-                seconds[position] = duration(*paths, row=row.index, exact=run.wishes.chunk)
+                seconds[position] = duration(*paths, row=row.number, exact=run.wishes.chunk)
             except AudioError as error:
-                found.append(BadFile(row.index, printable(row_id(row)), error.path, error.reason, error.remedy))
+                found.append(bad_file(row, error))
     found.sort(key=lambda each: each.row)
     return seconds
 
@@ -328,7 +331,9 @@ def _write_report(
     long = "chunk" if run.wishes.chunk else "cut"
     facts = Facts(run.device, run.ranks.world, resumed, long, run.recipe.audio.max_seconds, made_of)
     report = run_report(run.rows, outcomes, tallies, run.stages, time.monotonic() - run.started, facts)
-    report |= {"csv_hash": file_hash(run.out), "validation": check_submission(run.out, run.wishes.task)}
+    named_by_path = run.selection.annotation is None
+    validation = check_submission(run.out, run.wishes.task, named_by_path=named_by_path)
+    report |= {"csv_hash": file_hash(run.out), "validation": validation}
     write_text(report_path(run.out), json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     if len(report["skipped"]) == report["rows"]:
         warn(f"{run.out} has no row, which the organisers reject: the audio of all of them cannot be used")
@@ -364,8 +369,8 @@ def _made_of(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:
     return made_of(
         run.recipe,
         {
-            "annotation": str(run.annotation),
-            "hash": run.digest,
+            "annotation": str(run.selection.annotation or ""),
+            "hash": run.selection.digest,
             "audio_root": str(run.audio_root),
             "recordings": recordings_hash(names, run.audio_root),
         },
@@ -382,19 +387,6 @@ def _device(name: str, ranks: Ranks) -> str:
     import torch
 
     return f"cuda:{int(os.environ.get('LOCAL_RANK', ranks.rank)) % torch.cuda.device_count()}"
-
-
-def _test_set(task: str | None, recipe: Recipe, annotation: Path | None, audio_root: Path | None) -> tuple[Path, Path]:
-    source = recipe.data.test.get(task or "")
-    if annotation is None:
-        if source is None:
-            there = ", ".join(recipe.data.test) or "none"
-            raise UsageError(
-                f"recipe {recipe.name!r} has no test set for task {task!r} (there: {there}); give --annotation FILE"
-            )
-        annotation = Path(source.annotation)
-        audio_root = audio_root or Path(source.audio_root)
-    return annotation, audio_root or annotation.parent
 
 
 def _ask_all(rows: Sequence[Row], recipe: Recipe) -> None:

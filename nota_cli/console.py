@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, TextIO
 
@@ -63,6 +65,44 @@ def _show_warning(
             warn("further warnings of recordings are not shown")
     else:
         _show_python_warning(message, category, filename, lineno, file, line)
+
+
+@contextmanager
+def quiet_process() -> Iterator[None]:
+    """For a program of our own: inside, no library's warning or log line below an error reaches the screen.
+
+    nota's messages take other ways (`say`, `warn`, `fail`), warnings of a category of its own are passed on, and errors
+    still come as exceptions. With `python -W` or `PYTHONWARNINGS` everything is shown.
+    """
+    quiet_libraries()
+    if sys.warnoptions:
+        yield
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
+    before = logging.root.manager.disable
+    show = warnings.showwarning
+
+    def show_own(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__module__.split(".")[0] == "nota_cli":
+            show(message, category, *where, **more)
+
+    warnings.showwarning = show_own  # not by filters, which libraries reset when they are imported
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        warnings.showwarning = show
+
+
+@contextmanager
+def waiting(message: str) -> Iterator[None]:
+    """A spinner on a terminal's stderr while the block takes its time."""
+    if not err.is_terminal:
+        yield
+        return
+    with err.status(escape(message), spinner="line"):
+        yield
 
 
 def say(message: str) -> None:
@@ -130,4 +170,5 @@ def progress(shown: bool = True) -> Progress:
         TextColumn("{task.fields[detail]}"),
         console=err,
         disable=not shown,
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),  # or results would go to stderr with the bar
     )

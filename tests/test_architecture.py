@@ -59,6 +59,7 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
         "cli_systems",
         "cli_compress",
         "cli_leaderboard",
+        "cli_listen",
         "cli_submission",
         "commands",
         "commands_compress",

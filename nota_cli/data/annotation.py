@@ -72,6 +72,7 @@ class Row:
         label: class of the sound, where the corpus has one.
         speaker: who speaks, where the corpus says so.
         texts: further wordings of `text`, one of which is drawn in training.
+        listed: an annotation has this row; otherwise the recording itself was named on the command line.
     """
 
     index: int
@@ -84,6 +85,12 @@ class Row:
     label: str | None = None
     speaker: str | None = None
     texts: tuple[str, ...] = ()
+    listed: bool = True
+
+    @property
+    def number(self) -> int | None:
+        """The row's number for messages; None where no annotation has it."""
+        return self.index if self.listed else None
 
 
 def family(task: str) -> str | None:

@@ -105,7 +105,8 @@ def query_of(row: Row) -> Query:
 
 def clip_paths(row: Row, audio_root: str | Path) -> list[Path]:
     """The row's file and those that `expand_wav` appends to it."""
-    return [Path(audio_path(audio_root, name)) for name in (row.path, *row.expand)]
+    names = (row.path, *row.expand)
+    return [Path(audio_path(audio_root, name) if row.listed else Path(audio_root) / name) for name in names]
 
 
 def in_order(count: int, size: int) -> list[list[int]]:
@@ -159,7 +160,7 @@ class RowBatches(Dataset[Batch]):
         window = None if self.windows is None else self.windows[position]
         part = {} if window is None else {"start": window[0], "stop": window[1]}
         paths = clip_paths(row, self.audio_root)
-        return load_clip(paths, row=row.index, max_seconds=self.spec.max_seconds, notes=notes, **part)
+        return load_clip(paths, row=row.number, max_seconds=self.spec.max_seconds, notes=notes, **part)
 
     def ahead(self, index: int) -> Decoded | Batch:
         """What a worker makes of the `index`-th group: features, unless these are made elsewhere or no row is good."""

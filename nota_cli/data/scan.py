@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from nota_cli.data.annotation import Row, row_id
 from nota_cli.data.audio import EXPANSION_GAP_SECONDS, stated_duration
-from nota_cli.errors import AudioError, listing_by_row, printable
+from nota_cli.errors import AudioError, listing, listing_by_row, printable
 from nota_cli.paths import audio_path, check_audio_root, path_note
 
 ROWS_AT_ONCE = 128  # that a thread takes; so few jobs wait, however many rows there are
@@ -23,6 +23,7 @@ class BadFile:
         path: the file, as it is shown: on one line, what no terminal can print escaped.
         reason: what is wrong with it, in a few words.
         remedy: what to do about it, a sentence.
+        listed: an annotation has the row; otherwise the file itself was named on the command line.
     """
 
     row: int
@@ -30,9 +31,21 @@ class BadFile:
     path: str
     reason: str
     remedy: str
+    listed: bool = True
 
     def __str__(self) -> str:
-        return f"row {self.row} ({self.id}): {self.path}: {self.reason}. {self.remedy}"
+        return f"row {self.row} ({self.id}): {self.problem}" if self.listed else self.problem
+
+    @property
+    def problem(self) -> str:
+        """File, reason and remedy."""
+        return f"{self.path}: {self.reason}. {self.remedy}"
+
+
+def bad_file(row: Row, error: AudioError) -> BadFile:
+    """What an error says of a file of a row; stdin and files named on the command line go by the name given there."""
+    name = printable(row_id(row))
+    return BadFile(row.index, name, error.path if row.listed else name, error.reason, error.remedy, row.listed)
 
 
 class Scan(list[BadFile]):
@@ -93,14 +106,9 @@ def scan(
 
 def describe(bad: Sequence[BadFile], limit: int = 20) -> str:
     """The bad files one a line, and beyond `limit` of them the numbers of their rows."""
-    return listing_by_row(((each.row, f"({each.id}) {each.path}: {each.reason}. {each.remedy}") for each in bad), limit)
-
-
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    path: str
-    reason: str
-    remedy: str
+    if all(not each.listed for each in bad):
+        return listing([each.problem for each in bad], limit)
+    return listing_by_row(((each.row, f"({each.id}) {each.problem}") for each in bad), limit)
 
 
 @dataclass
@@ -110,7 +118,7 @@ class _Look:
     audio_root: str | os.PathLike[str]
     whole: bool = False
     roots: tuple[str, ...] = ()
-    seen: dict[str, float | None | _Trouble] = field(default_factory=dict)
+    seen: dict[str, float | None | AudioError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         root = os.fspath(self.audio_root)
@@ -122,32 +130,33 @@ class _Look:
         for row in rows:
             seconds: float | None = EXPANSION_GAP_SECONDS * len(row.expand)
             for name in (row.path, *row.expand):
-                told = self.file(name, row.index)
-                if isinstance(told, _Trouble):
-                    bad.append(BadFile(row.index, printable(row_id(row)), told.path, told.reason, told.remedy))
+                told = self.file(name, row)
+                if isinstance(told, AudioError):
+                    bad.append(bad_file(row, told))
                     told = None
                 seconds = None if seconds is None or told is None else seconds + told
             durations.append(seconds)
         return bad, durations
 
-    def file(self, name: str, row: int) -> float | None | _Trouble:
+    def file(self, name: str, row: Row) -> float | None | AudioError:
         """Seconds of the file, None where its header does not say, or what is wrong with it."""
         if name not in self.seen:
             self.seen[name] = self._file(name, row)
         return self.seen[name]
 
-    def _file(self, name: str, row: int) -> float | None | _Trouble:
-        path = audio_path(self.audio_root, name)
+    def _file(self, name: str, row: Row) -> float | None | AudioError:
+        path = audio_path(self.audio_root, name) if row.listed else os.path.join(self.audio_root, name)
         note = None if os.path.lexists(path) else path_note(name, self.audio_root)
-        leaves = ".." in name or name.startswith(("/", "~", "file:/"))
+        leaves = row.listed and (".." in name or name.startswith(("/", "~", "file:/")))
         if leaves and not self._inside(path) and (note is None or ".." in name):
             root = printable(os.fspath(self.audio_root))
             remedy = "Name a folder above it by --audio-root, or correct the path in the annotation."
-            return _Trouble(printable(path), f"lies outside the audio root {root}", remedy)
+            return AudioError(printable(path), f"lies outside the audio root {root}", remedy)
         try:
-            return stated_duration(path, row=row, whole=self.whole)
+            return stated_duration(path, row=row.number, whole=self.whole)
         except AudioError as error:
-            return _Trouble(error.path, error.reason, error.remedy if note is None else note)
+            # A new one, without what the other holds of its frames.
+            return AudioError(error.path, error.reason, error.remedy if note is None else note)
 
     def _inside(self, path: str) -> bool:
         return os.path.join(os.path.abspath(path), "").startswith(self.roots)

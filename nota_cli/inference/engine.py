@@ -234,7 +234,7 @@ class Engine:
                 raise
             if len(rows) == 1:
                 raise _TooLargeError(
-                    f"row {rows[0].index} ({rows[0].path}) does not fit the memory of {self.model.device} even alone: "
+                    f"{_name(rows[0])} does not fit the memory of {self.model.device} even alone: "
                     f"{_first_line(error)}. Free some, or choose another --device."
                 ) from error
             reason = _first_line(error)
@@ -301,6 +301,10 @@ def timed(record: object, stage: str) -> Iterator[None]:
     started = time.monotonic()
     yield
     setattr(record, stage, getattr(record, stage) + time.monotonic() - started)
+
+
+def _name(row: Row) -> str:
+    return f"row {row.index} ({row.path})" if row.listed else row.path
 
 
 def _first_line(error: BaseException) -> str:

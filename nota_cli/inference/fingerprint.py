@@ -141,7 +141,8 @@ def made_of(
 
     Args:
         recipe: as it is run.
-        test_set: `annotation` (its path), `hash` (of its bytes), `audio_root` and `recordings` (see `recordings_hash`).
+        test_set: `annotation` (its path; empty for recordings that were named themselves), `hash` (of its bytes, or
+            of the recordings' names), `audio_root` and `recordings` (see `recordings_hash`).
         asked: `task` and `limit`.
         how: `long` and `load_format`.
     """
@@ -152,7 +153,7 @@ def made_of(
         "recipe": values,
         "weights": weights,
         "large_files": large_files(parts),
-        "annotation": test_set["hash"],
+        "annotation" if test_set["annotation"] else "names": test_set["hash"],
         "audio_root": os.path.realpath(test_set["audio_root"]),
         "recordings": test_set["recordings"],
         **asked,

@@ -23,7 +23,7 @@ REPORTED_ELSEWHERE = {"no-rows", "empty-text", "blank-text"}  # the run's own wa
 
 
 def check_run_outputs(
-    out: Path, recipe: Recipe, annotation: Path, rows: Sequence[Row], audio_root: Path, processes: int = 1
+    out: Path, recipe: Recipe, annotation: Path | None, rows: Sequence[Row], audio_root: Path, processes: int = 1
 ) -> None:
     """Refuse a CSV that is, or whose report, journals or leavings are, something that the run reads.
 
@@ -37,13 +37,15 @@ def check_run_outputs(
 
 
 def _inputs(
-    recipe: Recipe, annotation: Path, rows: Sequence[Row], audio_root: Path, something_is_there: bool
+    recipe: Recipe, annotation: Path | None, rows: Sequence[Row], audio_root: Path, something_is_there: bool
 ) -> Iterator[Input]:
-    yield Input("the annotation", annotation)
+    if annotation is not None:
+        yield Input("the annotation", annotation)
     yield from recipe_inputs(recipe)
     for row in rows if something_is_there else ():  # nothing new can be a recording
         for path in clip_paths(row, audio_root):
-            yield Input(f"the recording of annotation row {row.index}", path)
+            name = f"the recording of annotation row {row.index}" if row.listed else "one of the recordings"
+            yield Input(name, path)
 
 
 def refuse_other_run(out: Path, run_key: str) -> None:
@@ -76,25 +78,27 @@ def _report(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def check_submission(out: Path, task: str | None) -> dict[str, Any]:
+def check_submission(out: Path, task: str | None, *, named_by_path: bool = False) -> dict[str, Any]:
     """Warn of everything that `nota validate-submission` has to say of a CSV, by kind and with its number.
 
     Args:
         out: the CSV as it was written.
         task: `asr`, `aac` or `qa` where all rows are of one.
+        named_by_path: the rows are recordings by their paths, which is no submission: of ids nothing is said.
 
     Returns:
         For the report: `valid`, `errors`, `warnings`, and `counts` by code.
     """
     log = examine(out, (), task).log
     first = {problem.code: problem for problem in reversed(log.sorted())}
+    aside = REPORTED_ELSEWHERE | ({"bad-id"} if named_by_path else set())
     for code, count in log.counts.items():
-        if code not in REPORTED_ELSEWHERE:
+        if code not in aside:
             severity, remedy = KINDS[code]
             verdict = "the organisers would refuse the file" if severity == ERROR else "it would be taken, but look"
             more = f", and {count - 1:,} more like it" if count > 1 else ""
             warn(f"{code}: {first[code].message}{more}; {verdict}. {remedy}")
-    if log.counts.keys() - REPORTED_ELSEWHERE:
+    if log.counts.keys() - aside:
         say(f"nota validate-submission {out} lists all of them")
     errors, warnings = log.of(ERROR), log.of(WARNING)
     return {"valid": not errors, "errors": errors, "warnings": warnings, "counts": dict(log.counts)}

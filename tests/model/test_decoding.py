@@ -32,6 +32,9 @@ SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range
 SIZES |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 FAMILIES = {
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
+    # A wide and a narrow layer, each with a rotary base of its own; the last is the global one.
+    "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 128, "num_hidden_layers": 3}
+    | {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
     "llama": {},
     "qwen2": {},
     "llama_moe": {"num_experts": 4, "num_selects": 2, "size_experts": [[32] * 4] * 2},
@@ -284,7 +287,11 @@ def test_efficiency_measures_the_loop_that_runs(
     report = measure_model(model, "cpu", Settings(audio_seconds=1.0, tokens=3, rounds=2, warm_up=0))
     hook.remove()
     assert report["decoding"] == named
-    caches = {type(step["past_key_values"]).__name__ for step in steps if step.get("input_ids") is not None}
+    caches = {
+        type(step.get("cache", step.get("past_key_values"))).__name__
+        for step in steps
+        if step.get("input_ids") is not None
+    }
     assert caches == {"FixedCache" if decoding == "auto" else "DynamicCache"}
     assert report["seconds"]["tpot"]["count"] == 2 * 3
 
