@@ -24,14 +24,14 @@ from typing import Any
 from held_out import figures, texts_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from nota_cli.cli_options import pick_recipe
-from nota_cli.commands import load
-from nota_cli.commands_compress import run_prune_layers, run_prune_vocabulary
-from nota_cli.compress.gptq import load_gptq_decoder
-from nota_cli.compress.merge import merge_checkpoint
-from nota_cli.compress.weight_only import PackedLinear, repack_gptq
-from nota_cli.model.audio_lm import AudioLM
-from nota_cli.model.inventory import inventory
+from nota_cli.cli.compress_steps import run_prune_layers, run_prune_vocabulary
+from nota_cli.cli.options import pick_recipe
+from nota_cli.cli.steps import load
+from nota_cli.compression.merge import merge_checkpoint
+from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.inventory import inventory
+from nota_cli.quantization.gptq import load_gptq_decoder
+from nota_cli.quantization.weight_only import PackedLinear, repack_gptq
 from nota_cli.recipe.load import dump_recipe, load_recipe
 
 HEAL = Path(__file__).resolve().parent / "heal.yaml"

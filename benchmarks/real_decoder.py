@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nota_cli.compress.gptq import load_gptq_decoder, quantize_to_folder
-from nota_cli.compress.nf4 import load_nf4_decoder
-from nota_cli.compress.vocabulary import prune_vocabulary
+from nota_cli.compression.vocabulary import prune_vocabulary
 from nota_cli.console import say
 from nota_cli.data.annotation import read_annotation
-from nota_cli.model.decoder import Decoder, load_decoder
+from nota_cli.models.decoders.decoder import Decoder, load_decoder
+from nota_cli.quantization.gptq import load_gptq_decoder, quantize_to_folder
+from nota_cli.quantization.nf4 import load_nf4_decoder
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 
 GPTQ = ((8, 32), (8, 128), (4, 32), (4, 128))  # bits, group size

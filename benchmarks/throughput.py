@@ -32,14 +32,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nota_cli.commands import load
+from nota_cli.cli.steps import load
 from nota_cli.data.annotation import Row, read_annotation
-from nota_cli.data.audio import SAMPLE_RATE, load_audio, load_clip
+from nota_cli.data.audio.clip import SAMPLE_RATE, load_audio, load_clip
+from nota_cli.data.audio.headers import scan
 from nota_cli.data.batches import clip_paths, query_of
-from nota_cli.data.inputs import extract
-from nota_cli.data.scan import scan
-from nota_cli.inference import feature_spec, predict
-from nota_cli.model.audio_lm import AudioLM
+from nota_cli.features.batch import extract
+from nota_cli.inference.engine import feature_spec
+from nota_cli.inference.predict import predict
+from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Generate
 
@@ -99,7 +100,7 @@ def published_attention(
 
 def organisers_loop(model: AudioLM, rows: list[Row], root: Path) -> None:
     """The plain loop over the models as the organisers' script has them."""
-    with patch("nota_cli.model.beats.gated_attention", published_attention):
+    with patch("nota_cli.models.encoders.beats.gated_attention", published_attention):
         plain_loop(model, rows, root, model.recipe.generate.model_copy(update={"decoding": "plain"}))
 
 

@@ -11,16 +11,16 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nota_cli.compress.merge import prepare_to_run
+from nota_cli.compression.merge import prepare_to_run
 from nota_cli.data.annotation import FAMILY_TASK
-from nota_cli.data.audio import AudioNote, duration, load_clip, warn_of
-from nota_cli.data.inputs import Features
+from nota_cli.data.audio.clip import AudioNote, duration, load_clip, warn_of
 from nota_cli.errors import DataError, UsageError
-from nota_cli.inference import feature_spec
-from nota_cli.long_audio import join, windows
-from nota_cli.model.audio_lm import AudioLM as Network
-from nota_cli.model.build import build
-from nota_cli.model.device import pick_device
+from nota_cli.features.batch import Features
+from nota_cli.inference.engine import feature_spec
+from nota_cli.inference.long_audio import join, windows
+from nota_cli.models.build import build
+from nota_cli.models.device import pick_device
+from nota_cli.models.families.salmonn import AudioLM as Network
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import DEFAULT_RECIPE, load_system
 
@@ -37,10 +37,10 @@ class AudioLM:
     caller at a time.
 
     Args:
-        network: as `nota_cli.model.build.build` makes it, in eval mode.
+        network: as `nota_cli.models.build.build` makes it, in eval mode.
 
     Attributes:
-        network: the encoders, the connector and the decoder (`nota_cli.model.audio_lm.AudioLM`).
+        network: the encoders, the connector and the decoder (`nota_cli.models.families.salmonn.AudioLM`).
     """
 
     def __init__(self, network: Network) -> None:

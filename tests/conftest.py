@@ -149,7 +149,7 @@ def tiny_checkpoint(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory)
     """A checkpoint folder of that system, weights random."""
     import torch
 
-    from nota_cli.model.build import build
+    from nota_cli.models.build import build
     from nota_cli.recipe.load import load_recipe
 
     torch.manual_seed(3)

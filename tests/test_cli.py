@@ -154,7 +154,7 @@ def test_another_checkpoint_brings_its_own_decoder(
     """A recipe that names a checkpoint and the decoder in it, as `tiny` does, with `--checkpoint` for another one."""
     import torch
 
-    from nota_cli.model.build import build
+    from nota_cli.models.build import build
     from nota_cli.recipe.load import load_recipe
 
     torch.manual_seed(11)

@@ -14,7 +14,7 @@ import soundfile
 import typer
 from typer.testing import CliRunner
 
-from nota_cli.cli_options import expand_paths
+from nota_cli.cli.options import expand_paths
 from nota_cli.data.prepare import ESC10_CAPTIONS
 from nota_cli.recipe.load import recipe_names
 

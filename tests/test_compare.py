@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from nota_cli.compare import METRICS, pareto, parse_weights, rank, reference_runs, standings
-from nota_cli.compare_runs import FIGURES, Run, read_runs
 from nota_cli.errors import DataError, UsageError
+from nota_cli.leaderboard.ranking import METRICS, pareto, parse_weights, rank, reference_runs, standings
+from nota_cli.leaderboard.reports import FIGURES, Run, read_runs
 
 Nota = Callable[..., int]
 
@@ -286,7 +286,7 @@ def test_no_figure_is_broken_over_two_lines(
 
 
 def test_a_crowded_picture_keeps_its_labels_apart(tmp_path: Path) -> None:
-    from nota_cli.compare_plot import picture
+    from nota_cli.leaderboard.plot import picture
 
     runs = [
         run(f"a-rather-long-name-{index}", wer=5.0 + index % 3 / 10, memory=2.0 + index % 4 / 10, latency=0.3)
@@ -355,7 +355,7 @@ def test_a_folder_in_a_files_place_is_said(nota: Nota, tmp_path: Path, capsys: p
 
 
 def test_long_names_of_many_runs_stand_below_the_panels() -> None:
-    from nota_cli.compare_plot import picture
+    from nota_cli.leaderboard.plot import picture
 
     runs = [run(f"long-{'name-' * 10}{index}", wer=5.0 + index, memory=1.0 + index, latency=0.1) for index in range(30)]
     figure = picture(standings(runs))
@@ -370,7 +370,7 @@ def test_long_names_of_many_runs_stand_below_the_panels() -> None:
 
 
 def test_names_are_no_formulas_and_a_panel_may_be_empty(tmp_path: Path) -> None:
-    from nota_cli.compare_plot import draw, picture
+    from nota_cli.leaderboard.plot import draw, picture
 
     named = [run("$x^$", wer=5.0, memory=1.0), run("$y_$", wer=5.0, memory=1.0, latency=1.0)]
     draw(standings(named), tmp_path / "a.png")

@@ -13,12 +13,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nota_cli.efficiency import Settings, measure_model
 from nota_cli.efficiency.floor import bytes_per_token, operations
+from nota_cli.efficiency.measure import Settings, measure_model
 from nota_cli.efficiency.memory import ResidentMeter
 from nota_cli.efficiency.timing import Round, Times
 from nota_cli.errors import NotaError
-from nota_cli.model.build import build
+from nota_cli.models.build import build
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Audio, Decoder, Recipe, SpeechEncoder
 
@@ -160,7 +160,8 @@ MEMORY_SCRIPT = """
 import json, sys
 sys.path.insert(0, {tests!r})
 from test_efficiency import CPU, QUICK, SleepyModel
-from nota_cli.efficiency import floor, measure_model, memory
+from nota_cli.efficiency import floor, memory
+from nota_cli.efficiency.measure import measure_model
 
 floor.BUFFER_BYTES, floor.LARGEST_MATRIX = dict(cpu=2**20), dict(cpu=256)
 SleepyModel(weights=1.0)  # torch's first tensor brings code into memory

@@ -19,7 +19,7 @@ import soundfile
 
 from nota_cli import AudioLM
 from nota_cli.inference.journal import journal_path
-from nota_cli.long_audio import join
+from nota_cli.inference.long_audio import join
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLES = REPOSITORY / "checkpoints" / "tiny" / "samples" / "audio"

@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from nota_cli.errors import UsageError
-from nota_cli.long_audio import join, join_words, windows
+from nota_cli.inference.long_audio import join, join_words, windows
 
 WORDS = [f"w{number}" for number in range(400)]
 

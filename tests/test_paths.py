@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from nota_cli.data.annotation import missing_files, read_annotation
-from nota_cli.data.scan import scan
+from nota_cli.data.audio.headers import scan
 from nota_cli.errors import DataError, UsageError
 from nota_cli.paths import audio_path, expand_path, path_note
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nota_cli.cli.process import refuse_empty
 from nota_cli.errors import UsageError
-from nota_cli.process import refuse_empty
 
 Nota = Callable[..., int]
 
@@ -159,7 +159,7 @@ def test_a_table_that_cannot_be_drawn_costs_nothing(
     def broken(*arguments: object) -> None:
         raise ValueError("no fonts")
 
-    monkeypatch.setattr("nota_cli.compare_plot.picture", broken)
+    monkeypatch.setattr("nota_cli.leaderboard.plot.picture", broken)
     assert nota("compare", "--out", tmp_path / "out") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.csv", "compare.md"]
     assert "compare.png cannot be drawn (ValueError: no fonts)" in " ".join(capsys.readouterr().err.split())

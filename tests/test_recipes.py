@@ -11,8 +11,8 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from nota_cli.model.build import build
-from nota_cli.model.inventory import inventory
+from nota_cli.models.build import build
+from nota_cli.models.inventory import inventory
 from nota_cli.recipe.load import load_recipe, recipe_names
 from nota_cli.recipe.schema import Recipe
 from nota_cli.training.validate import validate
@@ -104,9 +104,9 @@ def test_a_slim_recipe_holds_less_than_half_of_its_teams_bytes(slim: str, team: 
 @pytest.fixture(scope="session")
 def tiny_decoder(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Path]:
     """A decoder folder of the recipe's family and format, two layers deep; made once for all recipes that share it."""
-    from nota_cli.compress.gptq import quantize_to_folder
-    from nota_cli.compress.nf4 import load_nf4_decoder
-    from nota_cli.model.tokenizer import load_tokenizer, special_ids
+    from nota_cli.models.decoders.tokenizer import load_tokenizer, special_ids
+    from nota_cli.quantization.gptq import quantize_to_folder
+    from nota_cli.quantization.nf4 import load_nf4_decoder
 
     tokenizer = load_tokenizer(load_recipe(str(tiny_recipe)).decoder)
     made: dict[str, Path] = {}
@@ -199,7 +199,7 @@ def test_gradients_pass_through_the_decoder_to_projection_and_q_former(
 ) -> None:
     from nota_cli.data.annotation import read_annotation
     from nota_cli.data.batches import RowBatches
-    from nota_cli.inference import feature_spec
+    from nota_cli.inference.engine import feature_spec
 
     model = build(load_recipe(str(made_tiny(name)[0])), trainable=True)
     batch = RowBatches(read_annotation(clips / "all.json"), [[0, 1]], clips, feature_spec(model))[0]

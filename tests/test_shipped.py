@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from nota_cli.compress.gptq import count_quantised
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.prepare import caption_label
-from nota_cli.model.audio_lm import AudioLM
+from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.quantization.gptq import count_quantised
 from nota_cli.submission import read_records, validate
 
 REPOSITORY = Path(__file__).resolve().parents[1]

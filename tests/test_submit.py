@@ -256,7 +256,8 @@ def test_what_the_service_says_on_refusing_is_told(csv: Path, service: Service) 
 def test_a_network_that_comes_back_does_no_harm(csv: Path, service: Service) -> None:
     service.broken = ["drop", "503", "page", "hang"]
     # A look that gets no answer is given up; a minute is too long for a test.
-    done = submit(csv, service, "--json", script="import nota_cli.submit\nnota_cli.submit.LOOK_SECONDS = 0.5")
+    script = "import nota_cli.leaderboard.kaggle as kaggle\nkaggle.LOOK_SECONDS = 0.5"
+    done = submit(csv, service, "--json", script=script)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["public_score"] == 6.34
     assert service.looks == len(service.broken) + 2
@@ -296,8 +297,8 @@ def test_no_network_at_all_and_no_client_are_told_apart(csv: Path, service: Serv
 
 def test_whoever_stops_waiting_is_told_that_the_file_was_sent(csv: Path, service: Service) -> None:
     service.states = [{"status": "PENDING"}]
-    stop = "import nota_cli.submit\nclass time:\n    monotonic = __import__('time').monotonic\n"
-    stop += "    def sleep(seconds): raise KeyboardInterrupt\nnota_cli.submit.time = time"
+    stop = "import nota_cli.leaderboard.kaggle\nclass time:\n    monotonic = __import__('time').monotonic\n"
+    stop += "    def sleep(seconds): raise KeyboardInterrupt\nnota_cli.leaderboard.kaggle.time = time"
     done = submit(csv, service, script=stop)
     assert done.returncode != 0
     assert f"was submitted (number {REF})" in done.stderr

@@ -9,7 +9,7 @@ import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from nota_cli.data.audio import SAMPLE_RATE
+from nota_cli.data.audio.clip import SAMPLE_RATE
 from nota_cli.recipe.schema import Augment
 
 FLOOR = 1e-8  # keeps levels of digital silence finite

@@ -19,10 +19,10 @@ from numpy.random import Generator
 from torch.utils.data import DataLoader, Dataset
 
 from nota_cli.data.annotation import Row, read_annotation, row_id
-from nota_cli.data.audio import SAMPLE_RATE, AudioNote, load_clip
+from nota_cli.data.audio.clip import SAMPLE_RATE, AudioNote, load_clip
 from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll, weaken
-from nota_cli.data.inputs import Features, extract
 from nota_cli.errors import DataError, NotaError
+from nota_cli.features.batch import Features, extract
 from nota_cli.paths import audio_path
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import Augment, Source
@@ -53,7 +53,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What the model's encoders want: see `nota_cli.data.inputs.extract`."""
+    """What the model's encoders want: see `nota_cli.features.batch.extract`."""
 
     mel_bins: int
     front_end: str | None

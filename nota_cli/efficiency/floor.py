@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nota_cli.efficiency.timing import PARTS, Clock, watch_parts
-from nota_cli.model.audio_lm import AudioLM
-from nota_cli.model.inventory import inventory
+from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.inventory import inventory
 
 BUFFER_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}  # far more than caches hold
 LARGEST_MATRIX = {"cpu": 4096, "cuda": 8192}

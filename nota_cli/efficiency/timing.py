@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nota_cli.data.audio import SAMPLE_RATE
-from nota_cli.data.inputs import FRONT_ENDS, Features
-from nota_cli.inference import feature_spec
-from nota_cli.model.audio_lm import AudioLM
-from nota_cli.model.decoding import GreedyDecoder
+from nota_cli.data.audio.clip import SAMPLE_RATE
+from nota_cli.features.batch import FRONT_ENDS, Features
+from nota_cli.generation.static_decoder import GreedyDecoder
+from nota_cli.inference.engine import feature_spec
+from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.prompts import Query
 
 Protocol = Literal["synced", "organisers"]

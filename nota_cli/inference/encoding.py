@@ -5,8 +5,8 @@ from dataclasses import fields
 import torch
 import torch.nn.functional as F
 
-from nota_cli.data.inputs import Features
-from nota_cli.model.audio_lm import AudioLM, Encoded
+from nota_cli.features.batch import Features
+from nota_cli.models.families.salmonn import AudioLM, Encoded
 
 # At once, padding included: 30 s. Attention over several long clips outgrows the caches and takes twice as long.
 MOST_FRAMES = 3_000

@@ -14,14 +14,14 @@ import torch
 
 from nota_cli.console import warn
 from nota_cli.data.annotation import Row
-from nota_cli.data.audio import AudioNote
+from nota_cli.data.audio.clip import AudioNote
 from nota_cli.data.batches import AHEAD, Batch, Decoded, FeatureSpec, RowBatches, dead_workers_told, tolerant_loader
 from nota_cli.errors import NotaError
+from nota_cli.inference.batching import Units, groups, units
 from nota_cli.inference.encoding import encode
-from nota_cli.inference.plan import Units, groups, units
-from nota_cli.long_audio import join
-from nota_cli.model.audio_lm import AudioLM
-from nota_cli.model.memory import out_of_memory
+from nota_cli.inference.long_audio import join
+from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.memory import out_of_memory
 from nota_cli.recipe.schema import Generate
 
 MEMORY_SHARE = 0.8  # of what is free on the device; the rest is for lengths and fragments nobody foresees
@@ -33,7 +33,7 @@ ROWS_AHEAD = 64  # clips that a worker may be ahead, so that large batches do no
 class Result:
     """What became of a row; `reason` why its audio cannot be used, in which case there is no text.
 
-    `notes` has what is odd about the audio otherwise: sentences by kind (`nota_cli.data.audio.AudioNote`).
+    `notes` has what is odd about the audio otherwise: sentences by kind (`nota_cli.data.audio.clip.AudioNote`).
     """
 
     row: int
@@ -123,7 +123,7 @@ class Engine:
         """Answer rows.
 
         Args:
-            positions: which, longest clip first (`nota_cli.inference.plan.longest_first`).
+            positions: which, longest clip first (`nota_cli.inference.batching.longest_first`).
             seconds: for each of them its clip's length.
             finished: told after each batch of the rows that it finished.
 

@@ -30,7 +30,7 @@ class Entry:
         looped: the answer repeated itself (see `generate.loop_guard`).
         reason: why the audio could not be used.
         seconds: the clip's length; 0 where its audio could not be used.
-        notes: what is odd about its audio, sentences by kind (`nota_cli.data.audio.AudioNote`).
+        notes: what is odd about its audio, sentences by kind (`nota_cli.data.audio.clip.AudioNote`).
     """
 
     row: int

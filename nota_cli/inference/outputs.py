@@ -10,8 +10,8 @@ from nota_cli.data.annotation import Row
 from nota_cli.data.batches import clip_paths
 from nota_cli.errors import UsageError
 from nota_cli.files import leavings
-from nota_cli.inference.fingerprint import file_hash
 from nota_cli.inference.journal import journal_path, rank_journals
+from nota_cli.inference.provenance import file_hash
 from nota_cli.inference.report import report_path
 from nota_cli.outputs import Input, Output, check_outputs
 from nota_cli.recipe.inputs import recipe_inputs

@@ -8,7 +8,7 @@ from nota_cli.console import say
 from nota_cli.data.annotation import FAMILY_TASK, Row, annotation_bytes, of_task, parse_annotation
 from nota_cli.data.recordings import STDIN, Recording, recording_rows
 from nota_cli.errors import UsageError
-from nota_cli.inference.fingerprint import data_hash, file_hash, value_hash
+from nota_cli.inference.provenance import data_hash, file_hash, value_hash
 from nota_cli.recipe.schema import Recipe
 
 

@@ -185,8 +185,8 @@ class GenerateTask(Section):
     seed: int = 0
     """Of the draws: the same seed, clip and prompt give the same answer at any batch size and in any order."""
     loop_guard: Literal["off", "cut", "penalise"] = "off"
-    """What becomes of an answer whose end repeats itself (`nota_cli.model.loops`): `cut` leaves the first time of it;
-    `penalise` answers again with a higher repetition penalty, and cuts what loops even then."""
+    """What becomes of an answer whose end repeats itself (`nota_cli.generation.repetition`): `cut` leaves the first
+    time of it; `penalise` answers again with a higher repetition penalty, and cuts what loops even then."""
     fallback_text: str = Field("inaudible", pattern=r"^.*\S.*$")
     """What `--on-error blank` writes for a clip that cannot be read; an empty cell would be rejected."""
     decoding: Literal["auto", "plain"] = "auto"

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from nota_cli.data.annotation import family
 from nota_cli.data.batches import Batch
-from nota_cli.model.audio_lm import AudioLM, Encoded
+from nota_cli.models.families.salmonn import AudioLM, Encoded
 from nota_cli.recipe.schema import Train
 
 CTC_POOL = 4  # states averaged for one CTC frame: with 80 ms instead of 20 ms there are far fewer blanks to get lost in

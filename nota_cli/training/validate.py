@@ -5,8 +5,9 @@ import torch
 from nota_cli.data.annotation import Row, family, read_annotation
 from nota_cli.data.batches import RowBatches, in_order, loader
 from nota_cli.data.prepare import caption_accuracy
-from nota_cli.inference import feature_spec, predict
-from nota_cli.model.audio_lm import AudioLM
+from nota_cli.inference.engine import feature_spec
+from nota_cli.inference.predict import predict
+from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.score.wer import wer, wer_as_written
 
 

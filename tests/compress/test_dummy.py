@@ -20,10 +20,10 @@ from transformers import (
     WhisperConfig,
 )
 
-from nota_cli.compress.dummy import dummy_decoder, dummy_init, logical_parameters, packed_tensors
-from nota_cli.compress.gptq import count_quantised, kernel_name, load_gptq_decoder
-from nota_cli.compress.nf4 import count_nf4, load_nf4_decoder
 from nota_cli.errors import RecipeError, UsageError
+from nota_cli.quantization.dummy import dummy_decoder, dummy_init, logical_parameters, packed_tensors
+from nota_cli.quantization.gptq import count_quantised, kernel_name, load_gptq_decoder
+from nota_cli.quantization.nf4 import count_nf4, load_nf4_decoder
 
 pytest.importorskip("bitsandbytes")
 
@@ -326,7 +326,7 @@ def on_meta(build: type[nn.Module], *arguments: object) -> nn.Module:
 def test_a_whisper_encoder_has_its_true_positions(dtype):
     from transformers.models.whisper.modeling_whisper import sinusoids
 
-    from nota_cli.model.whisper import WhisperEncoder
+    from nota_cli.models.encoders.whisper import WhisperEncoder
 
     config = WhisperConfig(
         d_model=32, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=64, max_source_positions=60
@@ -346,7 +346,7 @@ def test_a_whisper_encoder_has_its_true_positions(dtype):
 
 
 def test_other_modules_are_filled_by_name():
-    from nota_cli.model.beats import BeatsConfig, BeatsEncoder
+    from nota_cli.models.encoders.beats import BeatsConfig, BeatsEncoder
 
     sizes = dict(embed_dim=32, encoder_layers=1, encoder_embed_dim=32, encoder_ffn_embed_dim=64)
     beats = BeatsConfig(**sizes, encoder_attention_heads=2, conv_pos=16, conv_pos_groups=4)
@@ -387,7 +387,7 @@ def test_a_config_without_a_list_of_blocks_is_refused():
 
     model = on_meta(nn.Sequential)
     model.config = Strange(num_hidden_layers=3)
-    from nota_cli.compress.dummy import _blocks
+    from nota_cli.quantization.dummy import _blocks
 
     with pytest.raises(RecipeError, match="no list of 3 blocks"):
         _blocks(model)

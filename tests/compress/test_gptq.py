@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, GPTQConfig
 
-from nota_cli.compress import gptq
-from nota_cli.compress.gptq import QuantizeReport, quantize_to_folder
 from nota_cli.errors import CheckpointError, DataError, RecipeError, UsageError
+from nota_cli.quantization import gptq
+from nota_cli.quantization.gptq import QuantizeReport, quantize_to_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS, WIDTH, LINEARS = 2, 160, 14
@@ -343,7 +343,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_model_whole(quantised, tmp_p
 
 CHILD = """
 import sys, torch
-import nota_cli.compress.gptq as gptq
+import nota_cli.quantization.gptq as gptq
 assert not {"gptqmodel", "transformers", "peft"} & set(sys.modules), "heavy imports at import time"
 gptq.silence_gptqmodel()
 import gptqmodel  # as peft does

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nota_cli.compress import gptq
-from nota_cli.compress.gptq_format import read_settings
-from nota_cli.compress.weight_only import repack_gptq
 from nota_cli.errors import CheckpointError, RecipeError
+from nota_cli.quantization import gptq
+from nota_cli.quantization.gptq_format import read_settings
+from nota_cli.quantization.weight_only import repack_gptq
 
 SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny" / "decoder"
 BOTH = ("config.json", "quantize_config.json")

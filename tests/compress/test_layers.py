@@ -11,12 +11,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nota_cli.compress.layers import STACKS, block_influence, choose, layer_counts, prune_layers
-from nota_cli.data.inputs import Features, extract
+from nota_cli.compression.layers import STACKS, block_influence, choose, layer_counts, prune_layers
 from nota_cli.errors import CheckpointError, NotaError, UsageError
-from nota_cli.inference import feature_spec
-from nota_cli.model.audio_lm import AudioLM
-from nota_cli.model.build import build
+from nota_cli.features.batch import Features, extract
+from nota_cli.inference.engine import feature_spec
+from nota_cli.models.build import build
+from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
 

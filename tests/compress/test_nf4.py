@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nota_cli.compress.nf4 import count_nf4, load_nf4_decoder, repack_weights
 from nota_cli.errors import CheckpointError, UsageError
+from nota_cli.quantization.nf4 import count_nf4, load_nf4_decoder, repack_weights
 
 pytest.importorskip("bitsandbytes")
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from nota_cli.compress.vocabulary import prune_vocabulary
+from nota_cli.compression.vocabulary import prune_vocabulary
 from nota_cli.data.tokenizer import build_word_tokenizer
 from nota_cli.errors import CheckpointError
-from nota_cli.model.decoder import load_decoder
+from nota_cli.models.decoders.decoder import load_decoder
 from nota_cli.recipe.schema import Decoder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -369,7 +369,7 @@ def test_sharded_weights_are_trimmed_file_by_file(tmp_path):
 
 def test_nf4_weights_are_copied_as_they_are(folders, tmp_path):
     pytest.importorskip("bitsandbytes")
-    from nota_cli.compress.nf4 import load_nf4_decoder
+    from nota_cli.quantization.nf4 import load_nf4_decoder
 
     plain = make_folder(tmp_path / "plain", "bytes", "qwen2")
     load_nf4_decoder(plain).save_pretrained(tmp_path / "full")

@@ -11,7 +11,7 @@ from test_vocabulary import CORPUS, TINY, make_folder
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from nota_cli.compress.vocabulary import corpus_texts, prune_checkpoint, prune_recipe, prune_vocabulary
+from nota_cli.compression.vocabulary import corpus_texts, prune_checkpoint, prune_recipe, prune_vocabulary
 from nota_cli.errors import CheckpointError, UsageError
 from nota_cli.recipe.load import load_recipe
 
@@ -112,8 +112,8 @@ def test_texts_of_a_recipe(tiny_recipe):
 
 def test_the_shipped_checkpoint_says_the_same_with_its_vocabulary_trimmed(tmp_path):
     from nota_cli.data.annotation import read_annotation
-    from nota_cli.inference import predict
-    from nota_cli.model.audio_lm import AudioLM
+    from nota_cli.inference.predict import predict
+    from nota_cli.models.families.salmonn import AudioLM
 
     rows = [row for name in ("asr", "aac") for row in read_annotation(TINY / "samples" / f"{name}.json")]
     model = AudioLM.from_pretrained(TINY)

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from test_vocabulary import ENGLISH, OTHER, generated, make_folder, mapping, texts, tokens
 from transformers import PreTrainedTokenizerFast
 
-from nota_cli.commands_compress import run_prune_vocabulary
-from nota_cli.compress.vocabulary import corpus_texts, prune_recipe, prune_vocabulary
-from nota_cli.compress.vocabulary_tokenizer import Length
+from nota_cli.cli.compress_steps import run_prune_vocabulary
+from nota_cli.compression.vocabulary import corpus_texts, prune_recipe, prune_vocabulary
+from nota_cli.compression.vocabulary_tokenizer import Length
 from nota_cli.errors import UsageError
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Recipe

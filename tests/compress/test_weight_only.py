@@ -12,17 +12,17 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import Gemma2Config
 
-from nota_cli.compress import weight_only
-from nota_cli.compress.dummy import dummy_decoder, packed_tensors
-from nota_cli.compress.gptq import kernel_name
-from nota_cli.compress.weight_only import Int4PackLinear, PackedLinear, quantise_linears, repack_gptq
-from nota_cli.data.inputs import extract
 from nota_cli.errors import RecipeError
-from nota_cli.inference import feature_spec
-from nota_cli.model.audio_lm import AudioLM
-from nota_cli.model.build import build
-from nota_cli.model.inventory import inventory
+from nota_cli.features.batch import extract
+from nota_cli.inference.engine import feature_spec
+from nota_cli.models.build import build
+from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.inventory import inventory
 from nota_cli.prompts import Query
+from nota_cli.quantization import weight_only
+from nota_cli.quantization.dummy import dummy_decoder, packed_tensors
+from nota_cli.quantization.gptq import kernel_name
+from nota_cli.quantization.weight_only import Int4PackLinear, PackedLinear, quantise_linears, repack_gptq
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Recipe
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from nota_cli.data.audio import SAMPLE_RATE
+from nota_cli.data.audio.clip import SAMPLE_RATE
 from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll, weaken
 from nota_cli.recipe.schema import Augment
 

@@ -11,10 +11,11 @@ import torch
 
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.batches import Batch, FeatureSpec, RowBatches, TrainingBatches, loader
-from nota_cli.data.inputs import FRONT_ENDS, extract
 from nota_cli.errors import DataError
-from nota_cli.inference import feature_spec, predict
-from nota_cli.model.build import build
+from nota_cli.features.batch import FRONT_ENDS, extract
+from nota_cli.inference.engine import feature_spec
+from nota_cli.inference.predict import predict
+from nota_cli.models.build import build
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Augment, Source
 

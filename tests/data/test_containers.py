@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from nota_cli.data.annotation import Row
-from nota_cli.data.audio import SAMPLE_RATE, duration, load_audio, load_clip
-from nota_cli.data.scan import scan
+from nota_cli.data.audio.clip import SAMPLE_RATE, duration, load_audio, load_clip
+from nota_cli.data.audio.headers import scan
 from nota_cli.errors import AudioError
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 8 * SAMPLE_RATE)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from nota_cli.data.features import eat_fbank
 from nota_cli.errors import DataError
+from nota_cli.features.spectrograms import eat_fbank
 
 
 def noise(*shape):

@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import WhisperFeatureExtractor
 
-from nota_cli.data.audio import load_audio
-from nota_cli.data.features import BEATS_MEAN, BEATS_STD, kaldi_fbank, log_mel
+from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import DataError
+from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, kaldi_fbank, log_mel
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "nota"
 

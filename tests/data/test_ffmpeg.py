@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from nota_cli.data import ffmpeg
 from nota_cli.data.annotation import Row
-from nota_cli.data.audio import SAMPLE_RATE, duration, load_audio, load_clip
-from nota_cli.data.scan import scan
+from nota_cli.data.audio import ffmpeg
+from nota_cli.data.audio.clip import SAMPLE_RATE, duration, load_audio, load_clip
+from nota_cli.data.audio.headers import scan
 from nota_cli.errors import AudioError
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed here")

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from nota_cli.data.annotation import KNOWN_TASKS, Row, read_annotation, row_id
-from nota_cli.data.audio import SAMPLE_RATE, duration, load_clip
-from nota_cli.data.scan import describe, scan
+from nota_cli.data.audio.clip import SAMPLE_RATE, duration, load_clip
+from nota_cli.data.audio.headers import describe, scan
 from nota_cli.errors import DataError, NotaError
 
 SAMPLES = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny" / "samples"
@@ -34,7 +34,7 @@ fuzz = settings(
 @pytest.fixture(autouse=True)
 def _no_ffmpeg(monkeypatch):
     """It is another program, and to start it for each example takes longer than all the rest."""
-    monkeypatch.setattr("nota_cli.data.ffmpeg.PROGRAM", "ffmpeg-is-not-fuzzed-here")
+    monkeypatch.setattr("nota_cli.data.audio.ffmpeg.PROGRAM", "ffmpeg-is-not-fuzzed-here")
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import pytest
 import soundfile
 
 from nota_cli.data.annotation import Row
-from nota_cli.data.audio import SAMPLE_RATE, duration, load_audio, load_clip
-from nota_cli.data.mpeg import BLOCK, LENGTHS, read_mpeg
-from nota_cli.data.scan import scan
+from nota_cli.data.audio.clip import SAMPLE_RATE, duration, load_audio, load_clip
+from nota_cli.data.audio.headers import scan
+from nota_cli.data.audio.mpeg import BLOCK, LENGTHS, read_mpeg
 from nota_cli.errors import AudioError, AudioWarning
 
 CASES = Path(__file__).resolve().parents[3] / "shared" / "cases" / "audio"

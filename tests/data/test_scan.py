@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from nota_cli.data.annotation import Row
-from nota_cli.data.scan import BadFile, Scan, describe, scan
+from nota_cli.data.audio.headers import BadFile, Scan, describe, scan
 
 
 def row(index, path, expand=()):

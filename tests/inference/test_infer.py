@@ -90,7 +90,7 @@ def test_a_run_that_was_killed_behind_its_last_row_loads_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("nota_cli.commands_infer.write_submission", killed)
+        patch.setattr("nota_cli.inference.run.write_submission", killed)
         assert nota(*arguments) != 0
     assert finished_rows(journal_path(out)) == 6
     capsys.readouterr()
@@ -237,7 +237,7 @@ def test_a_file_that_vanishes_while_the_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import nota_cli.commands_infer as command
+    import nota_cli.inference.run as command
 
     annotation, out = many(15), tmp_path / "o.csv"
     arguments = ["infer", "--checkpoint", tiny_checkpoint, "--annotation", annotation, "--out", out]

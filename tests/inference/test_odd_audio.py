@@ -10,10 +10,10 @@ import soundfile
 
 from nota_cli import AudioLM
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.audio import SAMPLE_RATE, AudioNote, load_audio, load_clip
+from nota_cli.data.audio.clip import SAMPLE_RATE, AudioNote, load_audio, load_clip
 from nota_cli.errors import AudioWarning
-from nota_cli.inference import predict
-from nota_cli.model.build import build
+from nota_cli.inference.predict import predict
+from nota_cli.models.build import build
 from nota_cli.recipe.load import load_system
 
 Run = Callable[..., int]
@@ -135,7 +135,7 @@ def test_rows_that_are_kept_from_a_cut_run_stay_named(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("nota_cli.commands_infer.write_submission", fail)
+        patch.setattr("nota_cli.inference.run.write_submission", fail)
         assert nota(*arguments) != 0
     assert nota(*arguments) == 0
     report = json.loads(out.with_suffix(".run.json").read_text())

@@ -1,5 +1,5 @@
 from nota_cli.inference.journal import BLANK, DONE, SKIPPED, Entry
-from nota_cli.inference.outcomes import Outcomes
+from nota_cli.inference.results import Outcomes
 
 
 def test_entries_come_back_by_row() -> None:

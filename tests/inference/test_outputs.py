@@ -13,10 +13,10 @@ import pytest
 import soundfile
 from test_infer import finished_rows, report
 
-from nota_cli.data.inputs import Features
+from nota_cli.features.batch import Features
 from nota_cli.inference.encoding import encode
 from nota_cli.inference.journal import journal_path
-from nota_cli.model.audio_lm import AudioLM
+from nota_cli.models.families.salmonn import AudioLM
 
 Run = Callable[..., int]
 

@@ -1,5 +1,5 @@
 from nota_cli.data.annotation import Row
-from nota_cli.inference.plan import UNKNOWN, groups, longest_first, units
+from nota_cli.inference.batching import UNKNOWN, groups, longest_first, units
 from nota_cli.recipe.schema import Generate
 
 

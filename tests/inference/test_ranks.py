@@ -12,9 +12,9 @@ import pytest
 from test_infer import finished_rows, report
 
 from nota_cli.errors import NotaError, UsageError
-from nota_cli.inference import ranks as module
+from nota_cli.inference import distributed as module
+from nota_cli.inference.distributed import Ranks
 from nota_cli.inference.journal import journal_path
-from nota_cli.inference.ranks import Ranks
 
 Run = Callable[..., int]
 

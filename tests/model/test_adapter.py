@@ -10,10 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nota_cli.compress.merge import _read_deltas
+from nota_cli.compression.merge import _read_deltas
 from nota_cli.errors import CheckpointError, RecipeError
-from nota_cli.model.adapter import read_config
-from nota_cli.model.audio_lm import AudioLM
+from nota_cli.models.adapter import read_config
+from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.recipe.load import load_recipe
 
 SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
@@ -112,7 +112,7 @@ def test_dora_and_its_like_are_not_merged(tmp_path: Path) -> None:
 
 
 def test_another_base_is_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from nota_cli.model.adapter import adopt
+    from nota_cli.models.adapter import adopt
 
     config = read_config(copy(tmp_path, base_model_name_or_path="org/Other-3B") / "adapter")
     assert config is not None
@@ -121,7 +121,7 @@ def test_another_base_is_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_weights_of_another_scale_are_not_loaded_into_a_model_that_is_built_already(tmp_path: Path) -> None:
-    from nota_cli.model.checkpoint import load_checkpoint
+    from nota_cli.models.checkpoint import load_checkpoint
 
     model = AudioLM.from_pretrained(SHIPPED)
     before = {name: value.clone() for name, value in model.state_dict().items() if "lora_" in name}
@@ -132,7 +132,7 @@ def test_weights_of_another_scale_are_not_loaded_into_a_model_that_is_built_alre
 
 @pytest.mark.parametrize("pattern", [{V1: 8}, {r".*\.1\.self_attn\.v_proj": 8}])
 def test_layers_keep_their_own_scale_when_others_are_dropped(pattern: dict[str, int], tmp_path: Path) -> None:
-    from nota_cli.compress.layers import prune_layers
+    from nota_cli.compression.layers import prune_layers
 
     prune_layers(copy(tmp_path, alpha_pattern=pattern), tmp_path / "out", {"decoder": [1, 2]})
     found = scales(AudioLM.from_pretrained(tmp_path / "out"))

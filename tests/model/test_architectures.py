@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-import nota_cli.model.llama_moe  # noqa: F401  # makes its model type known
+import nota_cli.models.decoders.llama_moe  # noqa: F401  # makes its model type known
 from nota_cli.errors import CheckpointError, RecipeError
-from nota_cli.model.architectures import architecture, names
+from nota_cli.models.architectures import architecture, names
 from nota_cli.recipe.load import load_recipe, recipe_names
 
 # Published counts (hub's safetensors metadata, papers and model cards), without what nota does not build.
@@ -58,7 +58,7 @@ def built(kind: str, values: dict[str, Any]) -> nn.Module:
     with torch.device("meta"):
         if kind == "decoder":
             return AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
-        module = importlib.import_module(f"nota_cli.model.{kind}")
+        module = importlib.import_module(f"nota_cli.models.{kind}")
         if kind == "whisper":
             return module.WhisperEncoder(module.WhisperConfig(**values))
         config, encoder = (getattr(module, name) for name in ENCODERS[kind])

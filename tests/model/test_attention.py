@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nota_cli.model import attention
-from nota_cli.model.attention import gated_attention
+from nota_cli.weights import attention
+from nota_cli.weights.attention import gated_attention
 
 BATCH, HEADS, STATES, WIDTH = 3, 2, 23, 8
 

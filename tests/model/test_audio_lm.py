@@ -6,12 +6,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.audio import load_audio
-from nota_cli.data.inputs import extract
+from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import CheckpointError, RecipeError
-from nota_cli.inference import predict
-from nota_cli.model.audio_lm import AudioLM
-from nota_cli.model.build import build
+from nota_cli.features.batch import extract
+from nota_cli.inference.predict import predict
+from nota_cli.models.build import build
+from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nota_cli.data.audio import load_audio
-from nota_cli.data.features import kaldi_fbank
+from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import CheckpointError, DataError
-from nota_cli.model.beats import BeatsConfig, BeatsEncoder, load_beats
+from nota_cli.features.spectrograms import kaldi_fbank
+from nota_cli.models.encoders.beats import BeatsConfig, BeatsEncoder, load_beats
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")

@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nota_cli.data.audio import load_audio
-from nota_cli.data.features import BEATS_MEAN, BEATS_STD, ced_spectrogram
-from nota_cli.data.inputs import FRONT_ENDS
+from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import DataError
-from nota_cli.model.ced import CedConfig, CedEncoder, load_ced
+from nota_cli.features.batch import FRONT_ENDS
+from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, ced_spectrogram
+from nota_cli.models.encoders.ced import CedConfig, CedEncoder, load_ced
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "nlp07"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from nota_cli.errors import CheckpointError
-from nota_cli.model.ced import CedConfig, CedEncoder, load_ced
+from nota_cli.models.encoders.ced import CedConfig, CedEncoder, load_ced
 
 TINY = CedConfig(embed_dim=32, depth=3, num_heads=4, target_length=84)  # 5 steps, and 4 frames over as published
 HUGGING_FACE = {

@@ -1,6 +1,6 @@
 import torch
 
-from nota_cli.model.connector import Connector
+from nota_cli.models.connector import Connector
 from nota_cli.recipe.schema import Connector as Spec
 
 SMALL = Spec(hidden_size=16, layers=1, heads=2, intermediate_size=32, dropout=0)

@@ -11,20 +11,20 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
-from nota_cli.compress.merge import lean_lora, merge_lora
+from nota_cli.compression.merge import lean_lora, merge_lora
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.audio import load_audio
-from nota_cli.data.inputs import Features, extract
-from nota_cli.efficiency import Settings, measure_model
-from nota_cli.inference import predict
-from nota_cli.model.attention import default_attention
-from nota_cli.model.audio_lm import AudioLM
-from nota_cli.model.build import build
-from nota_cli.model.decoder import Decoder
-from nota_cli.model.decoding import GreedyDecoder, Rules
+from nota_cli.data.audio.clip import load_audio
+from nota_cli.efficiency.measure import Settings, measure_model
+from nota_cli.features.batch import Features, extract
+from nota_cli.generation.static_decoder import GreedyDecoder, Rules
+from nota_cli.inference.predict import predict
+from nota_cli.models.build import build
+from nota_cli.models.decoders.decoder import Decoder
+from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Lora
+from nota_cli.weights.attention import default_attention
 
 SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
 SIZES = {"vocab_size": 80, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}

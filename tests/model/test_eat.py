@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nota_cli.data.features import eat_fbank
-from nota_cli.data.inputs import extract
 from nota_cli.errors import CheckpointError, DataError
-from nota_cli.model.eat import EatConfig, EatEncoder, load_eat
+from nota_cli.features.batch import extract
+from nota_cli.features.spectrograms import eat_fbank
+from nota_cli.models.encoders.eat import EatConfig, EatEncoder, load_eat
 
 TINY = EatConfig(embed_dim=32, depth=3, num_heads=4, mel_bins=32, mlp_ratio=2.0)
 HEADS = {"fc_norm.weight": torch.ones(32), "fc_norm.bias": torch.zeros(32), "head.weight": torch.zeros(5, 32)}

@@ -7,9 +7,9 @@ import torch
 from test_decoding import listen
 
 from nota_cli.data.annotation import read_annotation
-from nota_cli.inference import predict
-from nota_cli.model.audio_lm import Answer, AudioLM
-from nota_cli.model.loops import cut_loop, is_looped
+from nota_cli.generation.repetition import cut_loop, is_looped
+from nota_cli.inference.predict import predict
+from nota_cli.models.families.salmonn import Answer, AudioLM
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import Generate, GenerateTask
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from nota_cli.errors import CheckpointError
-from nota_cli.model.llama_moe import LlamaMoeConfig, LlamaMoeForCausalLM
+from nota_cli.models.decoders.llama_moe import LlamaMoeConfig, LlamaMoeForCausalLM
 
 WIDTH, LAYERS, EXPERTS, VOCABULARY = 32, 2, 4, 50
 # config.json as published, keys without effect included, at a tiny size and with experts of unequal widths.

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nota_cli.model.loops import LEAST, LONGEST, TIMES, cut_loop, find_loop, is_looped
+from nota_cli.generation.repetition import LEAST, LONGEST, TIMES, cut_loop, find_loop, is_looped
 
 WORDS = [f"w{number}" for number in range(40)]
 distinct = st.lists(st.sampled_from(WORDS), unique=True)

@@ -5,8 +5,8 @@ import torch
 from test_decoding import ENDS, FAMILIES, HEAD, make_decoder, make_prompts
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from nota_cli.model.decoding import GreedyDecoder, Rules
-from nota_cli.model.sampling import Sampling, perturb, row_seeds
+from nota_cli.generation.sampling import Sampling, perturb, row_seeds
+from nota_cli.generation.static_decoder import GreedyDecoder, Rules
 from nota_cli.prompts import Query
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -1.5])

@@ -6,12 +6,12 @@ from dataclasses import fields
 
 import pytest
 
-from nota_cli.model.beats import BeatsConfig
-from nota_cli.model.build import build
-from nota_cli.model.ced import CedConfig
-from nota_cli.model.eat import EatConfig
-from nota_cli.model.inventory import inventory
-from nota_cli.model.sizes import DEFAULTS, part_sizes
+from nota_cli.models.build import build
+from nota_cli.models.encoders.beats import BeatsConfig
+from nota_cli.models.encoders.ced import CedConfig
+from nota_cli.models.encoders.eat import EatConfig
+from nota_cli.models.inventory import inventory
+from nota_cli.models.sizes import DEFAULTS, part_sizes
 from nota_cli.recipe.load import load_recipe, recipe_names
 
 
@@ -60,7 +60,7 @@ def test_defaults_are_the_encoders_own(kind, config):
 
 def test_listing_imports_no_model_code(tmp_path):
     code = (
-        "import sys; from nota_cli.commands_recipes import list_recipes; rows = list_recipes(); "
+        "import sys; from nota_cli.cli.recipe_table import list_recipes; rows = list_recipes(); "
         "assert all(row['GB'] != '?' for row in rows); "
         "sys.exit(bool({'torch', 'transformers', 'bitsandbytes', 'gptqmodel'} & set(sys.modules)))"
     )

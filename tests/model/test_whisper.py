@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperModel
 
 from nota_cli.errors import CheckpointError, DataError
-from nota_cli.model.whisper import WhisperEncoder, load_whisper_encoder
+from nota_cli.models.encoders.whisper import WhisperEncoder, load_whisper_encoder
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")

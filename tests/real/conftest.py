@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.audio import load_audio
+from nota_cli.data.audio.clip import load_audio
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAMPLES = REPOSITORY / "checkpoints" / "tiny" / "samples"

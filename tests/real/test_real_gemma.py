@@ -10,10 +10,10 @@ import yaml
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from nota_cli.data.inputs import extract
-from nota_cli.model.build import build
-from nota_cli.model.decoder import Decoder, load_decoder
-from nota_cli.model.decoding import GreedyDecoder, Rules
+from nota_cli.features.batch import extract
+from nota_cli.generation.static_decoder import GreedyDecoder, Rules
+from nota_cli.models.build import build
+from nota_cli.models.decoders.decoder import Decoder, load_decoder
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Decoder as DecoderSpec

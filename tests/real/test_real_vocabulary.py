@@ -11,8 +11,8 @@ import torch
 import yaml
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from nota_cli.model.decoder import Decoder, load_decoder
-from nota_cli.model.decoding import GreedyDecoder, Rules
+from nota_cli.generation.static_decoder import GreedyDecoder, Rules
+from nota_cli.models.decoders.decoder import Decoder, load_decoder
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 
 pytestmark = pytest.mark.real

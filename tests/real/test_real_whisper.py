@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
-from nota_cli.data.audio import load_audio
-from nota_cli.data.inputs import extract
-from nota_cli.model.whisper import load_whisper_encoder
+from nota_cli.data.audio.clip import load_audio
+from nota_cli.features.batch import extract
+from nota_cli.models.encoders.whisper import load_whisper_encoder
 
 pytestmark = pytest.mark.real
 NAMES = ("whisper-tiny.en", "whisper-base")

@@ -1,0 +1,103 @@
+"""Waveforms of a batch to the padded features that the encoders take."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, ced_spectrogram, eat_fbank, kaldi_fbank, log_mel
+
+WHISPER_SAMPLES = 480_000  # 30 s at 16 kHz
+
+FRONT_ENDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "beats": kaldi_fbank,
+    "eat": eat_fbank,
+    "ced": ced_spectrogram,
+    "ced_beats_scaling": partial(ced_spectrogram, mean=BEATS_MEAN, std=BEATS_STD),
+}
+"""What an audio encoder wants to see of a waveform [samples]: a spectrogram [frames, bins], 100 frames a second."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """Both spectrograms of a batch, zero-padded, with their real lengths in frames of 10 ms.
+
+    Attributes:
+        log_mel: [batch, mel bins, frames] and `log_mel_lengths` [batch].
+        fbank: [batch, frames, bins], the audio encoder's own (`FRONT_ENDS`), and `fbank_lengths` [batch], or None
+            without an audio encoder.
+    """
+
+    log_mel: Tensor
+    log_mel_lengths: Tensor
+    fbank: Tensor | None = None
+    fbank_lengths: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "Features":
+        """The same features on another device."""
+        fbank = None if self.fbank is None else self.fbank.to(device)
+        lengths = None if self.fbank_lengths is None else self.fbank_lengths.to(device)
+        return Features(self.log_mel.to(device), self.log_mel_lengths.to(device), fbank, lengths)
+
+    def arrays(self) -> "Arrays":
+        """The same numbers as arrays; on the CPU no copy is made."""
+        every = (self.log_mel, self.log_mel_lengths, self.fbank, self.fbank_lengths)
+        return Arrays(tuple(None if tensor is None else tensor.numpy(force=True) for tensor in every))
+
+    def part(self, chosen: slice) -> "Features":
+        """Those of some clips, padded as `extract` pads these alone."""
+        lengths = self.log_mel_lengths[chosen]
+        longest = int(lengths.max())
+        mel = self.log_mel[chosen, :, : longest + longest % 2]
+        if self.fbank is None or self.fbank_lengths is None:
+            return Features(mel, lengths)
+        fbank_lengths = self.fbank_lengths[chosen]
+        return Features(mel, lengths, self.fbank[chosen, : int(fbank_lengths.max())], fbank_lengths)
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """What `Features` hold, without tensors."""
+
+    values: tuple[np.ndarray | None, ...]
+
+    def tensors(self) -> Features:
+        """Back again."""
+        return Features(*(None if array is None else torch.from_numpy(array) for array in self.values))
+
+
+def extract(
+    waveforms: list[np.ndarray],
+    mel_bins: int,
+    *,
+    front_end: str | None = "beats",
+    pad: str = "30s",
+    device: torch.device | str = "cpu",
+) -> Features:
+    """Features of clips at 16 kHz, each computed alone, so that a clip's features never depend on its neighbours.
+
+    Args:
+        waveforms: float32 arrays [samples].
+        mel_bins: bins of Whisper's log-mel (80 or 128).
+        front_end: the audio encoder's among `FRONT_ENDS`, or None without an audio encoder.
+        pad: "30s" pads the log-mel's waveform to 30 s, "clip" leaves it at its own length.
+        device: where to compute them, and where they lie; lengths stay on the CPU.
+    """
+    tensors = [torch.from_numpy(np.ascontiguousarray(waveform)).to(device) for waveform in waveforms]
+    mels = [log_mel(x, mel_bins, pad_to=WHISPER_SAMPLES if pad == "30s" else None) for x in tensors]
+    lengths = torch.tensor([mel.size(-1) for mel in mels])
+    batch = mels[0].new_zeros(len(mels), mel_bins, int(lengths.max()) + int(lengths.max()) % 2)
+    for row, mel in zip(batch, mels, strict=True):
+        row[:, : mel.size(-1)] = mel
+    if front_end is None:
+        return Features(batch, lengths)
+    banks = [FRONT_ENDS[front_end](x) for x in tensors]
+    return Features(
+        batch,
+        lengths,
+        torch.nn.utils.rnn.pad_sequence(banks, batch_first=True),
+        torch.tensor([len(bank) for bank in banks]),
+    )

@@ -1,0 +1,392 @@
+"""Decoding token by token, little to do between two: a cache that stays in place, CUDA graphs, a kept prefix."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nota_cli.console import warn
+from nota_cli.generation.sampling import Sampling, perturb
+from nota_cli.models.decoders.decoder import Decoder
+
+FAMILIES = {"gemma2", "gemma3_text", "llama", "llama_moe", "qwen2"}
+"""Decoders whose layers are known to need no more than the cache and the mask here; others go the plain way."""
+BY_LAYER_TYPE = {"gemma2", "gemma3_text", "qwen2"}  # they take a mask for each type of layer, the others one
+ROUND_TO = 64  # slots: lengths that are near each other share a cache, and CUDA's kernels like whole blocks
+LOOK_EVERY = 8  # tokens on CUDA, where looking whether all rows have ended waits for the device
+WARM_UPS = 3  # runs before a capture: libraries choose kernels and take workspace in the first ones
+SHAPING = ("no_repeat_ngram_size", "min_length", "min_new_tokens", "suppress_tokens", "begin_suppress_tokens")
+SHAPING += ("bad_words_ids", "sequence_bias", "forced_bos_token_id", "forced_eos_token_id", "guidance_scale")
+SHAPING += ("exponential_decay_length_penalty", "remove_invalid_values", "encoder_repetition_penalty")
+"""What a published generation config may hold that changes greedy choices; transformers knows how."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What ends a row, what follows its end, how repeated tokens are punished (Keskar et al. 2019), what is drawn."""
+
+    max_new_tokens: int
+    end_ids: tuple[int, ...]
+    pad_id: int
+    repetition_penalty: float = 1.0
+    sampling: Sampling | None = None
+
+
+class FixedCache:
+    """Keys and values `[batch, heads, length, width]` of every layer, at addresses that never change.
+
+    Attributes:
+        place: where `update` writes: a slice, or one slot as a tensor `[1]` on the device.
+        seen: how many slots attention looks at.
+    """
+
+    def __init__(self, batch: int, length: int) -> None:
+        self.batch, self.length = batch, length
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.place: slice | Tensor = slice(0)
+        self.seen = length
+
+    def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Store what a layer made of new tokens; returns all that it may look at. Attention layers call this."""
+        if layer == len(self.keys):
+            for new, store in ((keys, self.keys), (values, self.values)):
+                store.append(new.new_zeros(self.batch, new.size(1), self.length, new.size(3)))
+        for new, all_of_them in ((keys, self.keys[layer]), (values, self.values[layer])):
+            if isinstance(self.place, slice):
+                all_of_them[:, :, self.place] = new
+            else:
+                all_of_them.index_copy_(2, self.place, new)
+        return self.keys[layer][:, :, : self.seen], self.values[layer][:, :, : self.seen]
+
+    def clear(self) -> None:
+        """Zeros everywhere: what a broken batch left must not reach the next one, be it weighted with nothing."""
+        for tensor in (*self.keys, *self.values):
+            tensor.zero_()
+
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+
+@dataclass
+class _Prefix:
+    """Token ids that prompts begin with, and their keys and values `[1, heads, tokens, width]` by layer."""
+
+    ids: list[int]
+    pairs: list[tuple[Tensor, Tensor]]
+    versions: int
+
+
+@dataclass
+class _State:
+    """Everything that a decode step reads and writes, at addresses that never change.
+
+    Attributes:
+        mask: `[batch, 1, 1, length]`, added to attention scores.
+        token, position, done: `[batch, 1]`: the last token, its position, and whether its row has ended.
+        slot, count: `[1]`: where the token goes in the cache, and how many there are in `tokens` `[batch, length]`.
+        said: `[batch, vocabulary]`, tokens that are there already; None where nothing is punished.
+        seeds: `[batch, 1]`, what each row's draws depend on.
+    """
+
+    rules: Rules
+    structure: int
+    cache: FixedCache
+    mask: Tensor
+    token: Tensor
+    position: Tensor
+    done: Tensor
+    slot: Tensor
+    count: Tensor
+    tokens: Tensor
+    said: Tensor | None
+    seeds: Tensor
+    ends: Tensor
+    graph: Any = None
+
+
+class GreedyDecoder:
+    """The likeliest token, or a drawn one, one after the other, for a batch of prompts.
+
+    It keeps one cache, with its CUDA graph, and the keys and values of one prefix from call to call; both are given up
+    when the decoder's weights have been moved or changed.
+
+    Args:
+        decoder: the language model; its adapters, if any, are run as they are.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._state: _State | None = None
+        self._prefix: _Prefix | None = None
+        self._eager = False  # a capture has failed
+        self.reuse_prefix = True
+
+    def takes(self, length: int) -> bool:
+        """Whether it can decode up to `length` tokens a row, prompt included, as transformers would."""
+        base = self._decoder.base
+        config = base.config
+        if getattr(config, "model_type", "") not in FAMILIES or self._decoder.training:
+            return False
+        if config._attn_implementation not in ("eager", "sdpa") or getattr(
+            config, "use_bidirectional_attention", False
+        ):
+            return False
+        if any(getattr(base.generation_config, name, None) for name in SHAPING):
+            return False
+        slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+        return not slides or length <= config.sliding_window
+
+    @property
+    def kind(self) -> str:
+        """How it decodes, in words."""
+        return "static cache" if self._eager or self._device.type != "cuda" else "static cache, CUDA graph"
+
+    def forget(self) -> None:
+        """Give up cache, graph and prefix."""
+        self._state = self._prefix = None
+
+    def cache_bytes(self) -> int:
+        """Bytes of keys and values held for a batch."""
+        return 0 if self._state is None else self._state.cache.nbytes()
+
+    @torch.inference_mode()
+    def generate(
+        self, embeds: Tensor, mask: Tensor, rules: Rules, heads: Sequence[list[int]] = (), seeds: Sequence[int] = ()
+    ) -> Tensor:
+        """Decode until every row has ended.
+
+        Args:
+            embeds: left-padded prompts `[batch, length, width]`.
+            mask: `[batch, length]`, 1 at real places.
+            rules: when to stop.
+            heads: for each row the token ids that its prompt begins with; what all have in common is computed once
+                and kept for the batches to come.
+            seeds: one for each row, where tokens are drawn (`nota_cli.generation.sampling.row_seeds`).
+
+        Returns:
+            Token ids `[batch, tokens]`, ends included and `rules.pad_id` behind them.
+        """
+        self.begin(embeds, mask, rules, heads, seeds)
+        look = LOOK_EVERY if self._device.type == "cuda" else 1
+        for made in range(1, rules.max_new_tokens):
+            if made % look == 0 and bool(self._state.done.all()):
+                break
+            self.step()
+        tokens = self._state.tokens[:, : int(self._state.count)].cpu()
+        ended = torch.isin(tokens, torch.tensor(rules.end_ids)).cumsum(1)
+        return tokens[:, : int((ended[:, :-1] == 0).sum(1).max()) + 1]
+
+    @torch.inference_mode()
+    def begin(
+        self, embeds: Tensor, mask: Tensor, rules: Rules, heads: Sequence[list[int]] = (), seeds: Sequence[int] = ()
+    ) -> None:
+        """Prefill, and the first token; the arguments are those of `generate`."""
+        structure, versions = _stamps(self._decoder)
+        state = self._state_for(embeds, rules, structure)
+        common = _common(heads) if self.reuse_prefix else []
+        if self._prefix is not None and self._prefix.versions != versions:
+            self._prefix = None
+        known = len(common) if self._prefix is not None and self._prefix.ids[: len(common)] == common else 0
+        batch, total = mask.shape
+        cache, order = state.cache, mask.cumsum(1)
+        if known:
+            cache.place = slice(0, known)
+            for layer, (keys, values) in enumerate(self._prefix.pairs):
+                cache.update(keys[:, :, :known], values[:, :, :known], layer)
+        # The prefix comes first, then the padding: a row's places are those that the prefix has not taken.
+        real = torch.cat([mask.new_ones(batch, known), order[:, known:] > known], dim=1).bool()
+        cache.place, cache.seen = slice(known, total), total
+        prompt = self._prompt_mask(real, known, embeds.dtype)
+        logits = self._logits(prompt, (order - 1).clamp(min=0)[:, known:], inputs_embeds=embeds[:, known:])
+        if common and not known:
+            row = order[:, -1:].argmax(0)  # the longest one, which has no padding
+            pairs = zip(cache.keys, cache.values, strict=True)
+            first = [tuple(part.index_select(0, row)[:, :, : len(common)].clone() for part in pair) for pair in pairs]
+            self._prefix = _Prefix(common, first, versions)
+        state.mask.fill_(torch.finfo(embeds.dtype).min)
+        state.mask[:, 0, 0, :total].masked_fill_(real, 0.0)
+        state.position.copy_(order[:, -1:])
+        state.slot.fill_(total)
+        state.count.zero_()
+        state.done.zero_()
+        state.seeds.copy_(torch.tensor(seeds or [0] * batch)[:, None])
+        if state.said is not None:
+            state.said.zero_()
+        cache.place = state.slot
+        if self._device.type == "cuda":
+            cache.seen = cache.length
+        self._choose(logits)
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One token more in every row; a row that has ended gets padding."""
+        state = self._state
+        if self._device.type != "cuda":
+            state.cache.seen += 1  # a graph's shapes cannot grow; without one the empty slots are left out
+        elif state.graph is None and not self._eager:
+            self._capture()
+        if state.graph is None:
+            self._one()
+        else:
+            state.graph.replay()
+
+    @property
+    def _device(self) -> torch.device:
+        return self._decoder.base.get_input_embeddings().weight.device
+
+    def _one(self) -> None:
+        """A decode step: a function of the state's tensors alone, which it changes in place."""
+        state = self._state
+        state.mask.index_fill_(3, state.slot, 0.0)
+        mask = state.mask[..., : state.cache.seen]
+        logits = self._logits(mask, state.position, input_ids=state.token)
+        state.slot += 1
+        state.position += 1
+        self._choose(logits)
+
+    def _logits(self, mask: Tensor, positions: Tensor, **inputs: Tensor) -> Tensor:
+        """Of the last place `[batch, vocabulary]`; the model under peft's wrapper has the adapters in its layers."""
+        base = self._decoder.base
+        by_type = base.config.model_type in BY_LAYER_TYPE
+        masks = dict.fromkeys(base.config.layer_types, mask) if by_type else mask
+        return base(
+            **inputs,
+            attention_mask=masks,
+            position_ids=positions,
+            past_key_values=self._state.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+
+    def _choose(self, logits: Tensor) -> None:
+        """The next token of every row from its logits `[batch, vocabulary]`."""
+        state = self._state
+        if state.said is not None:
+            penalty, logits = state.rules.repetition_penalty, logits.float()
+            punished = torch.where(logits < 0, logits * penalty, logits / penalty)
+            logits = torch.where(state.said, punished, logits)
+        if state.rules.sampling is not None:
+            logits = perturb(logits, state.seeds, state.count, state.rules.sampling)
+        chosen = logits.argmax(-1, keepdim=True).masked_fill_(state.done, state.rules.pad_id)
+        state.done |= (chosen == state.ends).any(-1, keepdim=True)
+        if state.said is not None:
+            state.said.scatter_(1, chosen, True)
+        state.tokens.index_copy_(1, state.count, chosen)
+        state.count += 1
+        state.token.copy_(chosen)
+
+    @staticmethod
+    def _prompt_mask(real: Tensor, known: int, dtype: torch.dtype) -> Tensor:
+        """What each place behind the first `known` may look at `[batch, 1, places, all places]`, to be added.
+
+        Padding looks at itself alone: a place that may look nowhere would be no number in half precision.
+        """
+        places = torch.arange(real.size(1), device=real.device)
+        queries = places[known:, None]
+        visible = (places <= queries) & real[:, None, None, :] | (places == queries)
+        return torch.zeros(visible.shape, dtype=dtype, device=real.device).masked_fill_(
+            ~visible, torch.finfo(dtype).min
+        )
+
+    def _state_for(self, embeds: Tensor, rules: Rules, structure: int) -> _State:
+        """The state kept from before where it fits, else a new one, the old one's memory freed first."""
+        batch, device = embeds.size(0), embeds.device
+        needed = -(-(embeds.size(1) + rules.max_new_tokens) // ROUND_TO) * ROUND_TO
+        old = self._state
+        if old is not None:
+            same = (old.structure, old.cache.batch, old.mask.dtype) == (structure, batch, embeds.dtype)
+            alike = replace(rules, max_new_tokens=old.rules.max_new_tokens) == old.rules
+            if same and alike and needed <= old.cache.length <= 2 * needed:
+                if device.type == "cuda":
+                    old.cache.clear()
+                return old
+        self._state = old = None
+        integers = {"dtype": torch.long, "device": device}
+        penalised = rules.repetition_penalty != 1.0
+        vocabulary = self._decoder.base.config.vocab_size
+        state = _State(
+            rules=rules,
+            structure=structure,
+            cache=FixedCache(batch, needed),
+            mask=torch.zeros(batch, 1, 1, needed, dtype=embeds.dtype, device=device),
+            token=torch.zeros(batch, 1, **integers),
+            position=torch.zeros(batch, 1, **integers),
+            done=torch.zeros(batch, 1, dtype=torch.bool, device=device),
+            slot=torch.zeros(1, **integers),
+            count=torch.zeros(1, **integers),
+            tokens=torch.zeros(batch, needed, **integers),
+            said=torch.zeros(batch, vocabulary, dtype=torch.bool, device=device) if penalised else None,
+            seeds=torch.zeros(batch, 1, **integers),
+            ends=torch.tensor(rules.end_ids, **integers),
+        )
+        self._state = state
+        return state
+
+    def _capture(self) -> None:
+        """Record one step as a CUDA graph; what the warm-up changed is put back."""
+        state = self._state
+        if not self._decoder.base._can_compile_fullgraph:
+            return self._give_up_graphs("what it runs depends on the tokens")
+        changing = [state.mask, state.token, state.position, state.done, state.slot, state.count, state.tokens]
+        changing += [] if state.said is None else [state.said]
+        kept = [tensor.clone() for tensor in changing]
+
+        def restore() -> None:
+            for tensor, value in zip(changing, kept, strict=True):
+                tensor.copy_(value)
+
+        side = torch.cuda.Stream(self._device)
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UPS):
+                self._one()  # each time the same: what it writes into the cache, the real step writes again
+                restore()
+        torch.cuda.current_stream(self._device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):  # loaders have threads
+                self._one()
+            state.graph = graph
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._give_up_graphs(str(error))
+        restore()
+
+    def _give_up_graphs(self, reason: str) -> None:
+        self._eager = True
+        warn(f"this decoder's steps cannot be a CUDA graph, so their kernels are started one by one: {reason}")
+
+
+def _common(heads: Sequence[list[int]]) -> list[int]:
+    """The longest beginning that all rows share, their last token left out: something must be left to run."""
+    shared: list[int] = []
+    for ids in zip(*(head[:-1] for head in heads), strict=False):
+        if len(set(ids)) > 1:
+            break
+        shared.append(ids[0])
+    return shared
+
+
+def _stamps(decoder: nn.Module) -> tuple[int, int]:
+    """One number for where the weights lie and how they are put together, one for what they are.
+
+    Changes in place through `.data` are not seen; nothing here makes any between two calls.
+    """
+    places: list[object] = []
+    versions: list[int] = []
+    modules: list[nn.Module] = [decoder]
+    while modules:
+        module = modules.pop()
+        modules += [child for child in module._modules.values() if child is not None]
+        places.append(module.__dict__.get("_disable_adapters"))  # peft's switch
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                places.append(tensor.data_ptr())
+                versions.append(0 if tensor.is_inference() else tensor._version)
+    structure = hash(tuple(places))
+    return structure, hash((structure, tuple(versions)))

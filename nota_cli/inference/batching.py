@@ -1,0 +1,110 @@
+"""What the model hears at once, and in which order: long clips first, batches of like length and like settings."""
+
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from nota_cli.data.annotation import Row
+from nota_cli.data.batches import Window
+from nota_cli.inference.long_audio import windows
+from nota_cli.recipe.schema import Generate
+
+UNKNOWN = float("inf")  # seconds of a clip whose header tells none: it comes first, and decoding it will tell
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A row's clip, or one window of it.
+
+    Attributes:
+        row: position of its row.
+        seconds: how much of it is heard.
+        window: which part of the clip; None for its beginning.
+    """
+
+    row: int
+    seconds: float
+    window: Window | None = None
+
+    @property
+    def rank(self) -> float:
+        """Seconds, for a window as if it were a whole one."""
+        return self.seconds if self.window is None else UNKNOWN
+
+
+class Units(Sequence[Unit]):
+    """Units, of which none is an object before it is asked for: test sets may be long and memory short."""
+
+    def __init__(self, members: Iterable[Unit] = ()) -> None:
+        self._rows, self._seconds = array("q"), array("d")
+        self._windows: dict[int, Window] = {}
+        for unit in members:
+            if unit.window is not None:
+                self._windows[len(self._rows)] = unit.window
+            self._rows.append(unit.row)
+            self._seconds.append(unit.seconds)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: int) -> Unit:
+        return Unit(self._rows[place], self._seconds[place], self._windows.get(place))
+
+    def without(self, places: Collection[int]) -> "Units":
+        """The others."""
+        return Units(unit for place, unit in enumerate(self) if place not in places)
+
+
+def longest_first(positions: Sequence[int], seconds: Sequence[float], most: float) -> "array[int]":
+    """Row positions by how much of their clips is heard at once, the annotation's order among equals.
+
+    Args:
+        positions: which rows.
+        seconds: for each of them its clip's length.
+        most: what of a clip is heard at once.
+    """
+    order = sorted(range(len(positions)), key=lambda place: -min(seconds[place], most))
+    return array("q", (positions[place] for place in order))
+
+
+def units(positions: Sequence[int], seconds: Sequence[float], most: float, *, chunk: bool) -> Units:
+    """The rows' clips; with `chunk` those that are longer than `most` as overlapping windows, one behind the other."""
+
+    def found() -> Iterator[Unit]:
+        for position, length in zip(positions, seconds, strict=True):
+            if chunk and most < length and isfinite(length):
+                for start, stop in windows(length, window=most):
+                    yield Unit(position, stop - start, (start, stop))
+            else:
+                yield Unit(position, min(length, most))
+
+    return Units(found())
+
+
+def groups(
+    members: Sequence[Unit], rows: Sequence[Row], settings: Callable[[str], Generate], size: Callable[[Generate], int]
+) -> list[Sequence[int]]:
+    """Places in `members`, a batch each: same settings, neighbours in length; the batch with the longest clip first.
+
+    Args:
+        members: longest first.
+        rows: annotation rows.
+        settings: those of a task.
+        size: clips of a batch with given settings.
+    """
+    by_settings: dict[str, array[int]] = {}
+    known: dict[str, tuple[str, Generate]] = {}
+    for place, unit in enumerate(members):
+        task = rows[unit.row].task
+        if task not in known:
+            known[task] = (settings(task).model_dump_json(), settings(task))
+        by_settings.setdefault(known[task][0], array("q")).append(place)
+    sizes = {key: size(values) for key, values in known.values()}
+    found: list[Sequence[int]] = [
+        places[start : start + sizes[key]]
+        for key, places in by_settings.items()
+        for start in range(0, len(places), sizes[key])
+    ]
+    # Not by a last window's own length: the windows of a row stay in order.
+    return sorted(found, key=lambda group: -members[group[0]].rank)

@@ -1,0 +1,396 @@
+"""What `nota infer` does, step by step: rank 0 leads, other processes, if there are any, follow."""
+
+import json
+import os
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nota_cli.cli.steps import Loading, load
+from nota_cli.console import progress, say, warn
+from nota_cli.data.annotation import Row, row_id
+from nota_cli.data.audio.clip import duration
+from nota_cli.data.audio.headers import Scan, bad_file, scan
+from nota_cli.data.batches import clip_paths
+from nota_cli.data.recordings import Recording
+from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError, listing
+from nota_cli.files import check_writable, sweep, write_text
+from nota_cli.inference.bad_audio import OnError, Policy
+from nota_cli.inference.batching import longest_first
+from nota_cli.inference.distributed import Ranks
+from nota_cli.inference.engine import Engine, Result, Tally, timed
+from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, differences, journal_path, rank_journals
+from nota_cli.inference.outputs import check_run_outputs, check_submission, refuse_other_run
+from nota_cli.inference.provenance import MACHINE_LOCAL_KEYS, file_hash, made_of, recordings_hash
+from nota_cli.inference.report import Facts, Stages, report_path, run_report
+from nota_cli.inference.results import Outcomes
+from nota_cli.inference.selection import Selection, select_annotation, select_recordings
+from nota_cli.models.device import pick_device
+from nota_cli.recipe.schema import Recipe
+from nota_cli.submission import write_submission
+
+ODD_AUDIO = {
+    "silent": "what is heard is silent, and still the model answers.",
+    "loud": "samples lie far beyond full scale, which the model has never heard.",
+    "damaged": "the audio is damaged, and what could be read was heard.",
+}
+"""What the kinds of odd audio mean for the texts."""
+VISIBLE_SECONDS = 30.0  # that a shared folder may take to show what another machine has written
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the command line asks for.
+
+    Attributes:
+        recordings: what to run over instead of an annotation.
+        workers: processes that decode audio; None for as many as there are cores to spare.
+        batch_size: clips of a batch; None for the recipe's, or on CUDA what the memory takes.
+        on_error: what becomes of rows whose audio cannot be used.
+        chunk: hear clips that are too long in overlapping windows, not their beginning alone.
+        restart: throw away what an earlier run has finished.
+        overwrite: replace a finished CSV of another run.
+        audio_root_moved: take the recordings for those of the run that was cut, though they lie elsewhere now.
+    """
+
+    task: str | None = None
+    annotation: Path | None = None
+    recordings: Sequence[Recording] = ()
+    audio_root: Path | None = None
+    out: Path | None = None
+    limit: int | None = None
+    device: str = "auto"
+    workers: int | None = None
+    loading: Loading = Loading()
+    batch_size: int | None = None
+    on_error: OnError = "stop"
+    chunk: bool = False
+    restart: bool = False
+    overwrite: bool = False
+    audio_root_moved: bool = False
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Rows that one process answers, longest clip first, and the seconds of each one's clip."""
+
+    rows: Sequence[int]
+    seconds: Sequence[float]
+
+
+@dataclass
+class _Run:
+    """What all processes of a run know."""
+
+    recipe: Recipe
+    wishes: Wishes
+    selection: Selection
+    out: Path
+    device: str
+    ranks: Ranks
+    started: float = field(default_factory=time.monotonic)
+    stages: Stages = field(default_factory=Stages)
+
+    @property
+    def rows(self) -> list[Row]:
+        return self.selection.rows
+
+    @property
+    def audio_root(self) -> Path:
+        return self.selection.audio_root
+
+    @property
+    def policy(self) -> Policy:
+        settings = self.recipe.generate
+        return Policy(self.wishes.on_error, self.rows, lambda task: settings.for_task(task).fallback_text)
+
+
+def run_infer(recipe: Recipe, wishes: Wishes) -> dict[str, object] | None:
+    """Annotation to CSV and report; returns what the summary table shows, None in processes other than rank 0.
+
+    Raises:
+        UsageError: files that cannot be read or written, or a journal of another run lies beside the CSV.
+        DataError: audio that cannot be used, unless it is asked to go on.
+        NotaError: the disk is full, memory does not do for a single clip, a worker or another process is lost.
+    """
+    ranks = Ranks.from_environment()
+    with ranks.together():
+        run = _prepare(recipe, wishes, ranks)
+        try:
+            if ranks.rank == 0:
+                return _lead(run)
+            _follow(run)
+            return None
+        except KeyboardInterrupt:
+            say("stopped; rows that are finished are kept, and the same command goes on")
+            raise
+
+
+def _prepare(recipe: Recipe, wishes: Wishes, ranks: Ranks) -> _Run:
+    if wishes.recordings:
+        chosen = select_recordings(wishes.recordings, wishes.task or "", wishes.limit)
+    else:
+        audio_root, leads = wishes.audio_root, ranks.rank == 0
+        chosen = select_annotation(recipe, wishes.task, wishes.annotation, audio_root, wishes.limit, leads)
+    _ask_all(chosen.rows, recipe)
+    # `nota validate-submission` takes the newest of `submissions/`, and texts of recordings are no submission.
+    folder = Path("submissions" if chosen.annotation else "")
+    out = wishes.out or folder / f"{recipe.name}-{wishes.task or 'all'}.csv"
+    if out.is_symlink():
+        out = Path(os.path.realpath(out))  # what lies beside the CSV lies beside the file itself
+    check_run_outputs(out, recipe, chosen.annotation, chosen.rows, chosen.audio_root, ranks.world)
+    return _Run(recipe, wishes, chosen, out, _device(wishes.device, ranks), ranks)
+
+
+def _lead(run: _Run) -> dict[str, object]:
+    """Rank 0: look, divide, answer its share, gather, write."""
+    check_writable(run.out)
+    check_writable(report_path(run.out))
+    made_of, stamp = _made_of(run)
+    moved, restart = run.wishes.audio_root_moved, run.wishes.restart
+    with closing(Journal(journal_path(run.out), stamp, restart=restart, moved=moved)) as journal:
+        sweep(run.out)
+        sweep(report_path(run.out))
+        kept = _take_over(run, journal)
+        if not (run.wishes.overwrite or any(kept)):  # rows are kept of a run that was allowed to write there
+            refuse_other_run(run.out, made_of["run_key"])
+        left = array("q", (position for position in range(len(run.rows)) if not kept[position]))
+        if any(kept):
+            say(f"{sum(kept)} of {len(run.rows)} rows were finished before and are kept, {len(left)} are left")
+        share = _divide(run, journal, left)
+        tallies = [_answer(run, journal, share)]
+        with timed(run.stages, "gather"):
+            tallies += [Tally(**json.loads(run.ranks.receive(f"tally.{rank}", rank))) for rank in run.ranks.others]
+            outcomes = _gather(run, journal)
+        with timed(run.stages, "write"):
+            both = zip(run.rows, outcomes, strict=True)
+            write_submission(run.out, ((row_id(row), entry.text) for row, entry in both if entry.status != SKIPPED))
+        report = _write_report(run, outcomes, tallies, sum(kept), made_of)
+        for path in rank_journals(run.out):
+            path.unlink()
+        journal.remove()
+    return _summary(run, report)
+
+
+def _follow(run: _Run) -> None:
+    """Another rank: answer what rank 0 gives it.
+
+    Raises:
+        UsageError: this process would answer otherwise than rank 0.
+    """
+    rank = run.ranks.rank
+    _, own = _made_of(run)
+    given = json.loads(run.ranks.receive(f"share.{rank}", 0))
+    theirs, ours = ({k: v for k, v in stamp.items() if k not in MACHINE_LOCAL_KEYS} for stamp in (given["stamp"], own))
+    if theirs != ours:
+        raise UsageError(
+            "this process was not given what rank 0 was given (first rank 0's, then its own):\n"
+            f"{listing(differences(theirs, ours))}\nGive all of them the same command and the same files."
+        )
+    # Rank 0 has taken over what an earlier run left there.
+    with closing(Journal(journal_path(run.out, rank), given["stamp"], restart=True)) as journal:
+        tally = _answer(run, journal, _Share(given["rows"], given["seconds"]))
+    run.ranks.send(f"tally.{rank}", json.dumps(asdict(tally)).encode())
+
+
+def _take_over(run: _Run, journal: Journal) -> bytearray:
+    """Which rows are finished; what other ranks of an earlier run have left is put into rank 0's journal first."""
+    for path in rank_journals(run.out):
+        moved, restart = run.wishes.audio_root_moved, run.wishes.restart
+        with closing(Journal(path, journal.stamp, restart=restart, moved=moved)) as other:
+            journal.append([entry for entry in _entries(run, other) if entry.status == DONE])
+            other.remove()
+    kept = bytearray(len(run.rows))
+    for entry in _entries(run, journal):
+        if entry.status == DONE:  # others are tried again
+            kept[entry.row] = 1
+    return kept
+
+
+def _divide(run: _Run, journal: Journal, left: Sequence[int]) -> _Share:
+    """Look at the headers of what is left, deal with what is bad, and give every process its share."""
+    with timed(run.stages, "scan"), progress(bool(left)) as bar:
+        shown = bar.add_task("scan", total=len(left), detail="")
+        found = scan(
+            [run.rows[position] for position in left],
+            run.audio_root,
+            whole=run.wishes.chunk,
+            on_progress=lambda count: bar.advance(shown, count),
+        )
+        seconds = _lengths(run, found, left)
+    unusable = run.policy.before(found)
+    journal.append(unusable)
+    bad = {entry.row for entry in unusable}
+    good = array("q", (position for position in left if position not in bad))
+    order = longest_first(good, [seconds[position] for position in good], run.recipe.audio.max_seconds)
+    shares = []
+    for rank in range(run.ranks.world):
+        mine = order[rank :: run.ranks.world]  # every process gets long clips and short ones
+        shares.append(_Share(mine, array("d", (seconds[position] for position in mine))))
+    for rank in run.ranks.others:
+        given = {"stamp": journal.stamp, "rows": list(shares[rank].rows), "seconds": list(shares[rank].seconds)}
+        run.ranks.send(f"share.{rank}", json.dumps(given).encode())
+    return shares[0]
+
+
+def _lengths(run: _Run, found: Scan, left: Sequence[int]) -> "array[float]":
+    """Seconds of each good row's clip, by position; where a header does not tell, the clip is decoded and counted.
+
+    If that shows that it is bad, it is added to `found`.
+    """
+    seconds = array("d", bytes(8 * len(run.rows)))
+    bad = {each.row for each in found}
+    for position, known in zip(left, found.durations, strict=True):
+        row = run.rows[position]
+        if known is not None:
+            seconds[position] = known
+        elif row.index not in bad:
+            try:
+                paths = clip_paths(row, run.audio_root)
+                seconds[position] = duration(*paths, row=row.number, exact=run.wishes.chunk)
+            except AudioError as error:
+                found.append(bad_file(row, error))
+    found.sort(key=lambda each: each.row)
+    return seconds
+
+
+def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
+    """Answer the rows of a share; each batch is on the disk before the next one begins."""
+    if not share.rows:
+        return Tally()
+    with timed(run.stages, "load"):
+        model = load(run.recipe, run.device, run.wishes.loading)
+    policy, wishes = run.policy, run.wishes
+    lengths = array("d", bytes(8 * len(run.rows)))
+    for position, seconds in zip(share.rows, share.seconds, strict=True):
+        lengths[position] = seconds
+    engine = Engine(
+        model, run.rows, run.audio_root, workers=wishes.workers, batch_size=wishes.batch_size, chunk=wishes.chunk
+    )
+    with progress(run.ranks.rank == 0) as bar:
+        many = "" if run.ranks.world == 1 else f"rank 0 of {run.ranks.world}"
+        shown = bar.add_task("infer", total=len(share.rows), detail=many)
+
+        def finished(results: list[Result]) -> None:
+            entries = policy.during([(result.row, result.reason) for result in results if result.reason is not None])
+            for result in results:
+                if result.reason is None:
+                    seconds = round(lengths[result.row], 3)
+                    entry = Entry(result.row, result.text, looped=result.looped, seconds=seconds, notes=result.notes)
+                    entries.append(entry)
+            journal.append(entries)
+            bar.advance(shown, len(entries))
+            run.ranks.check()
+
+        engine.run(share.rows, share.seconds, finished)
+    return engine.tally
+
+
+def _gather(run: _Run, journal: Journal) -> Outcomes:
+    """What became of each row, from the journals of all ranks.
+
+    Raises:
+        NotaError: rows are in none of them.
+    """
+    until = time.monotonic() + VISIBLE_SECONDS
+    while True:
+        outcomes = Outcomes(len(run.rows))
+        for entry in _all_entries(run, journal):
+            outcomes.add(entry)
+        if not outcomes.missing:
+            return outcomes
+        if run.ranks.world == 1 or time.monotonic() > until:
+            raise NotaError(
+                f"{outcomes.missing} rows are in no journal beside {run.out}, which all processes must be "
+                "able to see; the same command does them again."
+            )
+        time.sleep(1.0)
+
+
+def _all_entries(run: _Run, journal: Journal) -> Iterator[Entry]:
+    yield from _entries(run, journal)
+    for rank in run.ranks.others:
+        path = journal_path(run.out, rank)
+        if path.exists():  # one without rows is gone
+            with closing(Journal(path, journal.stamp)) as other:
+                yield from _entries(run, other)
+
+
+def _entries(run: _Run, journal: Journal) -> Iterator[Entry]:
+    """A line that is damaged may name any row."""
+    return (entry for entry in journal.entries() if 0 <= entry.row < len(run.rows))
+
+
+def _write_report(
+    run: _Run, outcomes: Outcomes, tallies: Sequence[Tally], resumed: int, made_of: dict[str, Any]
+) -> dict[str, Any]:
+    long = "chunk" if run.wishes.chunk else "cut"
+    facts = Facts(run.device, run.ranks.world, resumed, long, run.recipe.audio.max_seconds, made_of)
+    report = run_report(run.rows, outcomes, tallies, run.stages, time.monotonic() - run.started, facts)
+    named_by_path = run.selection.annotation is None
+    validation = check_submission(run.out, run.wishes.task, named_by_path=named_by_path)
+    report |= {"csv_hash": file_hash(run.out), "validation": validation}
+    write_text(report_path(run.out), json.dumps(report, ensure_ascii=False, indent=2) + "\n")
+    if len(report["skipped"]) == report["rows"]:
+        warn(f"{run.out} has no row, which the organisers reject: the audio of all of them cannot be used")
+    if report["empty"]:
+        shown = ", ".join(report["empty"][:10])
+        warn(f"{len(report['empty'])} rows got an empty text, which the organisers reject: {shown}")
+    for kind, meaning in ODD_AUDIO.items():
+        if odd := report[kind]:
+            names = ", ".join(each["id"] for each in odd[:10]) + (", ..." if len(odd) > 10 else "")
+            count = f"{len(odd)} {'row' if len(odd) == 1 else 'rows'}"
+            warn(f"{count} ({names}): {meaning} The report has the files. {odd[0]['reason']}")
+    return report
+
+
+def _summary(run: _Run, report: dict[str, Any]) -> dict[str, object]:
+    unusual: dict[str, object] = {"kept from before": report["resumed_rows"]}
+    unusual |= {name: len(report[name]) for name in ("blank", "skipped", "looped", "cut", *ODD_AUDIO)}
+    rate = report["clips_per_second"]
+    return {
+        "rows": report["rows"],
+        **{name: count for name, count in unusual.items() if count},
+        "seconds": f"{report['seconds']:.1f}",
+        "clips/s": "-" if rate is None else f"{rate:.1f}",
+        "csv": str(run.out),
+        "report": str(report_path(run.out)),
+    }
+
+
+def _made_of(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the report says of recipe, weights and annotation, and what the texts depend on."""
+    wishes = run.wishes
+    names = (name for row in run.rows for name in (row.path, *row.expand))
+    return made_of(
+        run.recipe,
+        {
+            "annotation": str(run.selection.annotation or ""),
+            "hash": run.selection.digest,
+            "audio_root": str(run.audio_root),
+            "recordings": recordings_hash(names, run.audio_root),
+        },
+        {"task": wishes.task, "limit": wishes.limit},
+        {"long": "chunk" if wishes.chunk else "cut", "load_format": wishes.loading.format},
+    )
+
+
+def _device(name: str, ranks: Ranks) -> str:
+    """`auto` gives every process of a machine a CUDA device of its own, as far as there are any."""
+    picked = pick_device(name)
+    if name != "auto" or picked != "cuda" or ranks.world == 1:
+        return picked
+    import torch
+
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', ranks.rank)) % torch.cuda.device_count()}"
+
+
+def _ask_all(rows: Sequence[Row], recipe: Recipe) -> None:
+    """Every row's task needs a prompt; better known before the model is loaded."""
+    lacking = sorted({row.task for row in rows} - set(recipe.prompts.tasks))
+    if lacking:
+        raise RecipeError(f"recipe {recipe.name!r} has no prompt for {', '.join(lacking)}; add it under prompts.tasks")

@@ -1,0 +1,1 @@
+"""Runs joined, ranked, drawn and sent."""

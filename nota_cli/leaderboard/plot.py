@@ -1,0 +1,241 @@
+"""The picture of a comparison: error against memory and against latency, readable without colours."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nota_cli.errors import UsageError
+from nota_cli.files import atomic_path
+from nota_cli.leaderboard.ranking import METRICS, Standing, error_metric
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Bbox
+
+INSTALL = 'pip install "nota-cli[plot]"'
+MARKERS = "osD^v<>phPX*d"
+OWN, REPORTED = "#1f4e9c", "#707070"
+CROWD = 500
+"""With more characters than this in all names the runs are numbered, and the names stand below the panels."""
+LONGEST = 44
+"""Characters of a name in the picture; of a longer one the middle is left out."""
+LOG_FROM = 10.0
+"""An axis whose largest value is so many times its smallest is logarithmic."""
+
+COSTS = ("memory", "latency")
+KEY_COLUMNS, KEY_LINE = 3, 0.19  # of the names below the panels; the height of a line in inches
+
+# Where a label is tried, in sixteenths of a turn: right, left, above, below, the corners, between; ever further off.
+_TURNS = (0, 8, 4, 12, 2, 6, 14, 10, 1, 3, 5, 7, 9, 11, 13, 15)
+_DISTANCES = (9, 16, 26, 38, 54, 72, 92, 115, 140, 170, 200)
+
+
+def draw(standings: list[Standing], path: Path) -> None:
+    """Write `picture` as a PNG.
+
+    Raises:
+        UsageError: matplotlib is not installed, or the file cannot be written.
+    """
+    figure = picture(standings)
+    with atomic_path(path) as part:
+        figure.savefig(part, format="png", metadata={"Software": None})
+
+
+def check_matplotlib() -> None:
+    """Refuse before anything is written if nothing can be drawn.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as absent:
+        raise UsageError(f"the plot needs matplotlib: {INSTALL}; or leave it out with --no-plot") from absent
+
+
+def picture(standings: list[Standing]) -> "Figure":
+    """Every run that has the figures of a panel; a panel says whom it lacks.
+
+    Every run has a marker of its own shape, as far as there are shapes: filled for measured runs, hollow for reported
+    ones; Pareto-best names are bold. Where the names would hide each other the runs have numbers, from the best
+    ranked on, and the names stand below.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    check_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = [_short(one.run.name) for one in standings]
+    crowded = sum(map(len, names)) > CROWD
+    key_lines = -(-len(names) // KEY_COLUMNS) if crowded else 0
+    key_height = KEY_LINE * (key_lines + 0.5) if crowded else 0.0
+    height = 5.6 + key_height
+    figure = Figure(figsize=(12, height), dpi=150)
+    canvas = FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2, sharey=True)
+    ordered = sorted(standings, key=lambda one: (one.run.reference, one.run.name))
+    shapes = {id(one): MARKERS[index % len(MARKERS)] for index, one in enumerate(ordered)}
+    error = error_metric([one.run for one in standings])
+    for axes, cost in zip(panels, COSTS, strict=True):
+        _panel(axes, ordered, shapes, error, cost)
+    if not any(_point(one, error, cost) for one in standings for cost in COSTS):
+        panels[0].set_yticks([])
+    legend = "filled: measured    hollow: as reported by the teams    bold: Pareto-best in error, memory and latency"
+    below = key_height / height
+    figure.text(0.5, below + 0.084 / height, legend, ha="center", fontsize=9, color="#333333")
+    figure.subplots_adjust(left=0.065, right=0.985, top=1 - 0.672 / height, bottom=below + 0.84 / height, wspace=0.17)
+    labels = {id(one): name for one, name in zip(standings, names, strict=True)}
+    if crowded:
+        labels = {id(one): str(number) for number, one in enumerate(standings, 1)}
+        for index, (one, name) in enumerate(zip(standings, names, strict=True)):
+            figure.text(
+                0.04 + index // key_lines * 0.96 / KEY_COLUMNS,
+                below - (index % key_lines + 1) * KEY_LINE / height,
+                f"{index + 1}  {name}",
+                fontsize=8,
+                fontweight="bold" if one.pareto else "normal",
+                parse_math=False,
+            )
+    canvas.draw()  # type: ignore[no-untyped-call]
+    for axes, cost in zip(panels, COSTS, strict=True):
+        _label(figure, axes, [one for one in ordered if _point(one, error, cost)], labels, error, cost)
+    return figure
+
+
+def _point(one: Standing, error: str, cost: str) -> tuple[float, float] | None:
+    x, y = one.run.figures[cost], one.run.figures[error]
+    return None if x is None or y is None else (x, y)
+
+
+def _panel(axes: "Axes", ordered: list[Standing], shapes: dict[int, str], error: str, cost: str) -> None:
+    xs, ys, lacking = [], [], []
+    for one in ordered:
+        point = _point(one, error, cost)
+        if point is None:
+            lacking.append(one.run.name)
+            continue
+        xs.append(point[0])
+        ys.append(point[1])
+        colour = REPORTED if one.run.reference else OWN
+        axes.plot(
+            *point,
+            shapes[id(one)],
+            markersize=9,
+            markeredgewidth=1.6,
+            markeredgecolor=colour,
+            markerfacecolor="none" if one.run.reference else colour,
+            zorder=3,
+        )
+    what, goal = METRICS[error], METRICS[cost]
+    better = "less is better" if what.lower else "more is better"
+    axes.set_xlabel(f"{goal.label}, {goal.unit}  (less is better)")
+    axes.tick_params(labelleft=True)
+    axes.set_ylabel(f"{what.label}{', ' + what.unit if what.unit else ''}  ({better})")
+    axes.set_title(f"{what.label} against {goal.label}", loc="left", fontsize=11, pad=18)
+    if lacking:
+        names = ", ".join(lacking)
+        text = f"not shown, a figure is missing: {names if len(names) < 50 else f'{len(lacking)} runs'}"
+        axes.text(0, 1.012, text, transform=axes.transAxes, va="bottom", fontsize=8, color="#555555", parse_math=False)
+    if not xs:
+        axes.text(0.5, 0.5, "no run has both figures", transform=axes.transAxes, ha="center", color="#555555")
+        axes.set_xticks([])
+    axes.margins(0.14, 0.14)
+    for values, scale in ((xs, axes.set_xscale), (ys, axes.set_yscale)):
+        if values and min(values) > 0 and max(values) / min(values) >= LOG_FROM:
+            scale("log")
+    _plain_ticks(axes)
+    axes.grid(True, color="#e3e3e3", linewidth=0.8, zorder=0)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _plain_ticks(axes: "Axes") -> None:
+    """Numbers as people write them on logarithmic axes too."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
+
+
+def _short(name: str) -> str:
+    half = (LONGEST - 1) // 2
+    return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
+
+
+def _label(
+    figure: "Figure", axes: "Axes", shown: list[Standing], labels: dict[int, str], error: str, cost: str
+) -> None:
+    """Names beside their markers, where they cover neither a marker nor another name; a line leads to far ones."""
+    from matplotlib.transforms import Bbox
+
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    points = [_point(one, error, cost) or (0.0, 0.0) for one in shown]
+    places = [tuple(axes.transData.transform(point)) for point in points]
+    pixels = figure.dpi / 72
+    radius = 8 * pixels
+    taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in places]
+    frame = axes.get_window_extent(renderer)
+    for one, point, place in zip(shown, points, places, strict=True):
+        text = axes.annotate(
+            labels[id(one)],
+            point,
+            parse_math=False,
+            xytext=(0, 0),
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=9,
+            fontweight="bold" if one.pareto else "normal",
+            color="#111111",
+            zorder=4,
+        )
+        size = text.get_window_extent(renderer)
+        box, offset, far = _free_place(place, size, taken, frame, pixels)
+        taken.append(box)
+        text.set_position(offset)
+        if far:
+            axes.annotate(
+                "",
+                point,
+                xytext=offset,
+                textcoords="offset points",
+                arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.7, "shrinkA": 8, "shrinkB": 6},
+                zorder=2,
+            )
+
+
+def _free_place(
+    place: tuple[float, ...], size: "Bbox", taken: list["Bbox"], frame: "Bbox", pixels: float
+) -> tuple["Bbox", tuple[float, float], bool]:
+    """The first place that is free and inside the frame, else the one that covers least: box, offset in points, far."""
+    from matplotlib.transforms import Bbox
+
+    best: tuple[float, Bbox, tuple[float, float], bool] | None = None
+    x, y = place[0], place[1]
+    for distance in _DISTANCES:
+        for turn in _TURNS:
+            side, up = math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8)
+            dx = side * (distance * pixels + size.width / 2)
+            dy = up * (distance * pixels + size.height / 2)
+            box = Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height)
+            covered = sum(_overlap(box, other) for other in taken) + size.width * size.height - _overlap(box, frame)
+            if best is None or covered < best[0]:
+                best = (covered, box, (dx / pixels, dy / pixels), distance > _DISTANCES[1])
+            if covered <= 0.5:
+                return best[1:]
+    assert best is not None
+    return best[1:]
+
+
+def _overlap(one: "Bbox", other: "Bbox") -> float:
+    """Square pixels that both boxes cover."""
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return float(max(0.0, width) * max(0.0, height))

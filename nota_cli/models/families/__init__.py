@@ -1,0 +1,1 @@
+"""One class for each family of audio language models."""

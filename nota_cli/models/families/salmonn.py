@@ -1,0 +1,289 @@
+"""The audio language model: encoders, connector and decoder in one piece."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+
+from nota_cli.features.batch import Features
+from nota_cli.generation.repetition import PENALTY, cut_loop, is_looped
+from nota_cli.generation.sampling import Sampling, perturb, row_seeds
+from nota_cli.generation.static_decoder import GreedyDecoder, Rules
+from nota_cli.models.connector import Connector
+from nota_cli.models.decoders.decoder import Decoder
+from nota_cli.prompts import Query, wrap
+from nota_cli.recipe.schema import Generate, Recipe
+
+IGNORED = -100  # a label that the loss leaves out
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What a batch of clips becomes before the prompt is put round it; every mask is True at real places.
+
+    Attributes:
+        embeds: [batch, audio tokens, decoder width], and `mask` [batch, audio tokens].
+        speech_states: [batch, states, width], and `speech_mask` [batch, states].
+        audio_states: the same for the audio encoder, or None.
+    """
+
+    embeds: Tensor
+    mask: Tensor
+    speech_states: Tensor
+    speech_mask: Tensor
+    audio_states: Tensor | None
+    audio_mask: Tensor | None
+
+    def rows(self, chosen: list[int]) -> "Encoded":
+        """Some clips of the batch."""
+        parts = (getattr(self, part.name) for part in fields(self))
+        return Encoded(*(None if part is None else part[chosen] for part in parts))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model says of one clip.
+
+    Attributes:
+        text: up to the end symbol.
+        looped: the end of what it said first repeated itself (`nota_cli.generation.repetition`); whether the text was
+            changed for that, the loop guard decides.
+        tokens: how many were generated for the text, the end included.
+    """
+
+    text: str
+    looped: bool = False
+    tokens: int = 0
+
+
+class AudioLM(nn.Module):
+    """Sound in, text out.
+
+    Args:
+        recipe: the system's recipe; prompts and audio settings are read from it.
+        speech_encoder: features to states (see `nota_cli.models.encoders.whisper`).
+        audio_encoder: the same for other sounds, or None.
+        decoder: the language model.
+    """
+
+    def __init__(self, recipe: Recipe, speech_encoder: nn.Module, audio_encoder: nn.Module | None, decoder: Decoder):
+        super().__init__()
+        self.recipe = recipe
+        self.speech_encoder = speech_encoder
+        self.audio_encoder = audio_encoder
+        self.decoder = decoder
+        audio_width = None if audio_encoder is None else audio_encoder.output_dim
+        self.connector = Connector(recipe.connector, speech_encoder.output_dim, audio_width, decoder.width)
+        self.greedy = GreedyDecoder(decoder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's weights lie."""
+        return self.connector.speech_query_tokens.device
+
+    @property
+    def end_symbol(self) -> str:
+        """The text that ends an answer."""
+        return self.recipe.prompts.end_symbol or self.decoder.tokenizer.eos_token
+
+    def train(self, mode: bool = True) -> "AudioLM":
+        """Training or evaluation mode, as always; what greedy decoding keeps between batches is given up."""
+        self.greedy.forget()
+        return super().train(mode)
+
+    def encode(self, features: Features) -> Encoded:
+        """Features of a batch of clips to embeddings of the decoder's width (not yet scaled for it)."""
+        features = features.to(self.device)
+        clip = self.recipe.audio.pad == "clip"
+        speech, speech_mask = self.speech_encoder(features.log_mel, features.log_mel_lengths if clip else None)
+        audio, audio_mask = None, None
+        if self.audio_encoder is not None:
+            audio, audio_mask = self.audio_encoder(features.fbank, features.fbank_lengths)
+        embeds, mask = self.connector(speech, speech_mask if clip else None, audio, audio_mask)
+        return Encoded(embeds, mask, speech, speech_mask, audio, audio_mask)
+
+    def forward(self, features: Features, queries: list[Query], texts: list[str]) -> tuple[Tensor, Encoded]:
+        """Mean cross-entropy of the reference texts and their end symbols, and the encoded batch."""
+        encoded = self.encode(features)
+        answers = [self.decoder.token_ids(text + self.end_symbol) for text in texts]
+        embeds, mask, labels = self._assemble(encoded, queries, answers, left=False)
+        loss = self.decoder.model(inputs_embeds=embeds, attention_mask=mask, labels=labels, use_cache=False).loss
+        return loss, encoded
+
+    def prompt_embeds(self, features: Features | Encoded, queries: list[Query]) -> tuple[Tensor, Tensor]:
+        """Left-padded decoder input [batch, length, width] and its attention mask, ready for generation."""
+        encoded = features if isinstance(features, Encoded) else self.encode(features)
+        embeds, mask, _ = self._assemble(encoded, queries, [[] for _ in queries], left=True)
+        return embeds, mask
+
+    def answer_embeds(self, features: Features, queries: list[Query], texts: list[str]) -> tuple[Tensor, Tensor]:
+        """What the decoder sees in training, answers included: embeddings [batch, length, width] and their mask."""
+        answers = [self.decoder.token_ids(text + self.end_symbol) for text in texts]
+        embeds, mask, _ = self._assemble(self.encode(features), queries, answers, left=False)
+        return embeds, mask
+
+    def prompt_heads(self, queries: list[Query]) -> list[list[int]]:
+        """Token ids before the audio, of each row."""
+        bos = self.decoder.tokenizer.bos_token_id
+        texts = [wrap(self.recipe.prompts, query)[0] for query in queries]
+        known = {text: ([] if bos is None else [bos]) + self.decoder.token_ids(text) for text in set(texts)}
+        return [known[text] for text in texts]
+
+    def rules(self, settings: Generate) -> Rules:
+        """When an answer ends, what its tokens are punished for, and what they are drawn from."""
+        tokenizer = self.decoder.tokenizer
+        end_ids = {tokenizer.eos_token_id, *self._single_end_id(), *self.decoder.end_ids} - {None}
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
+        drawn = Sampling(settings.temperature, settings.top_k, settings.top_p) if settings.sample else None
+        return Rules(settings.max_new_tokens, tuple(sorted(end_ids)), pad, settings.repetition_penalty, drawn)
+
+    def settings_for(self, task: str) -> Generate:
+        """How the recipe has answers to one task found."""
+        return self.recipe.generate.for_task(task)
+
+    def generate(
+        self, features: Features | Encoded, queries: list[Query], settings: Generate | None = None
+    ) -> list[str]:
+        """The texts of `generate_with_notes`."""
+        return [answer.text for answer in self.generate_with_notes(features, queries, settings)]
+
+    @torch.inference_mode()
+    def generate_with_notes(
+        self, features: Features | Encoded, queries: list[Query], settings: Generate | None = None
+    ) -> list[Answer]:
+        """What is said of each clip up to the end symbol; other special tokens stay as text, as the organisers do it.
+
+        Args:
+            features: of a batch of clips; or what `encode` made of them, if more is to be asked of the same clips.
+            queries: one a clip.
+            settings: the recipe's if not given; either way those of `settings.tasks` hold for the clips of their task.
+        """
+        settings = settings or self.recipe.generate
+        encoded = features if isinstance(features, Encoded) else self.encode(features)
+        of_task = {task: settings.for_task(task) for task in dict.fromkeys(query.task for query in queries)}
+        answers: dict[int, Answer] = {}
+        left = list(range(len(queries)))
+        while left:  # rows whose tasks share all settings go together
+            own = of_task[queries[left[0]].task]
+            rows = [row for row in left if of_task[queries[row].task] == own]
+            left = [row for row in left if row not in rows]
+            part = encoded if len(rows) == len(queries) else encoded.rows(rows)
+            answers |= zip(rows, self._answer(part, [queries[row] for row in rows], own), strict=True)
+        return [answers[row] for row in range(len(queries))]
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "AudioLM":
+        """Load a checkpoint folder written by `save_pretrained` or `nota train`."""
+        from nota_cli.models.build import build
+        from nota_cli.recipe.load import load_recipe
+
+        recipe = load_recipe(str(folder))
+        return build(recipe.model_copy(update={"checkpoint": str(folder)}), device=device)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the checkpoint folder; see `nota_cli.models.checkpoint`."""
+        from nota_cli.models.checkpoint import save_checkpoint
+
+        save_checkpoint(self, Path(folder))
+
+    def _answer(self, encoded: Encoded, queries: list[Query], settings: Generate) -> list[Answer]:
+        """Answers found in one way, loops minded as the settings say."""
+        answers = self._search(encoded, queries, settings)
+        looped = [row for row, answer in enumerate(answers) if is_looped(answer.text)]
+        if looped and settings.loop_guard == "penalise":
+            stricter = settings.model_copy(update={"repetition_penalty": settings.repetition_penalty * PENALTY})
+            again = self._search(encoded.rows(looped), [queries[row] for row in looped], stricter)
+            for row, answer in zip(looped, again, strict=True):
+                answers[row] = answer
+        for row in looped:
+            text = answers[row].text if settings.loop_guard == "off" else cut_loop(answers[row].text)
+            answers[row] = replace(answers[row], text=text, looped=True)
+        return answers
+
+    def _search(self, encoded: Encoded, queries: list[Query], settings: Generate) -> list[Answer]:
+        embeds, mask = self.prompt_embeds(encoded, queries)
+        rules = self.rules(settings)
+        seeds = row_seeds(settings.seed, queries) if settings.sample else []
+        own = settings.beams == 1 and settings.decoding == "auto"
+        if own and self.greedy.takes(mask.size(1) + rules.max_new_tokens):
+            ids = self.greedy.generate(embeds, mask, rules, self.prompt_heads(queries), seeds)
+        else:
+            ids = self._plain_ids(embeds, mask, rules, settings, seeds)
+        return [self._spell(row, set(rules.end_ids)) for row in ids.tolist()]
+
+    def _plain_ids(
+        self, embeds: Tensor, mask: Tensor, rules: Rules, settings: Generate, seeds: Sequence[int]
+    ) -> Tensor:
+        """What transformers' own search finds `[batch, tokens]`."""
+        # Asked for by name, it takes a row's padding for generated tokens and spares as many of those (5.23).
+        penalty = rules.repetition_penalty
+        processors: list[LogitsProcessor] = [] if penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(penalty)]
+        if rules.sampling is not None:
+            processors.append(_Drawn(rules.sampling, seeds))
+        return self.decoder.model.generate(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            max_new_tokens=rules.max_new_tokens,
+            num_beams=settings.beams,
+            do_sample=False,
+            repetition_penalty=1.0,
+            logits_processor=LogitsProcessorList(processors),
+            length_penalty=settings.length_penalty,
+            bos_token_id=self.decoder.tokenizer.bos_token_id,
+            eos_token_id=list(rules.end_ids),
+            pad_token_id=rules.pad_id,
+        )
+
+    def _spell(self, ids: list[int], end_ids: set[int]) -> Answer:
+        end = next((place for place, token in enumerate(ids) if token in end_ids), len(ids))
+        text = self.decoder.tokenizer.decode(ids[:end]).split(self.end_symbol)[0].strip()
+        return Answer(text, tokens=min(end + 1, len(ids)))
+
+    def _single_end_id(self) -> list[int]:
+        ids = self.decoder.token_ids(self.end_symbol)
+        return ids if len(ids) == 1 else []
+
+    def _assemble(
+        self, encoded: Encoded, queries: list[Query], answers: list[list[int]], *, left: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """BOS, prompt, audio, prompt, answer for each row, padded to the longest on one side.
+
+        Returns:
+            Embeddings [batch, length, width], attention mask and labels [batch, length].
+        """
+        audio = encoded.embeds * self.decoder.audio_scale
+        rows, labels = [], []
+        heads = self.prompt_heads(queries)
+        for index, (query, head, answer) in enumerate(zip(queries, heads, answers, strict=True)):
+            _, after = wrap(self.recipe.prompts, query)
+            tail = self.decoder.token_ids(after) + answer
+            sound = audio[index, encoded.mask[index]]
+            ids = torch.tensor(head + tail, device=audio.device)
+            text = self.decoder.embed(ids)
+            rows.append(torch.cat([text[: len(head)], sound.to(text.dtype), text[len(head) :]]))
+            labels.append([IGNORED] * (len(rows[-1]) - len(answer)) + answer)
+        length = max(len(row) for row in rows)
+        embeds = rows[0].new_zeros(len(rows), length, rows[0].size(-1))
+        mask = torch.zeros(len(rows), length, dtype=torch.long, device=audio.device)
+        targets = torch.full((len(rows), length), IGNORED, device=audio.device)
+        for index, row in enumerate(rows):
+            place = slice(length - len(row), length) if left else slice(0, len(row))
+            embeds[index, place] = row
+            mask[index, place] = 1
+            targets[index, place] = torch.tensor(labels[index], device=audio.device)
+        return embeds, mask, targets
+
+
+class _Drawn(LogitsProcessor):
+    """Makes transformers' search for the likeliest token a draw."""
+
+    def __init__(self, how: Sampling, seeds: Sequence[int]) -> None:
+        self.how, self.seeds = how, torch.tensor(seeds)[:, None]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        self.seeds = self.seeds.to(scores.device)
+        step = torch.tensor([input_ids.size(1)], device=scores.device)  # prompts are embeddings, so these are answers
+        return perturb(scores, self.seeds, step, self.how)

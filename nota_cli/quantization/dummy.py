@@ -1,0 +1,338 @@
+"""Models of the true size with random weights: nothing downloaded, no full-precision copy of what is quantised.
+
+For building and measuring alone. A model is built on the meta device, its linear layers are replaced by quantised ones
+there, as when a quantised folder is loaded, and then every tensor is filled cheaply with random numbers.
+"""
+
+import copy
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from nota_cli.errors import RecipeError
+from nota_cli.quantization.gptq import _choose_kernel, _without_compile
+from nota_cli.quantization.gptq_format import FORMATS, GptqSettings
+from nota_cli.quantization.gptq_runtime import exact_scales, import_gptqmodel, quietly
+from nota_cli.quantization.nf4 import import_bitsandbytes, nf4_settings, repack_weights
+from nota_cli.quantization.weight_only import Int4PackLinear, PackedLinear
+from nota_cli.weights.attention import default_attention
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+STD = 0.02  # of weights, dequantised ones included: what most models start from
+BLOCK = 1_048_573  # random numbers drawn, and repeated; a prime, so that rows of a matrix do not repeat
+NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # weights that share a scale, scales that share a scale
+
+
+def dummy_decoder(
+    config: "PreTrainedConfig",
+    quantisation: str,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    *,
+    bits: int = 4,
+    group_size: int = 128,
+    kernel: str = "auto",
+    seed: int = 0,
+) -> "PreTrainedModel":
+    """A causal language model of the config's size with random weights, in evaluation mode.
+
+    Args:
+        config: of a model that `AutoModelForCausalLM` builds; left as it is.
+        quantisation: "none", "gptq" or "nf4" (double quantisation), of all linear layers but the output layer.
+        dtype: of everything that is not quantised, and of the arithmetic.
+        device: "meta" gives all shapes and types, and allocates nothing.
+        bits: of a GPTQ weight.
+        group_size: GPTQ weights that share a scale.
+        kernel: of `nota_cli.quantization.gptq.load_gptq_decoder`; on the meta device the torch kernel stands for all.
+        seed: the same seed gives the same model.
+
+    Raises:
+        RecipeError: no GPTQ layers of these bits, group size and kernel can be made for this model here.
+        UsageError: the package that quantised layers need is not installed.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if quantisation not in ("none", "gptq", "nf4"):
+        raise RecipeError(f"decoder.quantisation: {quantisation!r} is not one of none, gptq, nf4")
+    config = copy.deepcopy(config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config  # of the folder that the config comes from
+    attention = default_attention(config)
+    with torch.device("meta"), quietly():
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+    quantiser: Any = None
+    if quantisation == "gptq":
+        quantiser = _gptq_quantiser(model, dtype, device, bits, group_size, kernel)
+    elif quantisation == "nf4":
+        quantiser = _nf4_quantiser(dtype)
+    if quantiser is not None:
+        try:
+            with torch.device("meta"), quietly():
+                quantiser.preprocess_model(model, dtype=dtype, device_map={"": device})
+        except (ValueError, NotImplementedError) as error:
+            raise RecipeError(f"decoder: no {quantisation} layers can be made for this model: {error}") from error
+        if not any(packed_tensors(module) or _is_nf4(module) for module in model.modules()):
+            raise RecipeError(f"decoder: a {type(model).__name__} has no layers that {quantisation} quantises")
+    _materialise(model, _Source(device, seed))
+    if quantiser is not None:
+        model.hf_quantizer = quantiser
+        with quietly():
+            quantiser.postprocess_model(model)
+    if quantisation == "gptq":
+        for module in filter(_is_gptq, model.modules()):
+            _without_compile(module)
+            if dtype == torch.float32:
+                exact_scales(module)
+    elif quantisation == "nf4":
+        repack_weights(model, False)
+    return model.eval()
+
+
+def dummy_init(module: nn.Module, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+    """Fill a module that was built on the meta device with random weights, on `device` in `dtype`; returns it.
+
+    Norms begin as if absent, biases at zero; what a transformers model computes (Whisper's table of sines) is computed.
+
+    Raises:
+        ValueError: a buffer is neither computed by a transformers model nor a batch norm's, so its value is not known.
+    """
+    module.to(dtype)
+    _materialise(module, _Source(device, seed))
+    return module.eval()
+
+
+def logical_parameters(model: nn.Module) -> int:
+    """Parameters of `model` as if nothing were quantised: a packed weight counts as the matrix that it stands for."""
+    count, seen = 0, set()
+    for module in model.modules():
+        tensors = list(module.parameters(recurse=False))
+        if packed_tensors(module):
+            count += module.in_features * module.out_features
+            tensors = [] if module.bias is None else [module.bias]
+        count += sum(tensor.numel() for tensor in tensors if id(tensor) not in seen)
+        seen.update(id(tensor) for tensor in tensors)
+    return count
+
+
+def packed_tensors(module: nn.Module) -> list[Tensor]:
+    """The tensors that stand for the weight of a layer of 8 bits or less; empty for any other module."""
+    # Not getattr(module, "weight"): the wrappers of PEFT show the weight of the layer inside them as theirs.
+    state = getattr(module._parameters.get("weight"), "quant_state", None)
+    if state is not None:
+        nested = [state.offset, state.state2.absmax, state.state2.code] if state.nested else []
+        return [module.weight, state.absmax, state.code, *nested]
+    packed = _is_gptq(module) or isinstance(module, PackedLinear | Int4PackLinear)
+    return [value for name, value in module.named_buffers(recurse=False) if packed and name != "bias"]
+
+
+class _Source:
+    """Random numbers, drawn once and repeated: memory is filled about as fast as it can be written."""
+
+    def __init__(self, device: str, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.device = torch.device(device)
+        self._words = torch.randint(-(2**31), 2**31, (BLOCK,), generator=generator, dtype=torch.int32).to(device)
+        self._normal = {torch.float32: (torch.randn(BLOCK, generator=generator) * STD).to(device)}
+        self._start = 0
+
+    def normal(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Normal numbers of standard deviation `STD`."""
+        if dtype not in self._normal:
+            self._normal[dtype] = self._normal[torch.float32].to(dtype)
+        return self._repeat(self._normal[dtype], shape)
+
+    def bits(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Integers of any type, every bit random."""
+        return self._repeat(self._words.view(dtype), shape)
+
+    def near(self, value: float, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """Positive numbers around `value`, 0.8 to 1.2 times as large."""
+        fraction = self.bits(shape, torch.uint8).float() / 255
+        return (value * (0.8 + 0.4 * fraction)).to(dtype)
+
+    def _repeat(self, block: Tensor, shape: torch.Size) -> Tensor:
+        tensor = torch.empty(shape, dtype=block.dtype, device=self.device)
+        flat = tensor.view(-1)
+        self._start = at = (self._start + 7919) % BLOCK  # another beginning for every tensor
+        done = 0
+        while done < flat.numel():
+            piece = block[at : at + flat.numel() - done]
+            flat[done : done + piece.numel()] = piece
+            done, at = done + piece.numel(), 0
+        return tensor
+
+
+def _materialise(model: nn.Module, source: _Source) -> None:
+    """Give every tensor of `model` that is on the meta device memory and a value."""
+    from transformers import PreTrainedModel
+
+    computed: set[nn.Module] = set()  # by transformers, below
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            computed.update(module.modules())
+    filled: dict[int, nn.Parameter] = {}  # tied weights stay tied
+    for module in model.modules():
+        if _is_gptq(module):
+            _fill_gptq(module, source)
+        elif _is_nf4(module):
+            _fill_nf4(module, source)
+        elif isinstance(module, PackedLinear):
+            _fill_packed(module, source, filled)
+        else:
+            _fill_parameters(module, source, filled)
+            _fill_buffers(module, source, module in computed)
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.initialize_weights()  # passes over what is marked as filled
+            with torch.no_grad():
+                module._init_weights(module)  # the former passes over models that are not transformers' own classes
+
+
+def _fill_parameters(module: nn.Module, source: _Source, filled: dict[int, nn.Parameter]) -> None:
+    for name, parameter in module._parameters.items():
+        if parameter is None or not parameter.is_meta:
+            continue
+        if id(parameter) not in filled:
+            if name == "bias":
+                value = torch.zeros(parameter.shape, dtype=parameter.dtype, device=source.device)
+            elif "Norm" in type(module).__name__:
+                value = torch.ones(parameter.shape, dtype=parameter.dtype, device=source.device)
+            else:
+                value = source.normal(parameter.shape, parameter.dtype)
+            new = nn.Parameter(value, requires_grad=parameter.requires_grad)
+            # transformers' own initialisation shall redo the small ones (Gemma's norms) and the fixed ones (Whisper's
+            # table of sines) as the model wants them, and leave alone the large ones, which it would take minutes for.
+            new._is_hf_initialized = parameter.requires_grad and parameter.ndim > 1
+            filled[id(parameter)] = new
+        module._parameters[name] = filled[id(parameter)]
+
+
+def _fill_buffers(module: nn.Module, source: _Source, computed: bool) -> None:
+    for name, buffer in module._buffers.items():
+        if buffer is None or not buffer.is_meta:
+            continue
+        if not computed and name not in ("running_mean", "running_var", "num_batches_tracked"):
+            raise ValueError(f"{type(module).__name__}: the value of the buffer {name!r} is not known")
+        value = torch.zeros_like(buffer, device=source.device)
+        module._buffers[name] = value.fill_(1) if name == "running_var" else value
+
+
+def _gptq_quantiser(
+    model: "PreTrainedModel", dtype: torch.dtype, device: str, bits: int, group_size: int, kernel: str
+) -> Any:
+    """What transformers makes of a GPTQ folder's `quantization_config`."""
+    import_gptqmodel()
+    from transformers import GPTQConfig
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    if torch.device(device).type == "meta":
+        device, kernel = "cpu", "auto"
+    settings: dict[str, Any] = {"bits": bits, "group_size": group_size, "sym": True, "desc_act": False}
+    known = GptqSettings(Path("dummy weights"), **settings, checkpoint_format=FORMATS[0])
+    settings["backend"] = _choose_kernel(kernel, torch.device(device), dtype, known)
+    try:
+        with quietly():
+            return AutoHfQuantizer.from_config(GPTQConfig(**settings, block_name_to_quantize=_blocks(model)))
+    except ValueError as error:
+        raise RecipeError(f"decoder: no GPTQ of {bits} bits in groups of {group_size}: {error}") from error
+
+
+def _nf4_quantiser(dtype: torch.dtype) -> Any:
+    import_bitsandbytes()
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    return AutoHfQuantizer.from_config(nf4_settings(dtype))
+
+
+def _blocks(model: "PreTrainedModel") -> str:
+    """Name of the list of the model's transformer blocks."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+            return name
+    raise RecipeError(f"decoder: no list of {model.config.num_hidden_layers} blocks in a {type(model).__name__}")
+
+
+def _is_gptq(module: nn.Module) -> bool:
+    """Whether it is a gptqmodel layer; asks without importing gptqmodel, which takes seconds."""
+    return "qweight" in module._buffers
+
+
+def _is_nf4(module: nn.Module) -> bool:
+    return type(module).__name__ == "Linear4bit" and isinstance(module, nn.Linear)  # peft's of that name is none
+
+
+def _fill_gptq(module: Any, source: _Source) -> None:
+    """Random codes, scales that bring them to `STD`, zero points in the middle: the format's v1, as in files."""
+    bits, rows = module.bits, module.in_features
+    module.qweight = source.bits(module.qweight.shape, module.qweight.dtype)
+    middle = sum((2 ** (bits - 1) - 1) << (bits * place) for place in range(32))  # files hold the zero point less one
+    words = [middle >> (32 * index) & (2**32 - 1) for index in range(bits)]
+    words = torch.tensor([word - 2**32 if word >= 2**31 else word for word in words], dtype=torch.int32)
+    groups, columns = module.qzeros.shape
+    module.qzeros = words.repeat(math.ceil(columns / bits))[:columns].repeat(groups, 1).to(source.device)
+    spread = math.sqrt((4**bits - 1) / 12)  # standard deviation of codes that are all equally likely
+    module.scales = source.near(STD / spread, module.scales.shape, module.scales.dtype)
+    size = module.group_size if module.group_size > 0 else rows
+    module.g_idx = (torch.arange(rows, dtype=torch.int32) // size).to(source.device)
+    if module.bias is not None:
+        module.bias = torch.zeros_like(module.bias, device=source.device)
+    module._is_hf_initialized = True
+
+
+def _fill_packed(module: PackedLinear, source: _Source, filled: dict[int, nn.Parameter]) -> None:
+    """Random codes with scales that bring them to `STD`, and zero points in the middle."""
+    module.codes = source.bits(module.codes.shape, module.codes.dtype)
+    spread = math.sqrt((4**module.bits - 1) / 12)
+    module.scales = source.near(STD / spread, module.scales.shape, torch.bfloat16)
+    if module.zeros is not None:
+        module.zeros = torch.full_like(module.zeros, 8, device=source.device)
+    _fill_parameters(module, source, filled)
+
+
+def _fill_nf4(module: Any, source: _Source) -> None:
+    """Random codes and scales in bitsandbytes' nested form, the scales such that weights come out at `STD`."""
+    from bitsandbytes.functional import QuantState, create_dynamic_map, get_4bit_type
+    from bitsandbytes.nn import Params4bit
+
+    shape = torch.Size((module.out_features, module.in_features))
+    blocks = math.ceil(shape.numel() / NF4_BLOCK)
+    table = get_4bit_type("nf4", device="cpu")
+    scale = STD / float(table.square().mean().sqrt())
+    nested = QuantState(
+        absmax=torch.full((math.ceil(blocks / NF4_NESTED_BLOCK),), 0.2 * scale, device=source.device),
+        blocksize=NF4_NESTED_BLOCK,
+        code=create_dynamic_map().to(source.device),
+        dtype=torch.float32,
+    )
+    state = QuantState(
+        absmax=source.bits(torch.Size((blocks,)), torch.uint8),
+        shape=shape,
+        code=table.to(source.device),
+        blocksize=NF4_BLOCK,
+        quant_type="nf4",
+        dtype=module.compute_dtype,
+        offset=torch.tensor(scale, device=source.device),
+        state2=nested,
+    )
+    module.weight = Params4bit(
+        source.bits(torch.Size((math.ceil(shape.numel() / 2), 1)), torch.uint8),
+        requires_grad=False,
+        quant_state=state,
+        blocksize=NF4_BLOCK,
+        compress_statistics=True,
+        quant_type="nf4",
+        quant_storage=torch.uint8,
+        module=module,
+        bnb_quantized=True,
+    )
+    module.quant_state = state
+    module.weight._is_hf_initialized = True
+    if module.bias is not None:
+        bias = torch.zeros_like(module.bias, dtype=module.compute_dtype, device=source.device)
+        module.bias = nn.Parameter(bias, requires_grad=False)
+    module._is_hf_initialized = True

@@ -1,0 +1,228 @@
+"""4-bit GPTQ decoders: loading them through transformers, optimum and gptqmodel, without a compiler, on a named kernel.
+
+`gptq_quantize.py` makes them, `gptq_runtime.py` holds what both know about gptqmodel; this module is the way in to all.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from nota_cli.compression.gptq import LayerReport, QuantizeReport, quantize_to_folder
+from nota_cli.errors import CheckpointError, RecipeError
+from nota_cli.quantization.gptq_format import FORMATS, GptqSettings, quantization_method, read_settings, stated_settings
+from nota_cli.quantization.gptq_runtime import (
+    exact_scales,
+    import_gptqmodel,
+    quantised_layers,
+    quietly,
+    short_name,
+    silence_gptqmodel,
+)
+from nota_cli.quantization.weight_only import Int4PackLinear, PackedLinear
+from nota_cli.weights.attention import default_attention
+from nota_cli.weights.fit import layer_note, misfits
+from nota_cli.weights.state_dicts import example_names
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SYMMETRIC_KERNELS = ("torch_fused",)  # takes the middle code for every zero point, whatever the file says (7.6)
+
+__all__ = [
+    "LayerReport",
+    "QuantizeReport",
+    "available_kernels",
+    "cache_weights",
+    "count_quantised",
+    "is_gptq_folder",
+    "kernel_name",
+    "load_gptq_decoder",
+    "quantize_to_folder",
+    "silence_gptqmodel",
+]
+
+
+def is_gptq_folder(folder: Path) -> bool:
+    """Whether `folder` holds a GPTQ checkpoint: its config.json says so, or it has AutoGPTQ's quantize_config.json.
+
+    Raises:
+        CheckpointError: one of these files is not JSON, or they contradict each other.
+    """
+    return stated_settings(Path(folder)) is not None
+
+
+def load_gptq_decoder(
+    folder: Path,
+    kernel: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    attn_implementation: str | None = None,
+    key_mapping: dict[str, str] | None = None,
+) -> "PreTrainedModel":
+    """Load an AutoGPTQ-format folder; the model comes in evaluation mode.
+
+    Args:
+        folder: config.json with `quantization_config`, safetensors with qweight, qzeros, scales, g_idx.
+        kernel: `auto`: on CPU gptqmodel's `torch` kernel, which needs no C++ compiler and can be trained through;
+            elsewhere gptqmodel's choice (`auto_trainable`: its choice among those that train). Or a name from
+            `available_kernels`. What was chosen: `kernel_name`.
+        dtype: of everything that is not quantised, and of the arithmetic.
+        device: "cpu", "cuda", "cuda:1" ...
+        attn_implementation: transformers' name; by default "eager" where the model caps attention scores (Gemma 2),
+            which the fused kernels leave out, else "sdpa".
+        key_mapping: patterns in the names of stored weights and what takes their place, as transformers' own.
+
+    Raises:
+        CheckpointError: no GPTQ checkpoint there, or weights missing, unexpected or of another shape.
+        RecipeError: the kernel is unknown or cannot run this checkpoint here.
+    """
+    folder = Path(folder)
+    try:
+        settings = read_settings(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"GPTQ decoder {folder}: {error}") from error
+    if settings is None:
+        method = quantization_method(folder)
+        found = "" if method is None else f"; it is {method!r} there"
+        raise CheckpointError(
+            f"{folder} is not a GPTQ checkpoint: no config.json there with quantization_config.quant_method 'gptq'"
+            f"{found}. Quantise the decoder first, or set decoder.quantisation to none."
+        )
+    import_gptqmodel()
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    backend = _choose_kernel(kernel, torch.device(device), dtype, settings)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config.quantization_config = settings.for_optimum(backend)
+        if attn_implementation is None:
+            attn_implementation = default_attention(config)
+        with quietly():
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                device_map={"": device},
+                attn_implementation=attn_implementation,
+                output_loading_info=True,
+                key_mapping=key_mapping,
+                ignore_mismatched_sizes=True,  # they are reported below, with the rest
+            )
+    except (OSError, ValueError, KeyError, StrictDataclassError, SafetensorError) as error:
+        raise CheckpointError(f"GPTQ decoder {folder}: {error}") from error
+    problems = misfits(config, loaded)
+    if any(problems.values()):
+        found = "; ".join(f"{what}: {example_names(lines)}" for what, lines in problems.items() if lines)
+        raise CheckpointError(f"GPTQ decoder {folder}: weights {found}.{layer_note(config, loaded)}")
+    for module in quantised_layers(model).values():
+        _without_compile(module)
+        if settings.checkpoint_format == FORMATS[1]:
+            module.qzero_format(format=2)  # optimum tells the layers only where it converts them itself
+        if dtype == torch.float32:
+            exact_scales(module)
+    return model.eval()
+
+
+def available_kernels(device: str = "cpu") -> list[str]:
+    """Names of gptqmodel's GPTQ kernels that are written for this kind of device, the ones it prefers first.
+
+    Some may still refuse a checkpoint's bits or group size, or want a compiler or package that is not there.
+    """
+    import_gptqmodel()
+    from gptqmodel.models._const import DEVICE
+    from gptqmodel.quantization import FORMAT, METHOD
+    from gptqmodel.utils.importer import iter_quant_linear_kernels
+
+    kind = DEVICE(torch.device(device).type)
+    found = [
+        (kernel.SUPPORTS_FORMATS[FORMAT.GPTQ], short_name(backend))
+        for kernel in iter_quant_linear_kernels()
+        if METHOD.GPTQ in kernel.SUPPORTS_METHODS and FORMAT.GPTQ in kernel.SUPPORTS_FORMATS
+        if kind in kernel.SUPPORTS_DEVICES or DEVICE.ALL in kernel.SUPPORTS_DEVICES
+        for backend in kernel.SUPPORTS_BACKENDS
+    ]
+    return [name for _, name in sorted(found, reverse=True)]
+
+
+def kernel_name(model: nn.Module) -> str:
+    """The GPTQ kernel that `model`'s layers run on, as in `available_kernels`; "none" if nothing is quantised."""
+    return next((short_name(module.backend) for module in quantised_layers(model).values()), "none")
+
+
+def count_quantised(model: nn.Module) -> dict[str, Any]:
+    """How much of `model` is quantised.
+
+    Returns:
+        `quantised` and `linear`: numbers of quantised layers and of ordinary linear layers (adapters not counted);
+        `bits`: None if nothing is quantised; `kernel_class`: the layers' class, or None.
+    """
+    named = dict(model.named_modules())
+    repacked = {name: module for name, module in named.items() if isinstance(module, PackedLinear | Int4PackLinear)}
+    quantised = quantised_layers(model) | repacked
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".lora_" not in name]
+    one = next(iter(quantised.values()), None)
+    return {
+        "quantised": len(quantised),
+        "linear": len(linear),
+        "bits": None if one is None else int(one.bits),
+        "kernel_class": None if one is None else type(one).__name__,
+    }
+
+
+def cache_weights(model: nn.Module, enabled: bool = True) -> int:
+    """Let torch-kernel layers keep their dequantised weights in evaluation mode: faster, at the price of the memory.
+
+    gptqmodel's own option; the cache is not used while training. Returns the number of layers that have it.
+    """
+    layers = [module for module in quantised_layers(model).values() if hasattr(module, "enable_weight_cache")]
+    for module in layers:
+        module.enable_weight_cache(enabled)
+    return len(layers)
+
+
+def _without_compile(module: Any) -> None:
+    """Undo the `torch.compile` wrapper that the torch kernel puts over its method; it has not run yet.
+
+    Compiling would cost 10 to 30 s at the first forward and needs a C++ compiler.
+    """
+    module.__dict__.pop("dequantize_weight", None)
+
+
+def _choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, settings: GptqSettings) -> str:
+    from gptqmodel.utils.importer import hf_select_quant_linear_v2
+
+    if kernel in ("auto", "auto_trainable"):
+        return "gptq_torch" if device.type == "cpu" else kernel
+    here = available_kernels(str(device))
+    choices = ", ".join(["auto", *here])
+    name = kernel.lower().removeprefix("gptq_")
+    if name not in here:
+        raise RecipeError(f"decoder.kernel: {kernel!r} is no GPTQ kernel for {device.type}. Choose one of: {choices}")
+    if name in SYMMETRIC_KERNELS and not settings.sym:
+        fits = ", ".join(["auto", *(other for other in here if other not in SYMMETRIC_KERNELS)])
+        raise RecipeError(
+            f"decoder.kernel: {kernel!r} computes symmetric weights only, and sym is false in {settings.file}. "
+            f"Choose one of: {fits}"
+        )
+    try:
+        hf_select_quant_linear_v2(
+            bits=settings.bits,
+            group_size=settings.group_size,
+            desc_act=settings.desc_act,
+            sym=settings.sym,
+            format=settings.checkpoint_format,
+            quant_method="gptq",
+            dtype=None if name == "torch" else dtype,  # it declares half precision only, and computes in any
+            device_map={"": str(device)},
+            backend=f"gptq_{name}",
+            pack=False,
+        )
+    except (ValueError, NotImplementedError, ImportError) as error:
+        raise RecipeError(
+            f"decoder.kernel: {kernel!r} cannot run this checkpoint here: {error} Choose one of: {choices}"
+        ) from error
+    return f"gptq_{name}"
