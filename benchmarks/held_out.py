@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from nota_cli.cli.options import pick_recipe
-from nota_cli.cli.steps import load
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.prepare import caption_accuracy_of_csv, caption_label
 from nota_cli.inference.predict import predict
 from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.loading import load
 from nota_cli.score.report import score_submission
 from nota_cli.score.wer import wer_as_written
 from nota_cli.submission import write_submission

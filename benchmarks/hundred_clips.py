@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from nota_cli.cli.steps import load
 from nota_cli.data.annotation import Row, read_annotation
 from nota_cli.inference.predict import predict
+from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_recipe
 
 

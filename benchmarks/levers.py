@@ -26,10 +26,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from nota_cli.cli.compress_steps import run_prune_layers, run_prune_vocabulary
 from nota_cli.cli.options import pick_recipe
-from nota_cli.cli.steps import load
 from nota_cli.compression.merge import merge_checkpoint
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.models.inventory import inventory
+from nota_cli.models.loading import load
 from nota_cli.quantization.gptq import load_gptq_decoder
 from nota_cli.quantization.weight_only import PackedLinear, repack_gptq
 from nota_cli.recipe.load import dump_recipe, load_recipe

@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nota_cli.compression.gptq import quantize_to_folder
 from nota_cli.compression.vocabulary import prune_vocabulary
 from nota_cli.console import say
 from nota_cli.data.annotation import read_annotation
 from nota_cli.models.decoders.decoder import Decoder, load_decoder
-from nota_cli.quantization.gptq import load_gptq_decoder, quantize_to_folder
+from nota_cli.quantization.gptq import load_gptq_decoder
 from nota_cli.quantization.nf4 import load_nf4_decoder
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 

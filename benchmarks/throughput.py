@@ -32,7 +32,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nota_cli.cli.steps import load
 from nota_cli.data.annotation import Row, read_annotation
 from nota_cli.data.audio.clip import SAMPLE_RATE, load_audio, load_clip
 from nota_cli.data.audio.headers import scan
@@ -41,6 +40,7 @@ from nota_cli.features.batch import extract
 from nota_cli.inference.engine import feature_spec
 from nota_cli.inference.predict import predict
 from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Generate
 

@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nota_cli.compression.merge import prepare_to_run
 from nota_cli.data.annotation import FAMILY_TASK
 from nota_cli.data.audio.clip import AudioNote, duration, load_clip, warn_of
 from nota_cli.errors import DataError, UsageError
@@ -21,6 +20,7 @@ from nota_cli.inference.long_audio import join, windows
 from nota_cli.models.build import build
 from nota_cli.models.device import pick_device
 from nota_cli.models.families.salmonn import AudioLM as Network
+from nota_cli.models.inference_lora import prepare_to_run
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import DEFAULT_RECIPE, load_system
 

@@ -104,8 +104,8 @@ def test_a_slim_recipe_holds_less_than_half_of_its_teams_bytes(slim: str, team: 
 @pytest.fixture(scope="session")
 def tiny_decoder(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Recipe], Path]:
     """A decoder folder of the recipe's family and format, two layers deep; made once for all recipes that share it."""
+    from nota_cli.compression.gptq import quantize_to_folder
     from nota_cli.models.decoders.tokenizer import load_tokenizer, special_ids
-    from nota_cli.quantization.gptq import quantize_to_folder
     from nota_cli.quantization.nf4 import load_nf4_decoder
 
     tokenizer = load_tokenizer(load_recipe(str(tiny_recipe)).decoder)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nota_cli.cli.steps import load
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.batches import RowBatches, in_order, loader
 from nota_cli.inference.engine import feature_spec
+from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_recipe
 
 TEAMS = ["nota", "cv03", "nlp07", "cv16"]

@@ -127,9 +127,9 @@ def infer(
             say(note)
         chosen = pick_recipe(recipe, checkpoint, settings)
 
-        from nota_cli.cli.steps import Loading
         from nota_cli.inference.bad_audio import ON_ERROR
         from nota_cli.inference.run import Wishes, run_infer
+        from nota_cli.models.loading import Loading
 
         wishes = Wishes(
             task,

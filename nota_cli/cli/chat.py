@@ -60,8 +60,8 @@ def chat(
     if seconds > limit:
         warn(f"{audio} has {seconds:.1f} s, of which the model hears the first {limit:g}")
     from nota_cli.api import AudioLM
-    from nota_cli.cli.steps import Loading, load
     from nota_cli.models.device import pick_device
+    from nota_cli.models.loading import Loading, load
 
     model = AudioLM(load(chosen, pick_device(device), Loading(pick_load_format(load_format), allow_missing)))
     recording = model.hear(audio)

@@ -93,7 +93,8 @@ def merge_lora(
     """Add the adapters to the decoder's weights, so that nothing of them is left to compute."""
     say(f"loading {checkpoint} ...")
     from nota_cli.cli.guards import check_new_folder
-    from nota_cli.compression.merge import merge_checkpoint, read_recipe
+    from nota_cli.compression.folders import read_recipe
+    from nota_cli.compression.merge import merge_checkpoint
     from nota_cli.recipe.inputs import recipe_inputs
 
     check_new_folder(out, checkpoint, recipe_inputs(read_recipe(checkpoint)))

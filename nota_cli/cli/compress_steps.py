@@ -22,7 +22,7 @@ from nota_cli.recipe.schema import Augment, Data, Recipe
 
 def run_quantize(recipe: Recipe, out: Path, bits: int, group_size: int, clips: int) -> list[list[str]]:
     """The recipe's full-precision checkpoint to one with a GPTQ decoder; returns the table of layers."""
-    from nota_cli.quantization.gptq import quantize_to_folder
+    from nota_cli.compression.gptq import quantize_to_folder
 
     if not recipe.data.train:
         raise RecipeError("calibration needs audio: name a recipe with training data by --recipe")

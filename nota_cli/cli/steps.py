@@ -1,45 +1,22 @@
 """What the longer commands do, step by step; the others are one call each."""
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from nota_cli.cli.guards import check_checkpoint, check_import, check_tokenizer
 from nota_cli.cli.recipe_table import source_of
-from nota_cli.compression.merge import prepare_to_run
-from nota_cli.console import fits_stdout, say, waiting, warn
+from nota_cli.console import fits_stdout, say, warn
 from nota_cli.data.annotation import read_annotation
 from nota_cli.errors import CheckpointError
 from nota_cli.files import check_writable, write_text
 from nota_cli.models.build import build
 from nota_cli.models.checkpoint import KeyReport, load_checkpoint, makes_decoder, save_checkpoint, saved_names
-from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.models.inventory import inventory
 from nota_cli.outputs import Input
 from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.importer import import_config
 from nota_cli.recipe.load import dump_recipe, load_recipe
-from nota_cli.recipe.schema import LoadFormat, Recipe
-
-
-@dataclass(frozen=True)
-class Loading:
-    """How weights come into the model; see `nota_cli.models.build.build`."""
-
-    format: LoadFormat = "auto"
-    allow_missing: bool = False
-
-
-def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> AudioLM:
-    """Build the model and say what it runs on."""
-    with waiting(f"loading recipe {recipe.name} on {device}"):
-        model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing)
-        prepare_to_run(model)
-    kernel, how = model.decoder.kernel, {"gptq": "GPTQ", "nf4": "nf4"}.get(recipe.decoder.quantisation)
-    note = "" if how is None else f", 4-bit {how} decoder on the {kernel} kernel"
-    weights = " with dummy weights (no checkpoint is read, its texts mean nothing)" if loading.format == "dummy" else ""
-    say(f"recipe {recipe.name}{weights} on {device}{note}")
-    return model
+from nota_cli.recipe.schema import Recipe
 
 
 def run_prepare_tokenizer(recipe_name: str, out: Path) -> int:

@@ -145,9 +145,9 @@ def _texts(request: _Request, rows: "list[Row]") -> "Iterator[tuple[Row, str | D
     if not rows:
         return
     from nota_cli.api import AudioLM
-    from nota_cli.cli.steps import Loading, load
     from nota_cli.data.audio.headers import bad_file
     from nota_cli.models.device import pick_device
+    from nota_cli.models.loading import Loading, load
 
     loading = Loading(request.load_format, request.allow_missing)
     model = AudioLM(load(request.recipe, pick_device(request.device), loading))

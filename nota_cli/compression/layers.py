@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, WhisperConfig
 
-from nota_cli.compression.merge import decoder_folder, read_recipe, refuse_used, rewrite_decoder
+from nota_cli.compression.folders import decoder_folder, read_recipe, refuse_used, rewrite_decoder
 from nota_cli.errors import CheckpointError, UsageError, listing
 from nota_cli.files import atomic_folder, copy_folder
 from nota_cli.models.adapter import CONFIG as ADAPTER_CONFIG

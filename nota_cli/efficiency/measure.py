@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from nota_cli import __version__
-from nota_cli.compression.merge import prepare_to_run
 from nota_cli.efficiency.floor import bandwidth, bytes_per_token, matmul_rate, operations, part_dtype
 from nota_cli.efficiency.memory import Meter, meter
 from nota_cli.efficiency.report import compare, show, show_comparison, text_table
@@ -20,6 +19,7 @@ from nota_cli.efficiency.timing import PARTS, PROTOCOLS, Round, Settings, Times,
 from nota_cli.errors import NotaError
 from nota_cli.models.build import build
 from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.inference_lora import prepare_to_run
 from nota_cli.models.inventory import Part, inventory
 from nota_cli.models.memory import memory_there, out_of_memory
 from nota_cli.recipe.load import recipe_hash

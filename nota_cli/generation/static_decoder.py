@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from nota_cli.console import warn
-from nota_cli.generation.sampling import Sampling, perturb
-from nota_cli.models.decoders.decoder import Decoder
+from nota_cli.generation.kv_cache import FixedCache
+from nota_cli.generation.options import DecodingOptions
+from nota_cli.generation.sampling import perturb
 
 FAMILIES = {"gemma2", "gemma3_text", "llama", "llama_moe", "qwen2"}
 """Decoders whose layers are known to need no more than the cache and the mask here; others go the plain way."""
@@ -23,52 +24,18 @@ SHAPING += ("exponential_decay_length_penalty", "remove_invalid_values", "encode
 """What a published generation config may hold that changes greedy choices; transformers knows how."""
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What ends a row, what follows its end, how repeated tokens are punished (Keskar et al. 2019), what is drawn."""
-
-    max_new_tokens: int
-    end_ids: tuple[int, ...]
-    pad_id: int
-    repetition_penalty: float = 1.0
-    sampling: Sampling | None = None
-
-
-class FixedCache:
-    """Keys and values `[batch, heads, length, width]` of every layer, at addresses that never change.
+class LanguageModel(Protocol):
+    """What is decoded: a module with a transformers causal language model in it.
 
     Attributes:
-        place: where `update` writes: a slice, or one slot as a tensor `[1]` on the device.
-        seen: how many slots attention looks at.
+        base: the transformers model, whose layers may hold adapters.
+        training: whether it is in training mode.
     """
 
-    def __init__(self, batch: int, length: int) -> None:
-        self.batch, self.length = batch, length
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self.place: slice | Tensor = slice(0)
-        self.seen = length
+    training: bool
 
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
-        """Store what a layer made of new tokens; returns all that it may look at. Attention layers call this."""
-        if layer == len(self.keys):
-            for new, store in ((keys, self.keys), (values, self.values)):
-                store.append(new.new_zeros(self.batch, new.size(1), self.length, new.size(3)))
-        for new, all_of_them in ((keys, self.keys[layer]), (values, self.values[layer])):
-            if isinstance(self.place, slice):
-                all_of_them[:, :, self.place] = new
-            else:
-                all_of_them.index_copy_(2, self.place, new)
-        return self.keys[layer][:, :, : self.seen], self.values[layer][:, :, : self.seen]
-
-    def clear(self) -> None:
-        """Zeros everywhere: what a broken batch left must not reach the next one, be it weighted with nothing."""
-        for tensor in (*self.keys, *self.values):
-            tensor.zero_()
-
-    def nbytes(self) -> int:
-        """Bytes of keys and values."""
-        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+    @property
+    def base(self) -> Any: ...  # noqa: D102
 
 
 @dataclass
@@ -92,7 +59,7 @@ class _State:
         seeds: `[batch, 1]`, what each row's draws depend on.
     """
 
-    rules: Rules
+    rules: DecodingOptions
     structure: int
     cache: FixedCache
     mask: Tensor
@@ -118,7 +85,7 @@ class GreedyDecoder:
         decoder: the language model; its adapters, if any, are run as they are.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: LanguageModel) -> None:
         self._decoder = decoder
         self._state: _State | None = None
         self._prefix: _Prefix | None = None
@@ -155,7 +122,12 @@ class GreedyDecoder:
 
     @torch.inference_mode()
     def generate(
-        self, embeds: Tensor, mask: Tensor, rules: Rules, heads: Sequence[list[int]] = (), seeds: Sequence[int] = ()
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        rules: DecodingOptions,
+        heads: Sequence[list[int]] = (),
+        seeds: Sequence[int] = (),
     ) -> Tensor:
         """Decode until every row has ended.
 
@@ -182,7 +154,12 @@ class GreedyDecoder:
 
     @torch.inference_mode()
     def begin(
-        self, embeds: Tensor, mask: Tensor, rules: Rules, heads: Sequence[list[int]] = (), seeds: Sequence[int] = ()
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        rules: DecodingOptions,
+        heads: Sequence[list[int]] = (),
+        seeds: Sequence[int] = (),
     ) -> None:
         """Prefill, and the first token; the arguments are those of `generate`."""
         structure, versions = _stamps(self._decoder)
@@ -292,7 +269,7 @@ class GreedyDecoder:
             ~visible, torch.finfo(dtype).min
         )
 
-    def _state_for(self, embeds: Tensor, rules: Rules, structure: int) -> _State:
+    def _state_for(self, embeds: Tensor, rules: DecodingOptions, structure: int) -> _State:
         """The state kept from before where it fits, else a new one, the old one's memory freed first."""
         batch, device = embeds.size(0), embeds.device
         needed = -(-(embeds.size(1) + rules.max_new_tokens) // ROUND_TO) * ROUND_TO
@@ -372,7 +349,7 @@ def _common(heads: Sequence[list[int]]) -> list[int]:
     return shared
 
 
-def _stamps(decoder: nn.Module) -> tuple[int, int]:
+def _stamps(decoder: Any) -> tuple[int, int]:
     """One number for where the weights lie and how they are put together, one for what they are.
 
     Changes in place through `.data` are not seen; nothing here makes any between two calls.

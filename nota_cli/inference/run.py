@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nota_cli.cli.steps import Loading, load
 from nota_cli.console import progress, say, warn
 from nota_cli.data.annotation import Row, row_id
 from nota_cli.data.audio.clip import duration
@@ -30,6 +29,7 @@ from nota_cli.inference.report import Facts, Stages, report_path, run_report
 from nota_cli.inference.results import Outcomes
 from nota_cli.inference.selection import Selection, select_annotation, select_recordings
 from nota_cli.models.device import pick_device
+from nota_cli.models.loading import Loading, load
 from nota_cli.recipe.schema import Recipe
 from nota_cli.submission import write_submission
 

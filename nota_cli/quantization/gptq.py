@@ -1,6 +1,6 @@
 """4-bit GPTQ decoders: loading them through transformers, optimum and gptqmodel, without a compiler, on a named kernel.
 
-`gptq_quantize.py` makes them, `gptq_runtime.py` holds what both know about gptqmodel; this module is the way in to all.
+`nota_cli.compression.gptq` makes them; `gptq_runtime.py` holds what both know about gptqmodel.
 """
 
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from nota_cli.compression.gptq import LayerReport, QuantizeReport, quantize_to_folder
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.quantization.gptq_format import FORMATS, GptqSettings, quantization_method, read_settings, stated_settings
 from nota_cli.quantization.gptq_runtime import (
@@ -31,15 +30,12 @@ if TYPE_CHECKING:
 SYMMETRIC_KERNELS = ("torch_fused",)  # takes the middle code for every zero point, whatever the file says (7.6)
 
 __all__ = [
-    "LayerReport",
-    "QuantizeReport",
     "available_kernels",
     "cache_weights",
     "count_quantised",
     "is_gptq_folder",
     "kernel_name",
     "load_gptq_decoder",
-    "quantize_to_folder",
     "silence_gptqmodel",
 ]
 

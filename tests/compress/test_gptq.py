@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, GPTQConfig
 
+from nota_cli.compression.gptq import QuantizeReport, quantize_to_folder
 from nota_cli.errors import CheckpointError, DataError, RecipeError, UsageError
 from nota_cli.quantization import gptq
-from nota_cli.quantization.gptq import QuantizeReport, quantize_to_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS, WIDTH, LINEARS = 2, 160, 14

@@ -12,15 +12,16 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from nota_cli.cli.steps import load
-from nota_cli.compression.merge import LeanLora, merge_as_asked, merge_checkpoint, merge_lora, prepare_to_run
+from nota_cli.compression.merge import merge_checkpoint
 from nota_cli.efficiency.measure import measure
 from nota_cli.errors import CheckpointError, RecipeError, UsageError
 from nota_cli.features.batch import Features, extract
 from nota_cli.inference.engine import feature_spec
 from nota_cli.models.build import build
 from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.inference_lora import LeanLora, merge_as_asked, merge_lora, prepare_to_run
 from nota_cli.models.inventory import inventory
+from nota_cli.models.loading import load
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
 

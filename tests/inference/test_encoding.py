@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from nota_cli.cli.steps import load
 from nota_cli.features.batch import extract
 from nota_cli.inference import encoding
 from nota_cli.inference.encoding import encode
 from nota_cli.models.families.salmonn import Encoded
+from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_recipe
 
 SECONDS = (3.1, 2.0, 1.9, 1.0, 1.0)

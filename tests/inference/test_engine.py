@@ -8,13 +8,13 @@ import pytest
 import soundfile
 import torch
 
-from nota_cli.cli.steps import load
 from nota_cli.data.annotation import Row, read_annotation
 from nota_cli.errors import DataError, NotaError
 from nota_cli.inference.engine import Engine, Result, out_of_memory, spare_workers
 from nota_cli.inference.long_audio import join
 from nota_cli.inference.predict import predict
 from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_recipe
 
 TINY = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"

@@ -11,16 +11,17 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
-from nota_cli.compression.merge import lean_lora, merge_lora
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.efficiency.measure import Settings, measure_model
 from nota_cli.features.batch import Features, extract
-from nota_cli.generation.static_decoder import GreedyDecoder, Rules
+from nota_cli.generation.options import DecodingOptions
+from nota_cli.generation.static_decoder import GreedyDecoder
 from nota_cli.inference.predict import predict
 from nota_cli.models.build import build
 from nota_cli.models.decoders.decoder import Decoder
 from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.inference_lora import lean_lora, merge_lora
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Lora
@@ -71,7 +72,7 @@ def make_prompts(decoder: Decoder, lengths: tuple[int, ...], seed: int = 0) -> t
 
 
 @torch.inference_mode()
-def plain_tokens(decoder: Decoder, embeds: Tensor, mask: Tensor, rules: Rules) -> Tensor:
+def plain_tokens(decoder: Decoder, embeds: Tensor, mask: Tensor, rules: DecodingOptions) -> Tensor:
     penalty = rules.repetition_penalty
     return decoder.model.generate(
         inputs_embeds=embeds,
@@ -113,7 +114,7 @@ def test_the_tokens_are_those_of_transformers(family: str, adapted: bool) -> Non
     for penalty in (1.0, 1.7):
         for sizes, count in (((14,), 20), ((9, 20, 7, 12, 20), 30), ((12, 6), 1), ((25, 8, 6, 30, 6), 50)):
             embeds, mask = make_prompts(decoder, sizes, seed=count)
-            rules = Rules(count, ENDS, 0, penalty)
+            rules = DecodingOptions(count, ENDS, 0, penalty)
             expected = plain_tokens(decoder, embeds, mask, rules)
             ended += int((expected[:, -1] == 0).sum())
             for heads in ([], [HEAD] * len(sizes), [HEAD] * len(sizes)):  # nothing known, kept, used
@@ -126,7 +127,7 @@ def test_the_tokens_are_those_of_transformers(family: str, adapted: bool) -> Non
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_kept_prefix_changes_logits_by_rounding_alone(family: str) -> None:
     decoder = make_decoder(family)
-    fixed, rules = GreedyDecoder(decoder), Rules(8, (), 0)
+    fixed, rules = GreedyDecoder(decoder), DecodingOptions(8, (), 0)
     passes = []
     for seed, heads in ((4, [HEAD] * 3), (3, []), (3, [HEAD] * 3), (3, [HEAD[:3], [*HEAD[:3], 9], HEAD])):
         with watch_logits(decoder.base) as logits:
@@ -243,7 +244,7 @@ def test_lean_adapters_need_a_scale_that_does_not_round(dtype: str, alpha: int, 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_is_harmless_in_half_precision(family: str, dtype: torch.dtype) -> None:
     decoder = make_decoder(family).to(dtype)
-    fixed, rules = GreedyDecoder(decoder), Rules(6, (), 0)
+    fixed, rules = GreedyDecoder(decoder), DecodingOptions(6, (), 0)
     for _ in range(2):
         with watch_logits(decoder.base) as logits:
             fixed.generate(*make_prompts(decoder, (30, 6, 11)), rules, [HEAD] * 3)
@@ -255,7 +256,7 @@ def test_one_cache_is_kept_and_shared_by_lengths_that_fit() -> None:
     fixed = GreedyDecoder(decoder)
     sizes = []
     for lengths, count in (((30, 40), 60), ((30, 20), 60), ((50, 20), 70), ((20, 9), 10), ((9,), 10)):
-        fixed.generate(*make_prompts(decoder, lengths), Rules(count, (), 0), [HEAD] * len(lengths))
+        fixed.generate(*make_prompts(decoder, lengths), DecodingOptions(count, (), 0), [HEAD] * len(lengths))
         sizes.append(fixed.cache_bytes() // (2 * 2 * 2 * 16 * 4))  # layers, keys and values, heads, width, bytes
     assert sizes == [2 * 128, 2 * 128, 2 * 128, 2 * 128, 64]
 
@@ -308,7 +309,7 @@ def test_a_graph_gives_the_tokens_of_eager_steps(
     for sizes, count in (((9, 20, 7), 30), ((12, 6, 8), 30), ((14,), 20), ((12, 6), 1), ((12, 6), 2)):
         for _ in range(2):
             embeds, mask = make_prompts(on_cpu, sizes, seed=count)
-            rules = Rules(count, ENDS, 0, penalty)
+            rules = DecodingOptions(count, ENDS, 0, penalty)
             found = graphs.generate(embeds.cuda(), mask.cuda(), rules, [HEAD] * len(sizes))
             assert torch.equal(found, plain_tokens(decoder, embeds.cuda(), mask.cuda(), rules).cpu())
     warned = "cannot be a CUDA graph" in capsys.readouterr().err

@@ -5,8 +5,9 @@ import torch
 from test_decoding import ENDS, FAMILIES, HEAD, make_decoder, make_prompts
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.sampling import Sampling, perturb, row_seeds
-from nota_cli.generation.static_decoder import GreedyDecoder, Rules
+from nota_cli.generation.static_decoder import GreedyDecoder
 from nota_cli.prompts import Query
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -1.5])
@@ -54,7 +55,7 @@ def test_seeds_differ_by_everything_that_is_asked() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_draws_the_same_in_any_company(family: str) -> None:
     decoder = make_decoder(family)
-    own, rules = GreedyDecoder(decoder), Rules(20, ENDS, 0, 1.2, Sampling(1.5, 40, 0.95))
+    own, rules = GreedyDecoder(decoder), DecodingOptions(20, ENDS, 0, 1.2, Sampling(1.5, 40, 0.95))
     embeds, mask = make_prompts(decoder, (20, 9, 7, 12, 20))
     seeds = row_seeds(0, [Query("asr", key=str(row)) for row in range(5)])
     together = own.generate(embeds, mask, rules, [HEAD] * 5, seeds)
@@ -62,7 +63,7 @@ def test_a_row_draws_the_same_in_any_company(family: str) -> None:
     for rows in ([0], [1], [4, 2], [3, 1, 0]):
         found = own.generate(embeds[rows], mask[rows], rules, [HEAD] * len(rows), [seeds[row] for row in rows])
         assert torch.equal(found, together[rows][:, : found.size(1)])
-    greedy = own.generate(embeds, mask, Rules(20, ENDS, 0, 1.2), [HEAD] * 5)
+    greedy = own.generate(embeds, mask, DecodingOptions(20, ENDS, 0, 1.2), [HEAD] * 5)
     assert not torch.equal(greedy[:, :1], together[:, :1]) or greedy.tolist() != together.tolist()
     assert torch.equal(own.generate(embeds, mask, rules, [HEAD] * 5, seeds), together)
 
@@ -72,7 +73,7 @@ def test_a_row_draws_the_same_in_any_company(family: str) -> None:
 @pytest.mark.parametrize("how", [Sampling(1.5, 40, 0.95), Sampling(0.8)])
 def test_a_graph_draws_what_the_cpu_draws(how: Sampling) -> None:
     on_cpu, on_gpu = make_decoder("llama"), make_decoder("llama").to("cuda")
-    rules, seeds = Rules(20, ENDS, 0, 1.2, how), row_seeds(0, [Query("asr", key=key) for key in "abc"])
+    rules, seeds = DecodingOptions(20, ENDS, 0, 1.2, how), row_seeds(0, [Query("asr", key=key) for key in "abc"])
     for seed in (1, 2):
         embeds, mask = make_prompts(on_cpu, (9, 20, 7), seed)
         expected = GreedyDecoder(on_cpu).generate(embeds, mask, rules, [HEAD] * 3, seeds)

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from nota_cli.features.batch import extract
-from nota_cli.generation.static_decoder import GreedyDecoder, Rules
+from nota_cli.generation.options import DecodingOptions
+from nota_cli.generation.static_decoder import GreedyDecoder
 from nota_cli.models.build import build
 from nota_cli.models.decoders.decoder import Decoder, load_decoder
 from nota_cli.prompts import Query
@@ -29,7 +30,7 @@ PROMPTS = (
     "USER: <Speech></Speech> Recognize the speech and give me the transcription.\nASSISTANT:",
     "Once upon a time",
 )
-RULES = Rules(10, (1,), 0)
+RULES = DecodingOptions(10, (1,), 0)
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from nota_cli.features.batch import Features
+from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.repetition import PENALTY, cut_loop, is_looped
 from nota_cli.generation.sampling import Sampling, perturb, row_seeds
-from nota_cli.generation.static_decoder import GreedyDecoder, Rules
+from nota_cli.generation.static_decoder import GreedyDecoder
 from nota_cli.models.connector import Connector
 from nota_cli.models.decoders.decoder import Decoder
 from nota_cli.prompts import Query, wrap
@@ -132,13 +133,13 @@ class AudioLM(nn.Module):
         known = {text: ([] if bos is None else [bos]) + self.decoder.token_ids(text) for text in set(texts)}
         return [known[text] for text in texts]
 
-    def rules(self, settings: Generate) -> Rules:
+    def rules(self, settings: Generate) -> DecodingOptions:
         """When an answer ends, what its tokens are punished for, and what they are drawn from."""
         tokenizer = self.decoder.tokenizer
         end_ids = {tokenizer.eos_token_id, *self._single_end_id(), *self.decoder.end_ids} - {None}
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
         drawn = Sampling(settings.temperature, settings.top_k, settings.top_p) if settings.sample else None
-        return Rules(settings.max_new_tokens, tuple(sorted(end_ids)), pad, settings.repetition_penalty, drawn)
+        return DecodingOptions(settings.max_new_tokens, tuple(sorted(end_ids)), pad, settings.repetition_penalty, drawn)
 
     def settings_for(self, task: str) -> Generate:
         """How the recipe has answers to one task found."""
@@ -215,7 +216,7 @@ class AudioLM(nn.Module):
         return [self._spell(row, set(rules.end_ids)) for row in ids.tolist()]
 
     def _plain_ids(
-        self, embeds: Tensor, mask: Tensor, rules: Rules, settings: Generate, seeds: Sequence[int]
+        self, embeds: Tensor, mask: Tensor, rules: DecodingOptions, settings: Generate, seeds: Sequence[int]
     ) -> Tensor:
         """What transformers' own search finds `[batch, tokens]`."""
         # Asked for by name, it takes a row's padding for generated tokens and spares as many of those (5.23).

@@ -1,0 +1,29 @@
+"""A model that runs: built, its adapters made ready, and a line on stderr that says what it runs on."""
+
+from dataclasses import dataclass
+
+from nota_cli.console import say, waiting
+from nota_cli.models.build import build
+from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.inference_lora import prepare_to_run
+from nota_cli.recipe.schema import LoadFormat, Recipe
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How weights come into the model; see `nota_cli.models.build.build`."""
+
+    format: LoadFormat = "auto"
+    allow_missing: bool = False
+
+
+def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> AudioLM:
+    """Build the model and say what it runs on."""
+    with waiting(f"loading recipe {recipe.name} on {device}"):
+        model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing)
+        prepare_to_run(model)
+    kernel, how = model.decoder.kernel, {"gptq": "GPTQ", "nf4": "nf4"}.get(recipe.decoder.quantisation)
+    note = "" if how is None else f", 4-bit {how} decoder on the {kernel} kernel"
+    weights = " with dummy weights (no checkpoint is read, its texts mean nothing)" if loading.format == "dummy" else ""
+    say(f"recipe {recipe.name}{weights} on {device}{note}")
+    return model
