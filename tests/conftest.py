@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from helpers.paths import REPOSITORY, SHARED
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time, and none has work enough for two cores
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-SHARED = REPOSITORY.parent / "shared"
 
 TINY = {
     "audio": {"pad": "clip"},

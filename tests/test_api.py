@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 import soundfile
 
+from helpers.paths import SAMPLES
 from nota_cli import AudioLM
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import DataError, NotaError, RecipeError, UsageError
 from nota_cli.inference.long_audio import join
 from nota_cli.prompts import Query
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-SAMPLES = REPOSITORY / "checkpoints" / "tiny" / "samples"
 
 
 @pytest.fixture(scope="module")

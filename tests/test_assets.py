@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).resolve().parents[1] / "nota_cli"
+from helpers.paths import REPOSITORY
+
+PACKAGE = REPOSITORY / "nota_cli"
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.paths import REPOSITORY
 from nota_cli.console import quiet_process, warn
 from nota_cli.models.families.salmonn import AudioLM
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 LIBRARIES = ("torch", "transformers.modeling_utils", "peft", "torchao", "optimum", "pydub", "some_new_one")
 
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from helpers.paths import REPOSITORY
 from nota_cli.errors import CheckpointError
 from nota_cli.hub import HubName, hub_name, local_path, recipe_parts, wanted_files
 from nota_cli.recipe.schema import Recipe
@@ -374,7 +375,7 @@ def test_parts_of_a_recipe() -> None:
 
 
 def test_published_weights_come_from_the_hub_where_it_gives_them(hub: Hub, tmp_path: Path) -> None:
-    script = Path(__file__).resolve().parents[1] / "scripts" / "real_weights.py"
+    script = REPOSITORY / "scripts" / "real_weights.py"
     weights = os.urandom(100_000)
     hub.repos["openai/whisper-base"] = {"config.json": b"{}", "model.safetensors": weights, "tf_model.h5": b"again"}
     hub.repos["google/gemma-3-270m"] = {"config.json": b"{}", "model.safetensors": weights}

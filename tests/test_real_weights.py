@@ -12,9 +12,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from helpers.paths import REPOSITORY
 from nota_cli.errors import CheckpointError, UsageError
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+SCRIPTS = REPOSITORY / "scripts"
 LAYER = {
     "self_attention/layer_norm/gamma": (8,),
     "self_attention/layer_norm/beta": (8,),

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from helpers.paths import REPOSITORY, SHIPPED
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.prepare import caption_label
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.quantization.gptq import count_quantised
 from nota_cli.submission import read_records, validate
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-TINY = REPOSITORY / "checkpoints" / "tiny"
 
 
 def size(folder: Path) -> int:
@@ -24,15 +22,19 @@ def size(folder: Path) -> int:
 
 
 def test_sizes_are_as_promised() -> None:
-    assert size(TINY) <= 20e6
-    assert size(TINY / "samples") <= 1e6
-    for file in (TINY / "recipe.yaml", TINY / "adapter" / "adapter_config.json", TINY / "decoder" / "config.json"):
+    assert size(SHIPPED) <= 20e6
+    assert size(SHIPPED / "samples") <= 1e6
+    for file in (
+        SHIPPED / "recipe.yaml",
+        SHIPPED / "adapter" / "adapter_config.json",
+        SHIPPED / "decoder" / "config.json",
+    ):
         assert str(REPOSITORY) not in file.read_text()
         assert not re.search(r':\s*"?/', file.read_text()), f"{file.name} names a path of the machine it was made on"
 
 
 def test_the_decoder_is_four_bit_gptq() -> None:
-    found = count_quantised(AudioLM.from_pretrained(TINY).decoder.model)
+    found = count_quantised(AudioLM.from_pretrained(SHIPPED).decoder.model)
     assert found["bits"] == 4
     assert found["quantised"] == 3 * 7  # every linear layer of every block
     assert found["linear"] == 1  # the output head, tied to the embedding
@@ -54,7 +56,7 @@ def test_infer_with_no_other_flag_answers_the_samples_without_a_compiler(task: s
     assert done.returncode == 0, done.stderr
     assert "4-bit GPTQ decoder on the blockwise kernel" in done.stderr
     assert "--recipe gemma2-2b-gptq" in done.stderr
-    annotation = TINY / "samples" / f"{task}.json"
+    annotation = SHIPPED / "samples" / f"{task}.json"
     assert not validate(out, annotation)
     texts = {record.fields[0]: record.fields[1] for record in read_records(out)[0][1:]}
     rows = read_annotation(annotation)
@@ -66,5 +68,5 @@ def test_infer_with_no_other_flag_answers_the_samples_without_a_compiler(task: s
 
 
 def test_the_metrics_that_the_card_quotes_are_in_the_folder() -> None:
-    metrics = json.loads((TINY / "metrics.json").read_text())
+    metrics = json.loads((SHIPPED / "metrics.json").read_text())
     assert {"wer", "wer_as_written", "right_captions"} <= set(metrics)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from helpers.paths import REPOSITORY
 from nota_cli import AudioLM
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLE = REPOSITORY / "checkpoints" / "tiny" / "samples" / "audio" / "digits-371.flac"
 
 Nota = Callable[..., int]

@@ -11,18 +11,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from helpers.paths import REPOSITORY
 from nota_cli.cli.process import refuse_empty
 from nota_cli.errors import UsageError
 
 Nota = Callable[..., int]
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 def run(*arguments: object, prefix: str = "", options: tuple[str, ...] = (), cwd: Path | None = None, **env: str):
     """The command line in a process of its own, with `prefix` run by the shell before it."""
     command = [sys.executable, *options, "-m", "nota_cli.cli", *map(str, arguments)]
-    known = {**os.environ, "PYTHONPATH": str(ROOT), **env}
+    known = {**os.environ, "PYTHONPATH": str(REPOSITORY), **env}
     known = {name: value for name, value in known.items() if value != "UNSET"}
     shell = ["bash", "-c", f'{prefix} "$@"', "bash", *command] if prefix else command
     done = subprocess.run(shell, capture_output=True, env=known, cwd=cwd, timeout=120)
@@ -174,7 +173,7 @@ def test_a_second_interrupt_ends_at_once_without_a_traceback(tmp_path: Path) -> 
         "    finally:\n        print('cleaning', flush=True)\n        time.sleep(60)\n"
         "process.run(app)\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", script], env=env, **pipes) as process:
         assert process.stdout.readline() == b"ready\n"

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from helpers.paths import REPOSITORY
 from nota_cli import AudioLM
 from nota_cli.inference.journal import journal_path
 from nota_cli.inference.long_audio import join
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SAMPLES = REPOSITORY / "checkpoints" / "tiny" / "samples" / "audio"
 
 Nota = Callable[..., int]

@@ -14,6 +14,7 @@ import soundfile
 import typer
 from typer.testing import CliRunner
 
+from helpers.paths import REPOSITORY
 from nota_cli.cli.options import expand_paths
 from nota_cli.data.prepare import ESC10_CAPTIONS
 from nota_cli.recipe.load import recipe_names
@@ -84,7 +85,7 @@ def test_shell_completion(tmp_path: Path, words: str, expected: list[str]) -> No
         (tmp_path / name).touch()
     line = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1), "_NOTA_COMPLETE": "complete_bash"}
     code = "from nota_cli.cli import app; app(prog_name='nota')"
-    environment = os.environ | line | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | line | {"PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
@@ -93,7 +94,7 @@ def test_shell_completion(tmp_path: Path, words: str, expected: list[str]) -> No
 
 @pytest.mark.parametrize("columns", ["80", "200"])
 def test_names_are_whole_in_a_pipe(columns: str) -> None:
-    environment = os.environ | {"COLUMNS": columns, "PYTHONPATH": str(Path(__file__).parents[1])}
+    environment = os.environ | {"COLUMNS": columns, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "nota_cli.cli", "recipes", "list"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0

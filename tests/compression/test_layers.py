@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from helpers.paths import SHIPPED
 from nota_cli.compression.layers import STACKS, block_influence, choose, layer_counts, prune_layers
 from nota_cli.errors import CheckpointError, NotaError, UsageError
 from nota_cli.features.batch import Features, extract
@@ -20,8 +21,6 @@ from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ROOT / "checkpoints" / "tiny"
 SMALL = {"embed_dim": 32, "depth": 3, "num_heads": 2}
 AUDIO = {
     "beats": ["audio_encoder.config.encoder_layers=3"],

@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from helpers.paths import SHIPPED
 from nota_cli.compression.merge import merge_checkpoint
 from nota_cli.efficiency.measure import measure
 from nota_cli.errors import CheckpointError, RecipeError, UsageError
@@ -25,8 +26,6 @@ from nota_cli.models.loading import load
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
 
-ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ROOT / "checkpoints" / "tiny"
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_vocabulary import CORPUS, TINY, make_folder
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from helpers.paths import SHIPPED
+from helpers.vocabularies import CORPUS, make_folder
 from nota_cli.compression.vocabulary import corpus_texts, prune_checkpoint, prune_recipe, prune_vocabulary
 from nota_cli.errors import CheckpointError, UsageError
 from nota_cli.recipe.load import load_recipe
@@ -115,14 +116,14 @@ def test_the_shipped_checkpoint_says_the_same_with_its_vocabulary_trimmed(tmp_pa
     from nota_cli.inference.predict import predict
     from nota_cli.models.families.salmonn import AudioLM
 
-    rows = [row for name in ("asr", "aac") for row in read_annotation(TINY / "samples" / f"{name}.json")]
-    model = AudioLM.from_pretrained(TINY)
-    expected = predict(model, rows, TINY / "samples", workers=0)
-    report = prune_checkpoint(TINY, tmp_path / "small", [*expected, *(row.text for row in rows)])
+    rows = [row for name in ("asr", "aac") for row in read_annotation(SHIPPED / "samples" / f"{name}.json")]
+    model = AudioLM.from_pretrained(SHIPPED)
+    expected = predict(model, rows, SHIPPED / "samples", workers=0)
+    report = prune_checkpoint(SHIPPED, tmp_path / "small", [*expected, *(row.text for row in rows)])
     assert report.after < report.before
     small = AudioLM.from_pretrained(tmp_path / "small")
     assert small.decoder.base.config.vocab_size == report.after
-    assert predict(small, rows, TINY / "samples", workers=0) == expected
+    assert predict(small, rows, SHIPPED / "samples", workers=0) == expected
 
 
 def test_a_checkpoint_with_a_random_decoder_s_tokenizer_becomes_a_folder_of_its_own(tiny_checkpoint, tmp_path):
@@ -139,7 +140,7 @@ def test_a_checkpoint_with_a_random_decoder_s_tokenizer_becomes_a_folder_of_its_
 
 
 def test_adapters_on_the_output_layer_are_refused(tmp_path):
-    broken = shutil.copytree(TINY, tmp_path / "broken")
+    broken = shutil.copytree(SHIPPED, tmp_path / "broken")
     file = broken / "adapter" / "adapter_model.safetensors"
     save_file({**load_file(file), "base_model.model.lm_head.lora_B.weight": torch.zeros(98, 8)}, file)
     with pytest.raises(CheckpointError, match=r"lm_head\.lora_B"):

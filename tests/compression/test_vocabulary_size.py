@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_vocabulary import ENGLISH, OTHER, generated, make_folder, mapping, texts, tokens
 from transformers import PreTrainedTokenizerFast
 
+from helpers.paths import SHIPPED
+from helpers.vocabularies import ENGLISH, OTHER, generated, make_folder, mapping, texts, tokens
 from nota_cli.cli.compress_steps import run_prune_vocabulary
 from nota_cli.compression.vocabulary import corpus_texts, prune_recipe, prune_vocabulary
 from nota_cli.compression.vocabulary_tokenizer import Length
@@ -16,7 +17,6 @@ from nota_cli.errors import UsageError
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Recipe
 
-TINY = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
 KINDS = {"bytes": "qwen2", "whole-words": "llama", "fallback": "gemma2", "unigram": "llama", "words": "gemma2"}
 PROMPT = "Please write down what you hear"
 CORPUS = [*ENGLISH, *ENGLISH[:2], "rain, rain, rain on the roof", "the dog barks"]
@@ -174,16 +174,16 @@ def test_a_recipe_s_prompts_and_end_stay_whole_and_questions_count(end, folders,
 def test_the_command_says_what_a_size_costs(nota, tmp_path, capsys):
     lines = tmp_path / "lines.txt"
     lines.write_text("one two three\none two\none\nthe rain is falling\n")
-    assert nota("prune-vocabulary", TINY, "--texts", lines, "--out", tmp_path / "small", "--size", 3) == 2
+    assert nota("prune-vocabulary", SHIPPED, "--texts", lines, "--out", tmp_path / "small", "--size", 3) == 2
     message = " ".join(capsys.readouterr().err.split())
     assert "a size of 3 is too small" in message
     assert "tokens stay in any case" in message
     assert not (tmp_path / "small").exists()
 
-    full = {name: rest for name, *rest in run_prune_vocabulary(str(TINY), tmp_path / "all", [], [lines], [], 1)}
+    full = {name: rest for name, *rest in run_prune_vocabulary(str(SHIPPED), tmp_path / "all", [], [lines], [], 1)}
     after = int(full["tokens"][1])
     assert full["the texts in tokens"] == ["10", "10 (+0.0%)"]
-    rows = run_prune_vocabulary(str(TINY), tmp_path / "less", [], [lines], [], 1, after - 2)
+    rows = run_prune_vocabulary(str(SHIPPED), tmp_path / "less", [], [lines], [], 1, after - 2)
     less = {name: rest for name, *rest in rows}
     assert less["tokens"][1] == str(after - 2)
     assert less["the texts in tokens"] == ["10", "10 (+0.0%)"]  # words: the dropped ones become the unknown one

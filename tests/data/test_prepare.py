@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from helpers.paths import REPOSITORY, SAMPLES
 from nota_cli.data.prepare import (
     DIGIT_WORDS,
     ESC10_CAPTIONS,
@@ -23,9 +24,7 @@ from nota_cli.data.prepare import (
 )
 from nota_cli.errors import DataError, UsageError
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = ROOT.parent / "shared" / "data"
-SAMPLES = ROOT / "checkpoints" / "tiny" / "samples"
+SHARED = REPOSITORY.parent / "shared" / "data"
 needs_corpora = pytest.mark.skipif(not SHARED.is_dir(), reason="the recordings in ../shared/data are absent")
 
 
@@ -205,7 +204,7 @@ class TestCaptions:
 
 
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_samples", ROOT / "scripts" / "make_samples.py")
+    spec = importlib.util.spec_from_file_location("make_samples", REPOSITORY / "scripts" / "make_samples.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -3,16 +3,16 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from helpers.paths import REPOSITORY
+from helpers.sleepy_model import CPU, QUICK, SleepyModel
 from nota_cli.efficiency.floor import bytes_per_token, operations
 from nota_cli.efficiency.measure import Settings, measure_model
 from nota_cli.efficiency.memory import ResidentMeter
@@ -20,92 +20,7 @@ from nota_cli.efficiency.timing import Round, Times
 from nota_cli.errors import NotaError
 from nota_cli.models.build import build
 from nota_cli.recipe.load import load_recipe
-from nota_cli.recipe.schema import Audio, Decoder, Recipe, SpeechEncoder
-
-CPU = torch.device("cpu")
-QUICK = Settings(audio_seconds=1.0, tokens=4, rounds=5, warm_up=1)
-
-
-def sleep(seconds: float, slept: list[float]) -> None:
-    """Sleep, and note how long it came to: a busy machine wakes late, which is no fault of a timer's."""
-    start = time.perf_counter()
-    time.sleep(seconds)
-    slept.append(time.perf_counter() - start)
-
-
-class Sleepy(nn.Module):
-    """A part that takes a known time."""
-
-    def __init__(self, seconds: float, megabytes: float = 0.0) -> None:
-        super().__init__()
-        self.seconds, self.slept = seconds, []
-        self.weight = nn.Parameter(torch.ones(int(megabytes * 1e6 / 4)))
-        self.config = SimpleNamespace(num_mel_bins=80)
-        self.front_end = "beats"
-
-    def forward(self) -> None:
-        sleep(self.seconds, self.slept)
-
-
-class SleepyLM(nn.Module):
-    """Takes one known time over a prompt and another over a token; may ask for memory, or find none."""
-
-    def __init__(self, prefill: float, step: float, megabytes: float, fails: str) -> None:
-        super().__init__()
-        self.prefill, self.step, self.megabytes, self.fails = prefill, step, megabytes, fails
-        self.config = SimpleNamespace()
-        self.prefills, self.steps = [], []
-        self.table, self.head = nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.table
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.head
-
-    def forward(self, inputs_embeds: Tensor | None = None, **_: object) -> SimpleNamespace:
-        if self.fails == ("step" if inputs_embeds is None else "prefill"):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        if inputs_embeds is not None and self.megabytes:
-            torch.ones(int(self.megabytes * 1e6 / 4))
-        if inputs_embeds is None:
-            sleep(self.step, self.steps)
-        else:
-            sleep(self.prefill, self.prefills)
-        return SimpleNamespace(logits=torch.zeros(1, 1, 10), past_key_values=None)
-
-
-class SleepyModel(nn.Module):
-    """The interface of `AudioLM`, as far as measuring needs it."""
-
-    def __init__(
-        self,
-        speech: float = 0.0,
-        audio: float = 0.0,
-        connector: float = 0.0,
-        prefill: float = 0.0,
-        step: float = 0.0,
-        weights: float = 0.0,
-        activations: float = 0.0,
-        fails: str = "",
-    ) -> None:
-        super().__init__()
-        self.recipe = Recipe(
-            name="sleepy",
-            audio=Audio(pad="clip"),  # or making the features would need tens of megabytes too
-            speech_encoder=SpeechEncoder(config={}),
-            decoder=Decoder(config={}, tokenizer="none"),
-        )
-        self.speech_encoder = Sleepy(speech, weights)
-        self.audio_encoder, self.connector = Sleepy(audio), Sleepy(connector)
-        self.decoder = nn.Module()
-        self.decoder.model = SleepyLM(prefill, step, activations, fails)
-        self.decoder.base, self.decoder.kernel = self.decoder.model, "none"
-
-    def prompt_embeds(self, features: object, queries: list[object]) -> tuple[Tensor, Tensor]:
-        for part in (self.speech_encoder, self.audio_encoder, self.connector):
-            part()
-        return torch.zeros(1, 5, 8), torch.ones(1, 5, dtype=torch.long)
+from nota_cli.recipe.schema import Recipe
 
 
 @pytest.fixture(autouse=True)
@@ -159,7 +74,7 @@ def test_time_over_ends_the_rounds_but_never_before_three() -> None:
 MEMORY_SCRIPT = """
 import json, sys
 sys.path.insert(0, {tests!r})
-from test_efficiency import CPU, QUICK, SleepyModel
+from helpers.sleepy_model import CPU, QUICK, SleepyModel
 from nota_cli.efficiency import floor, memory
 from nota_cli.efficiency.measure import measure_model
 
@@ -179,7 +94,7 @@ print(json.dumps(reports))
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_memory_of_a_known_allocation_is_reported_within_one_percent() -> None:
-    script = MEMORY_SCRIPT.format(tests=str(Path(__file__).parent))
+    script = MEMORY_SCRIPT.format(tests=str(REPOSITORY / "tests"))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     reports = json.loads(done.stdout)

@@ -1,18 +1,17 @@
 """Spectrograms against transformers', the golden sums, and Kaldi's definition written out."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import WhisperFeatureExtractor
 
+from helpers.paths import GOLDEN
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import DataError
 from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, kaldi_fbank, log_mel
 
-GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "nota"
+GOLDEN = GOLDEN / "nota"
 
 
 def noise(*shape, seed=0):

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from test_decoding import ENDS, FAMILIES, HEAD, make_decoder, make_prompts
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from helpers.decoders import ENDS, FAMILIES, HEAD, make_decoder, make_prompts
 from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.sampling import Sampling, perturb, row_seeds
 from nota_cli.generation.static_decoder import GreedyDecoder

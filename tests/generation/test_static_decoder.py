@@ -9,12 +9,12 @@ import pytest
 import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
+from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
+from helpers.decoders import ENDS, FAMILIES, HEAD, SIZES, listen, make_decoder, make_prompts
+from helpers.paths import SHIPPED
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.audio.clip import load_audio
 from nota_cli.efficiency.measure import Settings, measure_model
-from nota_cli.features.batch import Features, extract
 from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.static_decoder import GreedyDecoder
 from nota_cli.inference.predict import predict
@@ -22,53 +22,10 @@ from nota_cli.models.build import build
 from nota_cli.models.decoders.decoder import Decoder
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.models.inference_lora import lean_lora, merge_lora
-from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
-from nota_cli.recipe.schema import Lora
-from nota_cli.weights.attention import default_attention
 
-SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
-SIZES = {"vocab_size": 80, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
 SIZES |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-FAMILIES = {
-    "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
-    # A wide and a narrow layer, each with a rotary base of its own; the last is the global one.
-    "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 128, "num_hidden_layers": 3}
-    | {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
-    "llama": {},
-    "qwen2": {},
-    "llama_moe": {"num_experts": 4, "num_selects": 2, "size_experts": [[32] * 4] * 2},
-}
-HEAD = [1, 5, 6, 7, 8]
-ENDS = (2, 11, 12, 13, 14, 15)
-
-
-def make_decoder(family: str, adapted: bool = False, **changes: object) -> Decoder:
-    torch.manual_seed(2)
-    config = AutoConfig.for_model(family, **{**SIZES, **FAMILIES[family], **changes})
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=default_attention(config))
-    decoder = Decoder(model, SimpleNamespace())
-    if adapted:
-        decoder.add_lora(Lora(rank=4, alpha=16, targets=["q_proj", "v_proj", "o_proj"]))
-        with torch.no_grad():
-            for name, parameter in decoder.named_parameters():
-                if "lora_B" in name:
-                    parameter.normal_(0, 0.2)
-    return decoder.eval()
-
-
-def make_prompts(decoder: Decoder, lengths: tuple[int, ...], seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Left-padded prompts that begin with `HEAD`, and their mask."""
-    generator = torch.Generator().manual_seed(seed)
-    embeds = torch.zeros(len(lengths), max(lengths), 64)
-    mask = torch.zeros(embeds.shape[:2], dtype=torch.long)
-    for row, length in enumerate(lengths):
-        head = decoder.embed(torch.tensor(HEAD)).detach()
-        embeds[row, -length:] = torch.cat([head, 0.5 * torch.randn(length - len(HEAD), 64, generator=generator)])
-        mask[row, -length:] = 1
-    dtype = next(decoder.parameters()).dtype
-    return embeds.to(dtype), mask
 
 
 @torch.inference_mode()
@@ -95,14 +52,6 @@ def watch_logits(model: nn.Module) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         hook.remove()
-
-
-def listen(model: AudioLM, clips: Path) -> list[tuple[Features, list[Query]]]:
-    """Batches of five clips, of one, and of two."""
-    rows = read_annotation(clips / "all.json")
-    waves, queries = [load_audio(clips / row.path) for row in rows], [Query(row.task) for row in rows]
-    bins = model.speech_encoder.config.num_mel_bins
-    return [(extract(waves[part], bins, pad="clip"), queries[part]) for part in (slice(5), slice(1), slice(1, 3))]
 
 
 @pytest.mark.parametrize("adapted", [False, True])

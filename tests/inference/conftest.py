@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -135,3 +136,10 @@ def many(clips: Path, tmp_path: Path) -> Callable[[int], Path]:
         return folder / "rows.json"
 
     return write
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])

@@ -2,37 +2,21 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_infer import finished_rows, report
 
+from helpers.ranks import environment, impatient
+from helpers.runs import finished_rows, report
 from nota_cli.errors import NotaError, UsageError
 from nota_cli.inference import distributed as module
 from nota_cli.inference.distributed import Ranks
 from nota_cli.inference.journal import journal_path
 
 Run = Callable[..., int]
-
-
-def environment(rank: int, world: int, port: int) -> dict[str, str]:
-    values = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_PORT": port}
-    return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in values.items()}}
-
-
-@pytest.fixture
-def port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def impatient() -> None:
-    module.LOST_SECONDS, module.BEAT_SECONDS, module.LINGER_SECONDS = 1.5, 0.1, 1.0
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+from helpers.paths import SHIPPED
 from nota_cli.data.annotation import Row, read_annotation
 from nota_cli.errors import DataError, NotaError
 from nota_cli.inference.engine import Engine, Result, out_of_memory, spare_workers
@@ -17,7 +18,6 @@ from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_recipe
 
-TINY = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
 TEAMS = ["nota", "cv03", "nlp07", "cv16"]
 SIZES = (1, 3, 8)
 
@@ -46,8 +46,8 @@ def test_a_teams_texts_are_the_same_at_any_batch_size(
 
 
 def test_the_shipped_models_texts_are_the_same_at_any_batch_size_and_in_any_order() -> None:
-    system = load(load_recipe(str(TINY)).model_copy(update={"checkpoint": str(TINY)}), "cpu")
-    folder = TINY / "samples"
+    system = load(load_recipe(str(SHIPPED)).model_copy(update={"checkpoint": str(SHIPPED)}), "cpu")
+    folder = SHIPPED / "samples"
     rows = [row for task in ("asr", "aac") for row in read_annotation(folder / f"{task}.json")]
     first = predict(system, rows, folder, workers=0, batch_size=1)
     assert all(first)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_infer import finished_rows, report
 
+from helpers.runs import finished_rows, report
 from nota_cli.features.batch import Features
 from nota_cli.inference.encoding import encode
 from nota_cli.inference.journal import journal_path

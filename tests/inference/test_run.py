@@ -1,6 +1,5 @@
 """`nota infer` and what may happen to it: kills, changes, bad audio, a full disk, dead workers."""
 
-import csv
 import json
 import os
 import random
@@ -11,27 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.runs import finished_rows, report, texts
 from nota_cli.inference.journal import journal_path
 from nota_cli.submission import validate
 
 Run = Callable[..., int]
-
-
-def finished_rows(journal: Path) -> int:
-    """Whole lines of a journal behind its header."""
-    try:
-        return max(0, journal.read_bytes().count(b"\n") - 1)
-    except FileNotFoundError:
-        return 0
-
-
-def report(out: Path) -> dict:
-    return json.loads(out.with_suffix(".run.json").read_text())
-
-
-def texts(out: Path) -> dict[str, str]:
-    with out.open(newline="") as file:
-        return {row["testset_id"]: row["text"] for row in csv.DictReader(file)}
 
 
 def test_the_report_tells_what_was_done(nota: Run, tiny_checkpoint: Path, clips: Path, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_infer import finished_rows, report, texts
-from test_ranks import environment, impatient, port  # noqa: F401 - a fixture
 
+from helpers.ranks import environment, impatient
+from helpers.runs import finished_rows, report, texts
 from nota_cli.inference.journal import journal_path
 from nota_cli.inference.outputs import check_submission
 from nota_cli.submission import READ_AS_NAN, write_submission

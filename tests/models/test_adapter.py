@@ -10,13 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers.paths import SHIPPED
 from nota_cli.compression.merge import _read_deltas
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.models.adapter import read_config
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.recipe.load import load_recipe
 
-SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
 V1 = "model.layers.1.self_attn.v_proj"
 
 

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, GPTQConfig
 
+from helpers.paths import REPOSITORY
 from nota_cli.compression.gptq import QuantizeReport, quantize_to_folder
 from nota_cli.errors import CheckpointError, DataError, RecipeError, UsageError
 from nota_cli.quantization import gptq
 
-ROOT = Path(__file__).resolve().parents[2]
 LAYERS, WIDTH, LINEARS = 2, 160, 14
 
 
@@ -360,7 +360,7 @@ print(gptq.kernel_name(model))
 
 
 def test_it_runs_without_a_compiler_and_with_a_clean_stdout(quantised, tmp_path):
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     nowhere = str(tmp_path / "nowhere")
     env = dict.fromkeys(("PATH", "CC", "CXX", "HOME"), nowhere) | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     env["TORCH_EXTENSIONS_DIR"] = env["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "built")

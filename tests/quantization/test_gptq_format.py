@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from helpers.paths import SHIPPED
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.quantization import gptq
 from nota_cli.quantization.gptq_format import read_settings
 from nota_cli.quantization.weight_only import repack_gptq
 
-SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny" / "decoder"
+SHIPPED = SHIPPED / "decoder"
 BOTH = ("config.json", "quantize_config.json")
 Change = Callable[[str, Tensor], Tensor]
 

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.paths import REPOSITORY, SAMPLES
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.audio.clip import load_audio
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-SAMPLES = REPOSITORY / "checkpoints" / "tiny" / "samples"
 REAL = REPOSITORY.parent / "shared" / "data" / "real"
 
 

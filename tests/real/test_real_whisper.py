@@ -8,13 +8,14 @@ import pytest
 import torch
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
+from helpers.paths import SAMPLES
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.features.batch import extract
 from nota_cli.models.encoders.whisper import load_whisper_encoder
 
 pytestmark = pytest.mark.real
 NAMES = ("whisper-tiny.en", "whisper-base")
-DIGITS = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny" / "samples" / "audio" / "digits-17352.flac"
+DIGITS = SAMPLES / "audio" / "digits-17352.flac"
 
 
 def distance(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -5,17 +5,16 @@ import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
+from helpers.paths import REPOSITORY
 from nota_cli.errors import DataError, UsageError
 from nota_cli.score.report import score_submission
 from nota_cli.submission import write_submission
 
-ROOT = Path(__file__).resolve().parents[2]
-AUDIOCAPS = ROOT.parent / "shared" / "data" / "audiocaps" / "test.csv"
-GOLDEN = json.loads((ROOT / "tests" / "golden" / "score.json").read_text(encoding="utf-8"))
+AUDIOCAPS = REPOSITORY.parent / "shared" / "data" / "audiocaps" / "test.csv"
+GOLDEN = json.loads((REPOSITORY / "tests" / "golden" / "score.json").read_text(encoding="utf-8"))
 
 
 def _write(folder, pairs, rows):
@@ -171,7 +170,7 @@ def test_missing_files(tmp_path):
 )
 def test_importing_is_light(module, heavy):
     code = f"import sys, {module}; print(sorted(set({heavy.split()!r}) & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.strip() == "[]"
 
 

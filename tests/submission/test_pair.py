@@ -5,9 +5,9 @@ import random
 import re
 
 import pytest
-from test_submission_table import BOM, OK, H, found
 from typer.testing import CliRunner
 
+from helpers.submissions import BOM, OK, H, found
 from nota_cli.cli import app
 from nota_cli.errors import UsageError
 from nota_cli.submission import examine_pair, write_submission

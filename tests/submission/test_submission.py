@@ -5,17 +5,16 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.paths import REPOSITORY
 from nota_cli.errors import DataError, UsageError
 from nota_cli.submission import Problem, find_submission, validate, write_submission
 
-ROOT = Path(__file__).resolve().parents[1]
 HEAD = b"testset_id,text\n"
 OK = HEAD + b"test0000,a dog\n"
 
@@ -228,5 +227,5 @@ def test_validation_imports_nothing_heavy(tmp_path):
         "print(sorted({'torch', 'transformers', 'pandas', 'numpy', 'jiwer', 'sacrebleu'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "s.csv"), str(annotation)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.strip() == "[]"

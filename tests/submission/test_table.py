@@ -7,16 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.submissions import BOM, OK, H, found
 from nota_cli.errors import DataError, UsageError
 from nota_cli.prompts import AUDIO_PLACE
 from nota_cli.recipe.schema import Prompts
 from nota_cli.submission import KINDS, LIMIT, READ_AS_NAN, examine, repair, validate, write_submission
 from nota_cli.submission.problems import ERROR
 from nota_cli.submission.texts import PROMPTS, suspicions
-
-H = b"testset_id,text\n"
-OK = H + b"test0000,a dog\n"
-BOM = b"\xef\xbb\xbf"
 
 # content, then code and line of every problem in order, then of those that a repaired copy still has
 MALFORMED = {
@@ -163,10 +160,6 @@ FINE = {
     "longer than a block": H.replace(b"\n", b"\r\n")
     + b"".join(b"test%04d,%s\r\n" % (n, b" ".join(b"w%d" % (n + m) for m in range(20))) for n in range(9000)),
 }
-
-
-def found(path, **options):
-    return [(problem.code, problem.line) for problem in examine(path, **options).log.sorted()]
 
 
 @pytest.fixture

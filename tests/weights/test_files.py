@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers.paths import SHIPPED
 from nota_cli.errors import CheckpointError
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.weights.files import is_finite, refuse_non_finite, weight_files
 from nota_cli.weights.state_dicts import find_weights, plain_names
 
-SHIPPED = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 604128\n"
 FILES = ("model.safetensors", "decoder/model.safetensors", "adapter/adapter_model.safetensors")
 TEXTS = ("decoder/config.json", "decoder/tokenizer.json", "decoder/quantize_config.json", "adapter/adapter_config.json")

@@ -13,10 +13,11 @@ import soundfile
 import soxr
 from safetensors.numpy import load_file
 
+from helpers.paths import GOLDEN
 from nota_cli.data.audio.clip import SAMPLE_RATE, duration, load_audio, load_clip
 from nota_cli.errors import AudioError, DataError
 
-GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "nota"
+GOLDEN = GOLDEN / "nota"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")
 
 

@@ -1,12 +1,12 @@
 """Files that end too early or state no size: told, or read as what they are."""
 
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from helpers.paths import CASES
 from nota_cli.data.annotation import Row
 from nota_cli.data.audio.clip import SAMPLE_RATE, duration, load_audio, load_clip
 from nota_cli.data.audio.headers import scan
@@ -14,7 +14,7 @@ from nota_cli.errors import AudioError
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 8 * SAMPLE_RATE)
 KINDS = ["VORBIS", "OPUS"]
-CASES = Path(__file__).resolve().parents[3] / "shared" / "cases" / "audio"
+CASES = CASES / "audio"
 
 
 def write(path, samples=NOISE, rate=SAMPLE_RATE, **kwargs):

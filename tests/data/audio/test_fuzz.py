@@ -5,7 +5,6 @@ import io
 import json
 import os
 import resource
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,12 +12,12 @@ import soundfile
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from helpers.paths import SAMPLES
 from nota_cli.data.annotation import KNOWN_TASKS, Row, read_annotation, row_id
 from nota_cli.data.audio.clip import SAMPLE_RATE, duration, load_clip
 from nota_cli.data.audio.headers import describe, scan
 from nota_cli.errors import DataError, NotaError
 
-SAMPLES = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny" / "samples"
 HUNG = 60  # seconds after which a test has hung: the run is broken off and shows where
 MEMORY = 500e6  # bytes that no damaged file may cost
 RECORDS = 60e3  # bytes of an example that hypothesis remembers

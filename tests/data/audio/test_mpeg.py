@@ -1,19 +1,19 @@
 """MP3 and MP2 whose header states no length or a wrong one: all of it is heard, and only a cut frame is a cut file."""
 
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from helpers.paths import CASES
 from nota_cli.data.annotation import Row
 from nota_cli.data.audio.clip import SAMPLE_RATE, duration, load_audio, load_clip
 from nota_cli.data.audio.headers import scan
 from nota_cli.data.audio.mpeg import BLOCK, LENGTHS, read_mpeg
 from nota_cli.errors import AudioError, AudioWarning
 
-CASES = Path(__file__).resolve().parents[3] / "shared" / "cases" / "audio"
+CASES = CASES / "audio"
 ID3V1 = b"TAG" + bytes(125)
 ID3V2 = b"ID3\x04\0\0\0\0\x02\x00" + b"\xff\xfb\x90\x64" * 64  # what is in a tag is no frame
 APE = b"APETAGEX" + struct.pack("<IIII8x", 2000, 40, 0, 0xA000_0000) + bytes(8) + b"APETAGEX"

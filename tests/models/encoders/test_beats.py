@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.paths import GOLDEN
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import CheckpointError, DataError
 from nota_cli.features.spectrograms import kaldi_fbank
 from nota_cli.models.encoders.beats import BeatsConfig, BeatsEncoder, load_beats
 
-GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")
 
 TINY = BeatsConfig(

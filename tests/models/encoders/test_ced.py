@@ -1,20 +1,20 @@
 """CED against the golden states, its spectrogram, orders and pieces, its indifference to padding, and its training."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.paths import GOLDEN
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import DataError
 from nota_cli.features.batch import FRONT_ENDS
 from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, ced_spectrogram
 from nota_cli.models.encoders.ced import CedConfig, CedEncoder, load_ced
 
-GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "nlp07"
+GOLDEN = GOLDEN / "nlp07"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")
 
 TINY = CedConfig(embed_dim=32, depth=3, num_heads=4, target_length=84)  # 5 steps, and 4 frames over as published

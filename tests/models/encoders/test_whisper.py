@@ -2,17 +2,16 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperModel
 
+from helpers.paths import GOLDEN
 from nota_cli.errors import CheckpointError, DataError
 from nota_cli.models.encoders.whisper import WhisperEncoder, load_whisper_encoder
 
-GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
 needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_decoding import listen
 
+from helpers.decoders import listen
+from helpers.paths import SAMPLES
 from nota_cli.data.annotation import read_annotation
 from nota_cli.generation.repetition import cut_loop, is_looped
 from nota_cli.inference.predict import predict
@@ -40,7 +41,7 @@ def test_a_sample_is_the_rows_own(model: AudioLM, clips: Path, decoding: str) ->
 
 
 def test_the_shipped_model_draws_the_same_at_any_batch_size() -> None:
-    samples = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny" / "samples"
+    samples = SAMPLES
     shipped = AudioLM.from_pretrained(samples.parent)
     rows = [*read_annotation(samples / "asr.json"), *read_annotation(samples / "aac.json")]
     how = shipped.recipe.generate.model_copy(update={"sample": True, "beams": 1, "temperature": 2.0})
