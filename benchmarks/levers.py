@@ -24,8 +24,9 @@ from typing import Any
 from held_out import figures, texts_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from nota_cli.cli.compress_steps import run_prune_layers, run_prune_vocabulary
 from nota_cli.cli.options import pick_recipe
+from nota_cli.cli.prune_layers import run_prune_layers
+from nota_cli.cli.prune_vocabulary import run_prune_vocabulary
 from nota_cli.compression.merge import merge_checkpoint
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.models.inventory import inventory

@@ -29,10 +29,10 @@ HELP = "/asr: what is said; /caption: what is heard; /quit: the end; anything el
 WORDS = {"asr": "asr", "transcribe": "asr", "transcript": "asr", "aac": "aac", "caption": "aac"}
 """Words that select a task's own prompt, with a slash or without: as questions they would mean nothing."""
 
-chat_app = typer.Typer()
+app = typer.Typer()
 
 
-@chat_app.command(epilog="Example: `nota chat dog.wav --prompt 'What animal is it?'`")
+@app.command(epilog="Example: `nota chat dog.wav --prompt 'What animal is it?'`")
 def chat(
     audio: Annotated[Path, typer.Argument(help="The recording.")],
     recipe: RecipeOption = None,

@@ -1,56 +1,40 @@
-"""What the commands that make a model smaller do, step by step."""
+"""`nota prune-vocabulary`: a decoder with the tokens that given texts need."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import torch
+import typer
 
-from nota_cli.cli.guards import check_checkpoint, check_new_folder
-from nota_cli.data.annotation import Row, read_annotation
-from nota_cli.data.batches import RowBatches, TrainingBatches, in_order, loader
-from nota_cli.errors import RecipeError, UsageError
-from nota_cli.files import check_writable
-from nota_cli.inference.engine import feature_spec
-from nota_cli.models.build import build
-from nota_cli.models.checkpoint import WEIGHTS, save_checkpoint
-from nota_cli.outputs import Input
-from nota_cli.recipe.inputs import recipe_inputs
-from nota_cli.recipe.load import load_recipe
-from nota_cli.recipe.schema import Augment, Data, Recipe
+from nota_cli.console import say, table
+from nota_cli.errors import UsageError
+
+app = typer.Typer()
 
 
-def run_quantize(recipe: Recipe, out: Path, bits: int, group_size: int, clips: int) -> list[list[str]]:
-    """The recipe's full-precision checkpoint to one with a GPTQ decoder; returns the table of layers."""
-    from nota_cli.compression.gptq import quantize_to_folder
+@app.command(
+    epilog="Examples: `nota prune-vocabulary checkpoints/mine --annotation train.json --out smaller`, "
+    "and with `--size 32000` no more than so many tokens"
+)
+def prune_vocabulary(
+    source: Annotated[str, typer.Argument(help="A checkpoint folder, or a recipe whose decoder is a local folder.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint or decoder folder to write.")],
+    annotation: Annotated[list[Path] | None, typer.Option(help="Annotations whose texts and questions count.")] = None,
+    texts: Annotated[list[Path] | None, typer.Option(help="Text files, every line of which counts.")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="A token to keep in any case.")] = None,
+    multiple: Annotated[int, typer.Option(min=1, help="Fill up to a multiple of so many rows.")] = 1,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="At most so many tokens; those that the texts use most stay.")
+    ] = None,
+) -> None:
+    """Keep the tokens that given texts need, and shrink embedding, output head and tokenizer to them.
 
-    if not recipe.data.train:
-        raise RecipeError("calibration needs audio: name a recipe with training data by --recipe")
-    check_checkpoint(out, recipe)
-    check_writable(out / "recipe.yaml")
-    model = build(recipe, pack=False)
-    spec = recipe.train
-    batches = TrainingBatches(recipe.data.train, feature_spec(model), Augment(), 16, spec.seed + 1)
-    calibration = []
-    with torch.no_grad():
-        for batch in loader(batches, range(-(-clips // 16)), spec.workers):
-            embeds, mask = model.answer_embeds(batch.features, batch.queries, batch.texts)
-            calibration.append({"inputs_embeds": embeds, "attention_mask": mask})
-    report = quantize_to_folder(
-        model.decoder.base, model.decoder.tokenizer, calibration, out / "decoder", bits=bits, group_size=group_size
-    )
-    decoder = recipe.decoder.model_copy(
-        update={
-            "path": str(out / "decoder"),
-            "config": None,
-            "tokenizer": None,
-            "train": False,
-            "quantisation": "gptq",
-        }
-    )
-    model.recipe = model.recipe.model_copy(update={"decoder": decoder})  # the adapter's own rank and alpha in it
-    save_checkpoint(model, out)
-    return [[layer.name, f"{layer.rounding_error:.4f}", f"{layer.error:.4f}"] for layer in report.layers]
+    The recipe's prompts count always. Any other text can still be read and written, in more tokens (with a word-level
+    tokenizer other words are unknown). What `--size` costs is in the table: how much longer the texts become.
+    """
+    say(f"loading {source} ...")
+    report = run_prune_vocabulary(source, out, annotation or [], texts or [], keep or [], multiple, size)
+    table(f"Vocabulary in {out}", ["", "before", "after"], report)
 
 
 def run_prune_vocabulary(
@@ -63,7 +47,13 @@ def run_prune_vocabulary(
     size: int | None = None,
 ) -> list[list[str]]:
     """A checkpoint folder or a recipe's decoder to one with fewer tokens; returns the table of what became smaller."""
+    from nota_cli.cli.guards import check_new_folder
     from nota_cli.compression.vocabulary import prune_checkpoint, prune_recipe
+    from nota_cli.data.annotation import read_annotation
+    from nota_cli.models.checkpoint import WEIGHTS
+    from nota_cli.outputs import Input
+    from nota_cli.recipe.inputs import recipe_inputs
+    from nota_cli.recipe.load import load_recipe
 
     recipe = load_recipe(source)
     data = recipe.data
@@ -97,50 +87,3 @@ def run_prune_vocabulary(
         ["the texts in tokens", f"{length.before:,}", f"{length.after:,} ({growth:+.1%})"],
         ["of these still one token each", "", f"{length.kept:,} ({kept:.1%})"],
     ]
-
-
-def run_prune_layers(
-    checkpoint: Path, out: Path, numbers: dict[str, int | None], strategy: str, data: Data | None, clips: int
-) -> list[list[str]]:
-    """A checkpoint folder to one with fewer layers; returns the table of the parts."""
-    from nota_cli.compression.layers import choose, layer_counts, prune_layers
-
-    wanted = {part: number for part, number in numbers.items() if number is not None}
-    if not wanted:
-        raise UsageError("say how many layers stay, for example --speech-encoder 3")
-    check_new_folder(out, checkpoint, recipe_inputs(load_recipe(str(checkpoint))))
-    scores: dict[str, list[float]] = {}
-    if strategy == "similarity":
-        scores = _influence(checkpoint, data, clips)
-    totals = {part: len(values) for part, values in scores.items()} or layer_counts(checkpoint)
-    absent = [part for part in wanted if part not in totals]
-    if absent:
-        raise UsageError(f"no part {', '.join(absent)} in {checkpoint}; there are: {', '.join(totals)}")
-    keep = {part: choose(totals[part], number, strategy, scores.get(part)) for part, number in wanted.items()}
-    return [
-        [
-            part.part,
-            f"{len(part.kept)} of {part.total}",
-            " ".join(map(str, part.kept)),
-            f"{part.bytes_before / 1e6:,.2f}",
-            f"{part.bytes_after / 1e6:,.2f}",
-        ]
-        for part in prune_layers(checkpoint, out, keep).parts
-    ]
-
-
-def _influence(checkpoint: Path, data: Data | None, clips: int) -> dict[str, list[float]]:
-    """How much each layer changes what goes through it, over clips drawn evenly from all of a recipe's sources."""
-    from nota_cli.compression.layers import block_influence
-
-    sources = [] if data is None else [*data.train, *data.test.values()]
-    if not sources:
-        raise UsageError("--strategy similarity needs clips: name a recipe with training or test data by --recipe")
-    model = build(load_recipe(str(checkpoint)).model_copy(update={"checkpoint": str(checkpoint)}))
-    share = -(-clips // len(sources))
-    found: list[dict[str, list[float]]] = []
-    for source in sources:
-        rows: Sequence[Row] = read_annotation(source.annotation)[:share]
-        batch = RowBatches(rows, in_order(len(rows), share), source.audio_root, feature_spec(model))[0]
-        found.append(block_influence(model, batch.features, batch.queries))
-    return {part: torch.tensor([one[part] for one in found]).mean(0).tolist() for part in found[0]}

@@ -1,38 +1,27 @@
-"""Commands about systems and their weights: recipes, downloads, checkpoints in other formats."""
+"""`nota recipes`: what there is, what each is made of, and other systems' configs turned into recipes."""
 
+import os
+from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nota_cli.cli.completion import complete_recipe
-from nota_cli.cli.options import JsonOption, RecipeArgument, SetOption, pick_recipe
-from nota_cli.console import print_json, say, table
+from nota_cli.cli.options import JsonOption, RecipeArgument, SetOption
+from nota_cli.console import print_json, say, table, warn
+from nota_cli.errors import UsageError
 
-systems_app = typer.Typer()
-recipes_app = typer.Typer(help="The recipes: what there is and what each is made of.", no_args_is_help=True)
-checkpoint_app = typer.Typer(help="Trained weights in other formats.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from nota_cli.recipe.schema import Decoder, Encoder, Recipe
 
+NAME_WIDTH = 40  # characters of a weights' name that a table has room for
 
-@systems_app.command(epilog="Example: `nota download gemma2-2b-gptq`")
-def download(
-    recipe: RecipeArgument,
-    settings: SetOption = None,
-) -> None:
-    """Fetch every part of a recipe from the hub, verify it, and say where it lies."""
-    from nota_cli.hub import download as fetch
-    from nota_cli.recipe.load import load_recipe
-
-    parts = fetch(load_recipe(recipe, settings))
-    rows = [[part.part, part.source, f"{part.bytes / 1e6:,.1f}", str(part.folder)] for part in parts]
-    table(f"Parts of {recipe}", ["part", "from", "MB", "lies in"], rows)
+app = typer.Typer(help="The recipes: what there is and what each is made of.", no_args_is_help=True)
 
 
-@recipes_app.command("list", epilog="Example: `nota recipes list`")
+@app.command("list", epilog="Example: `nota recipes list`")
 def recipes_list(as_json: JsonOption = False) -> None:
     """Every recipe that ships with nota, with its parts and its size."""
-    from nota_cli.cli.recipe_table import list_recipes
-
     rows = list_recipes()
     if as_json:
         print_json({"recipes": rows})
@@ -40,18 +29,17 @@ def recipes_list(as_json: JsonOption = False) -> None:
         table("Recipes", list(rows[0]), [[str(value) for value in row.values()] for row in rows], whole=True)
 
 
-@recipes_app.command("show", epilog="Example: `nota recipes show gemma2-2b-gptq`")
+@app.command("show", epilog="Example: `nota recipes show gemma2-2b-gptq`")
 def recipes_show(
     recipe: RecipeArgument,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """The parts of a recipe: parameters, and bytes by type of number. Nothing is downloaded."""
-    from nota_cli.cli.steps import show_recipe
     from nota_cli.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, settings)
-    parts = show_recipe(loaded)
+    parts = _parts(loaded)
     if as_json:
         print_json({"recipe": loaded.name, "description": loaded.description, "parts": parts})
         return
@@ -64,34 +52,109 @@ def recipes_show(
     table(loaded.name, ["part", "from", "parameters", "MB", "MB by type"], rows)
 
 
-@recipes_app.command("import", epilog="Example: `nota recipes import train_config.yaml --out mine.yaml`")
+@app.command("import", epilog="Example: `nota recipes import train_config.yaml --out mine.yaml`")
 def recipes_import(
     config: Annotated[Path, typer.Argument(help="A YAML config of SALMONN, the organisers or a team.")],
     out: Annotated[Path | None, typer.Option(help="The recipe file to write; printed if not given.")] = None,
 ) -> None:
     """Turn another system's config into a recipe; keys that are dead or unknown are reported."""
-    from nota_cli.cli.steps import run_import
-
-    text = run_import(config, out)
+    text = _import(config, out)
     if out is None:
         typer.echo(text, nl=False)
 
 
-@checkpoint_app.command("convert", epilog="Example: `nota checkpoint convert theirs.pth -r salmonn-3b --out mine`")
-def checkpoint_convert(
-    file: Annotated[Path, typer.Argument(help="A team's .pth.")],
-    recipe: Annotated[
-        str,
-        typer.Option(
-            "--recipe", "-r", help="The recipe of the system that it belongs to.", autocompletion=complete_recipe
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
-    settings: SetOption = None,
-) -> None:
-    """Turn a `.pth` into a checkpoint folder; of the published weights the configs alone are needed."""
-    loaded = pick_recipe(recipe, file, settings)  # says that it is loading
-    from nota_cli.cli.steps import run_convert
+def list_recipes() -> list[dict[str, object]]:
+    """One row a shipped recipe: its parts, all parameters, all bytes in GB (10^9); no model is built."""
+    from nota_cli.models.sizes import part_sizes
+    from nota_cli.recipe.load import load_recipe, recipe_names
 
-    report = run_convert(file, loaded, out)
-    say(f"{out}: {report}")
+    rows: list[dict[str, object]] = []
+    for name in recipe_names():
+        recipe = load_recipe(name)
+        size: dict[str, object] = {"parameters": "?", "GB": "?"}
+        try:
+            parts = part_sizes(recipe)
+            size["parameters"] = f"{sum(part.parameters for part in parts) / 1e6:,.1f} M"
+            size["GB"] = round(sum(part.bytes for part in parts) / 1e9, 3)
+        except UsageError as error:  # one that lacks a file of the user's own does not hide the others
+            warn(f"{name}: {error}")
+        rows.append(
+            {
+                "recipe": name,
+                "speech encoder": _short(recipe.speech_encoder),
+                "audio encoder": _short(recipe.audio_encoder),
+                "decoder": f"{_short(recipe.decoder)} {_weights(recipe)}",
+                **size,
+            }
+        )
+    return rows
+
+
+def _parts(recipe: "Recipe") -> list[dict[str, object]]:
+    """One row a part: where its weights come from, parameters, bytes, bytes by type of number; then their sum."""
+    from nota_cli.models.build import build
+    from nota_cli.models.inventory import inventory
+
+    sources = {
+        "speech_encoder": _source_of(recipe.speech_encoder),
+        "audio_encoder": _source_of(recipe.audio_encoder),
+        "decoder": _source_of(recipe.decoder),
+    }
+    parts = inventory(build(recipe, "meta", load_format="dummy"))
+    rows = [
+        {
+            "part": part.name,
+            "from": sources.get(part.name.split(":")[0], "trained here"),
+            "parameters": part.parameters,
+            "bytes": part.bytes,
+            "by_type": part.by_type,
+        }
+        for part in parts
+    ]
+    total: Counter[str] = sum((Counter(part.by_type) for part in parts), Counter())
+    parameters, size = sum(part.parameters for part in parts), sum(part.bytes for part in parts)
+    return [*rows, {"part": "all", "from": "", "parameters": parameters, "bytes": size, "by_type": dict(total)}]
+
+
+def _import(config: Path, out: Path | None) -> str:
+    """Another system's config as a recipe's YAML; what it lost on the way is reported on stderr."""
+    from nota_cli.cli.guards import check_import
+    from nota_cli.console import fits_stdout
+    from nota_cli.files import write_text
+    from nota_cli.recipe.importer import import_config
+    from nota_cli.recipe.load import dump_recipe
+    from nota_cli.recipe.schema import Recipe
+
+    check_import(out, config)
+    imported = import_config(config)
+    recipe = Recipe.model_validate(imported.values)
+    for note in imported.notes:
+        say(f"note: {note}")
+    for key in imported.unknown:
+        warn(f"{config}: unknown key {key}, left out")
+    text = f"# From {config.name}. nota infer --recipe {out.name if out else 'THIS.yaml'} --annotation test.json\n"
+    dumped = dump_recipe(recipe)
+    text += dumped if out is not None or fits_stdout(dumped) else dump_recipe(recipe, ascii_only=True)
+    if out is not None:
+        write_text(out, text)
+        say(f"recipe {recipe.name} written to {out}")
+    return text
+
+
+def _source_of(spec: "Encoder | Decoder") -> str:
+    """Where a part's weights come from, as short as it can be named."""
+    if getattr(spec, "kind", "") == "none":
+        return "none"
+    if spec.path is None:
+        return "trained here"
+    return min(os.path.relpath(spec.path), spec.path, key=len) if os.path.isabs(spec.path) else spec.path
+
+
+def _short(spec: "Encoder | Decoder") -> str:
+    """The last part of where weights come from; the kind of encoder for a long file name."""
+    name = os.path.basename(_source_of(spec))
+    return name if len(name) <= NAME_WIDTH else getattr(spec, "kind", name)
+
+
+def _weights(recipe: "Recipe") -> str:
+    return recipe.decoder.dtype if recipe.decoder.quantisation == "none" else recipe.decoder.quantisation

@@ -34,7 +34,7 @@ LongOption = Annotated[
     typer.Option(help="Recordings over 30 s: chunk hears all of it in overlapping windows, cut the first 30 s alone."),
 ]
 
-listen_app = typer.Typer()
+app = typer.Typer()
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Request:
     as_json: bool
 
 
-@listen_app.command(
+@app.command(
     epilog="Examples: `nota transcribe my.wav`; `nota transcribe calls/ 'more/*.mp3' > texts.tsv`; "
     "`ffmpeg -i film.mkv -f wav - | nota transcribe -`"
 )
@@ -77,7 +77,7 @@ def transcribe(
         _listen(_Request("asr", named, chosen, device, form, allow_missing, windows, as_json))
 
 
-@listen_app.command(
+@app.command(
     epilog="Examples: `nota caption dog.wav`; `nota caption sounds/ --json > captions.json`; "
     "`nota caption - < rain.flac`"
 )

@@ -19,12 +19,10 @@ if TYPE_CHECKING:
 SHOWN = 4
 """So many problems of a kind are shown; --json has more."""
 
-submission_app = typer.Typer()
+app = typer.Typer()
 
 
-@submission_app.command(
-    "validate-submission", epilog="Example: `nota validate-submission submission.csv --annotation test.json`"
-)
+@app.command("validate-submission", epilog="Example: `nota validate-submission submission.csv --annotation test.json`")
 def validate_submission(
     csv: Annotated[Path | None, typer.Argument(help="The CSV; else submission.csv here, else the newest one.")] = None,
     annotation: Annotated[

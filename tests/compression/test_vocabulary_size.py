@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from helpers.paths import SHIPPED
 from helpers.vocabularies import ENGLISH, OTHER, generated, make_folder, mapping, texts, tokens
-from nota_cli.cli.compress_steps import run_prune_vocabulary
+from nota_cli.cli.prune_vocabulary import run_prune_vocabulary
 from nota_cli.compression.vocabulary import corpus_texts, prune_recipe, prune_vocabulary
 from nota_cli.compression.vocabulary_tokenizer import Length
 from nota_cli.errors import UsageError

@@ -60,7 +60,7 @@ def test_defaults_are_the_encoders_own(kind, config):
 
 def test_listing_imports_no_model_code(tmp_path):
     code = (
-        "import sys; from nota_cli.cli.recipe_table import list_recipes; rows = list_recipes(); "
+        "import sys; from nota_cli.cli.recipes import list_recipes; rows = list_recipes(); "
         "assert all(row['GB'] != '?' for row in rows); "
         "sys.exit(bool({'torch', 'transformers', 'bitsandbytes', 'gptqmodel'} & set(sys.modules)))"
     )

@@ -1,0 +1,120 @@
+"""`nota infer`: a model over a test set or recordings into a CSV."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nota_cli.cli.options import (
+    AllowMissingOption,
+    AnnotationOption,
+    AudioRootOption,
+    CheckpointOption,
+    DeviceOption,
+    LoadFormatOption,
+    RecipeOption,
+    SetOption,
+    TaskOption,
+    check_sources,
+    pick_batch_size,
+    pick_load_format,
+    pick_one,
+    pick_recipe,
+    pick_task,
+)
+from nota_cli.console import say, table
+from nota_cli.data.recordings import named_recordings
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Examples: `nota infer --task aac --out submission.csv`; "
+    "`nota infer my.wav 'calls/*.mp3' --task asr --out texts.csv`"
+)
+def infer(
+    audio: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Recordings, instead of an annotation: files, folders, globs ('calls/*.wav', quoted), or - for stdin."
+        ),
+    ] = None,
+    task: TaskOption = None,
+    recipe: RecipeOption = None,
+    checkpoint: CheckpointOption = None,
+    annotation: AnnotationOption = None,
+    audio_root: AudioRootOption = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The CSV; submissions/RECIPE-TASK.csv if not given, RECIPE-TASK.csv here for recordings."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")] = None,
+    settings: SetOption = None,
+    device: DeviceOption = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that decode audio ahead; if not given, what the cores can spare."),
+    ] = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Clips of a batch; auto: the recipe's, or on CUDA what the memory takes.")
+    ] = "auto",
+    on_error: Annotated[
+        str, typer.Option(help="Rows with bad audio: stop, blank (the recipe's fallback text) or skip.")
+    ] = "stop",
+    long: Annotated[
+        str, typer.Option(help="Clips over 30 s: cut, as the organisers do, or chunk: overlapping windows.")
+    ] = "cut",
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away what a run that was cut has finished.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a finished CSV of another run, or one that was edited.")
+    ] = False,
+    audio_root_moved: Annotated[
+        bool,
+        typer.Option("--audio-root-moved", help="Resume although the same recordings lie elsewhere now."),
+    ] = False,
+    load_format: LoadFormatOption = "auto",
+    allow_missing: AllowMissingOption = False,
+) -> None:
+    """Run a model over a test set or recordings into a CSV; re-run the same command to resume.
+
+    With no other flag than `--task` the small model that ships with nota runs over the sample recordings.
+    Each row's `task` selects its prompt; `--task` names the test set and serves rows without one, and recordings, whose
+    paths are the CSV's `testset_id`.
+    Several processes share the rows under `torchrun` or `accelerate launch`. Beside the CSV lies a report, `.run.json`.
+    """
+    task = pick_task(task)
+    check_sources(audio, annotation, audio_root, task)
+    with named_recordings(audio or []) as recordings:
+        for note in recordings.notes:
+            say(note)
+        chosen = pick_recipe(recipe, checkpoint, settings)
+
+        from nota_cli.inference.bad_audio import ON_ERROR
+        from nota_cli.inference.run import Wishes, run_infer
+        from nota_cli.models.loading import Loading
+
+        wishes = Wishes(
+            task,
+            annotation,
+            recordings.files,
+            audio_root,
+            out,
+            limit,
+            device,
+            workers,
+            Loading(pick_load_format(load_format), allow_missing),
+            batch_size=pick_batch_size(batch_size),
+            on_error=pick_one("--on-error", on_error, ON_ERROR),
+            chunk=pick_one("--long", long, ("cut", "chunk")) == "chunk",
+            restart=restart,
+            overwrite=overwrite,
+            audio_root_moved=audio_root_moved,
+        )
+        summary = run_infer(chosen, wishes)
+    if summary is not None:
+        table("Inference", ["", ""], [[name, str(value)] for name, value in summary.items()])

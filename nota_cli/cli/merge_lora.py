@@ -1,0 +1,31 @@
+"""`nota merge-lora`: adapters added to the decoder's weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nota_cli.console import say
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: `nota merge-lora checkpoints/mine --out checkpoints/merged`")
+def merge_lora(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder with adapters on an unquantised decoder.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
+    rounding: Annotated[bool, typer.Option("--rounding", help="Merge into half precision too, which rounds.")] = False,
+) -> None:
+    """Add the adapters to the decoder's weights, so that nothing of them is left to compute."""
+    say(f"loading {checkpoint} ...")
+    from nota_cli.cli.guards import check_new_folder
+    from nota_cli.compression.folders import read_recipe
+    from nota_cli.compression.merge import merge_checkpoint
+    from nota_cli.recipe.inputs import recipe_inputs
+
+    check_new_folder(out, checkpoint, recipe_inputs(read_recipe(checkpoint)))
+    report = merge_checkpoint(checkpoint, out, rounding=rounding)
+    say(f"{report.folder}: {report.layers} layers merged")

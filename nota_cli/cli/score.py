@@ -1,0 +1,54 @@
+"""`nota score`: a CSV against its references."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nota_cli.cli.completion import complete_task
+from nota_cli.cli.options import (
+    JsonOption,
+    pick_task,
+)
+from nota_cli.console import print_json, table
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: `nota score submission.csv --annotation test.json --task aac --details clips.csv`")
+def score(
+    csv: Annotated[Path, typer.Argument(help="The submission CSV.")],
+    annotation: Annotated[Path, typer.Option(help="Annotation JSON with the references.")],
+    task: Annotated[str, typer.Option(help="asr, aac or qa.", autocompletion=complete_task)],
+    profile: Annotated[
+        str, typer.Option(help="organisers, or standard: the figures that papers publish (aac: the extra `spider`).")
+    ] = "organisers",
+    bootstrap: Annotated[
+        int, typer.Option(min=0, help="Samples behind the 95% confidence intervals; 0: no intervals.")
+    ] = 1000,
+    details: Annotated[Path | None, typer.Option(help="Write each clip's edits, texts and values to this CSV.")] = None,
+    worst: Annotated[
+        int | None, typer.Option(min=0, help="So many worst clips and substitutions on stderr; 5, with --json none.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a CSV exactly as the organisers do, or as papers do."""
+    from nota_cli.cli.guards import check_score
+    from nota_cli.files import check_writable
+    from nota_cli.score import details as tool
+    from nota_cli.score.report import score_clips
+
+    check_score(details, csv, annotation)
+    if details is not None:
+        check_writable(details)
+    scored = score_clips(csv, annotation, pick_task(task) or task, profile=profile, samples=bootstrap)
+    if details is not None:
+        tool.write_details(details, scored.clips)
+    if as_json:
+        print_json(scored.report)
+    else:
+        table(f"Score of {csv.name}", ["", ""], tool.figures(scored.report))
+    tool.show(scored, (0 if as_json else 5) if worst is None else worst)

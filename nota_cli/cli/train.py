@@ -1,0 +1,47 @@
+"""`nota train`: what a recipe trains, into a checkpoint folder."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from nota_cli.cli.options import (
+    RecipeArgument,
+    SetOption,
+)
+from nota_cli.console import say, table
+
+if TYPE_CHECKING:
+    pass
+
+app = typer.Typer()
+
+
+@app.command(
+    epilog="Example: `nota train tiny-samples --out checkpoints/mine`, a minute's run on the sample recordings. "
+    "`nota train tiny` needs the corpora that the shipped model was trained on."
+)
+def train(
+    recipe: RecipeArgument,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder; checkpoints/RECIPE if not given.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Checkpoint folder to start from.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was cut off.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away.")] = False,
+    settings: SetOption = None,
+) -> None:
+    """Train what the recipe trains; a run that was killed goes on with `--resume`."""
+    from nota_cli.cli.guards import check_checkpoint
+    from nota_cli.recipe.load import load_recipe
+    from nota_cli.recipe.sources import with_data_there
+
+    changes = [*(settings or []), *([] if init is None else [f"train.init={json.dumps(str(init))}"])]
+    loaded = with_data_there(load_recipe(recipe, changes), recipe)
+    folder = out or Path("checkpoints") / loaded.name
+    check_checkpoint(folder, loaded)
+    say(f"loading recipe {loaded.name} ...")
+    from nota_cli.training.loop import train as train_recipe
+
+    done = train_recipe(loaded, folder, resume=resume, restart=restart)
+    rows = [["checkpoint", str(done.folder)], ["steps", str(done.steps)]]
+    table("Training", ["", ""], [*rows, *([name, f"{value:.4f}"] for name, value in done.metrics.items())])
