@@ -2,10 +2,11 @@
 
 from typing import TYPE_CHECKING
 
+from nota_cli.version import __version__
+
 if TYPE_CHECKING:
     from nota_cli.api import AudioLM
 
-__version__ = "0.1.0"
 __all__ = ["AudioLM", "__version__"]
 
 

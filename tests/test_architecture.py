@@ -1,8 +1,9 @@
-"""The table of docs/architecture.md: who may import whom, and what must start fast."""
+"""The tables of docs/architecture.md: what lies where, who may import whom, and what must start fast."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,75 +11,127 @@ import pytest
 from helpers.paths import REPOSITORY
 
 PACKAGE = REPOSITORY / "nota_cli"
-BASE = {"errors", "files", "parsing", "paths", "console", "assets", "outputs", ""}
+TESTS = REPOSITORY / "tests"
+BASE = {"errors", "version", "files", "parsing", "paths", "console", "assets", "outputs"}
 MAY = {
     "errors": set(),
-    "files": {"errors"},
+    "version": set(),
     "parsing": set(),
+    "files": {"errors"},
     "paths": {"errors"},
-    "assets": {"errors"},
     "console": {"errors"},
+    "assets": {"errors"},
     "outputs": {"errors"},
-    "recipe": BASE | {"recipe"},
-    "prompts": BASE | {"recipe"},
+    "recipe": BASE,
     "hub": BASE | {"recipe"},
-    "data": BASE | {"recipe", "prompts", "data"},
-    "model": BASE | {"recipe", "hub", "prompts", "model", "compress", "data.features", "data.inputs"},
-    "compress": BASE | {"recipe", "hub", "prompts", "model", "compress", "data.features", "data.inputs"},
-    "inference": BASE | {"recipe", "hub", "prompts", "data", "model", "inference", "long_audio", "submission"},
-    "efficiency": BASE | {"recipe", "prompts", "data", "model", "compress", "inference", "efficiency"},
-    "training": BASE | {"recipe", "prompts", "data", "model", "training", "inference", "score"},
-    "score": BASE | {"data.annotation", "score", "submission"},
-    "compare": BASE | {"compare_runs"},
-    "compare_runs": BASE,
-    "compare_plot": BASE | {"compare"},
-    "submit": BASE,
-    "long_audio": BASE,
-    "api": BASE | {"recipe", "prompts", "data", "model", "compress", "inference", "long_audio"},
-    "submission": BASE | {"data.annotation", "submission"},
+    "prompts": BASE | {"recipe"},
+    "features": BASE,
+    "weights": BASE | {"recipe"},
+    "quantization": BASE | {"weights"},
+    "generation": BASE | {"prompts"},
+    "models": BASE | {"recipe", "hub", "prompts", "features", "weights", "quantization", "generation"},
+    "data": BASE | {"recipe", "prompts", "features"},
+    "submission": BASE | {"data.annotation"},
+    "score": BASE | {"data.annotation", "submission"},
+    "inference": BASE | {"recipe", "hub", "features", "models", "data", "submission"},
+    "training": BASE | {"recipe", "models", "data", "score", "inference"},
+    "compression": BASE | {"recipe", "hub", "prompts", "features", "weights", "quantization", "models"},
+    "efficiency": BASE | {"recipe", "prompts", "features", "generation", "models", "data", "inference"},
+    "leaderboard": BASE,
+    "api": BASE | {"recipe", "prompts", "features", "models", "data", "inference"},
+    "__init__": {"version", "console", "api"},
 }
+MAY["cli"] = set(MAY)
+"""One row a room, in the order of imports."""
 
 
-def imports(path: Path) -> set[str]:
-    """Every nota_cli module that the file imports, late imports included, without the package's name."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("nota_cli"):
-            found.add(node.module.removeprefix("nota_cli").lstrip("."))
+def module_name(path: Path) -> str:
+    """`models.build` of `nota_cli/models/build.py`; a package is named as its folder."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def statements(node: ast.AST, late: bool) -> Iterator[ast.stmt]:
+    """Statements in the order of the file; without `late`, only those that run when the file is imported."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) and not late:
+            continue
+        if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test) and not late:
+            continue
+        if isinstance(child, ast.stmt):
+            yield child
+        yield from statements(child, late)
+
+
+def imports(path: Path, late: bool = True) -> set[str]:
+    """Every nota_cli module that the file imports, without the package's name."""
+    modules = set()
+    for node in statements(ast.parse(path.read_text(encoding="utf-8")), late):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            if node.module is not None and node.module.split(".")[0] == "nota_cli":
+                name = node.module.removeprefix("nota_cli").removeprefix(".")
+                for alias in node.names:
+                    inner = f"{name}.{alias.name}".removeprefix(".")
+                    modules.add(inner if inner in MODULES else name or "__init__")
         elif isinstance(node, ast.Import):
-            found |= {name.name.removeprefix("nota_cli.") for name in node.names if name.name.startswith("nota_cli.")}
-    return found
+            modules |= {alias.name[9:] for alias in node.names if alias.name.startswith("nota_cli.")}
+    return modules
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_rooms_import_only_what_they_may(path: Path) -> None:
-    room = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    if room in {
-        "cli",
-        "cli_chat",
-        "cli_completion",
-        "cli_options",
-        "cli_systems",
-        "cli_compress",
-        "cli_leaderboard",
-        "cli_listen",
-        "cli_submission",
-        "commands",
-        "commands_compress",
-        "commands_infer",
-        "commands_recipes",
-        "guards",
-        "process",
-        "__init__",
-    }:
-        return
-    allowed = MAY[room]
-    for module in imports(path):
-        assert module in allowed or module.split(".")[0] in allowed, f"{path.name} imports nota_cli.{module}"
+def test_every_room_has_one_row() -> None:
+    assert {name.split(".")[0] for name in MODULES} == set(MAY)
+
+
+def test_rooms_import_only_those_above_them() -> None:
+    rooms = list(MAY)
+    for number, room in enumerate(rooms):
+        above = set(rooms[:number])
+        assert {allowed.split(".")[0] for allowed in MAY[room]} - {room} <= above, f"{room} may import a room below it"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_rooms_import_only_what_they_may(name: str) -> None:
+    room = name.split(".")[0]
+    for module in imports(MODULES[name]):
+        parts = module.split(".")
+        ways = {".".join(parts[:length]) for length in range(1, len(parts) + 1)}
+        assert parts[0] == room or ways & MAY[room], f"{name} imports nota_cli.{module}"
+
+
+def test_files_do_not_import_each_other_in_circles() -> None:
+    left = {name: imports(path, late=False) & set(MODULES) - {name} for name, path in MODULES.items()}
+    while free := [name for name, wanted in left.items() if not wanted & set(left)]:
+        for name in free:
+            del left[name]
+    assert not left, f"these files import each other in a circle, or one that does: {sorted(left)}"
+
+
+def test_architecture_document_lists_every_module_and_no_other() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    chapter = text.partition("## Rooms")[2].partition("## Who may import whom")[0]
+    listed = set()
+    for section in chapter.split("\n### ")[1:]:
+        heading, *lines = section.splitlines()
+        folder = heading.strip("`") if heading.startswith("`") else ""
+        listed |= {folder + line.split("`")[1] for line in lines if line.startswith("| `")}
+    files = {str(path.relative_to(PACKAGE)) for path in MODULES.values() if path.name != "__init__.py"}
+    assert listed == files
+
+
+def test_no_test_file_imports_another() -> None:
+    for path in TESTS.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            assert not [name for name in names if name.split(".")[-1].startswith("test_")], path
 
 
 def test_no_file_is_longer_than_400_lines() -> None:
-    lengths = {path.name: len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    lengths = {str(path): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert not {name: length for name, length in lengths.items() if length > 400}
 
 

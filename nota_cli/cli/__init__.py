@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from nota_cli import __version__
 from nota_cli.cli import (
     chat,
     checkpoint,
@@ -27,6 +26,7 @@ from nota_cli.cli import (
 from nota_cli.cli.options import expand_paths
 from nota_cli.cli.process import run
 from nota_cli.console import quiet_process, show_audio_warnings
+from nota_cli.version import __version__
 
 app = typer.Typer(
     help="Train, run, score and measure small audio language models.",

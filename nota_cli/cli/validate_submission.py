@@ -1,4 +1,4 @@
-"""The command `nota validate-submission` and what it shows."""
+"""`nota validate-submission`: a CSV against the organisers' rules, and a repaired copy of it."""
 
 import os
 from pathlib import Path

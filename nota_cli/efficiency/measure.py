@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from nota_cli import __version__
 from nota_cli.efficiency.floor import bandwidth, bytes_per_token, matmul_rate, operations, part_dtype
 from nota_cli.efficiency.memory import Meter, meter
 from nota_cli.efficiency.report import compare, show, show_comparison, text_table
@@ -24,6 +23,7 @@ from nota_cli.models.inventory import Part, inventory
 from nota_cli.models.memory import memory_there, out_of_memory
 from nota_cli.recipe.load import recipe_hash
 from nota_cli.recipe.schema import LoadFormat, Recipe
+from nota_cli.version import __version__
 
 __all__ = ["PROTOCOLS", "Settings", "compare", "measure", "measure_model", "show", "show_comparison"]
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from nota_cli import __version__
 from nota_cli.data.annotation import Row, row_id
 from nota_cli.data.audio.clip import NOTE_KINDS
 from nota_cli.inference.engine import Tally
 from nota_cli.inference.journal import BLANK, DONE, SKIPPED, Entry
 from nota_cli.inference.results import Outcomes
+from nota_cli.version import __version__
 
 PACKAGES = ("torch", "transformers", "peft", "gptqmodel", "soundfile", "soxr", "numpy")
 

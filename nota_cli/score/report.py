@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from nota_cli import __version__
 from nota_cli.data.annotation import FAMILY_TASK, Row, family, read_annotation, row_id
 from nota_cli.errors import DataError, UsageError, listing
 from nota_cli.score.cider import cider_d
@@ -16,6 +15,7 @@ from nota_cli.score.qa import answers, squad_normalise
 from nota_cli.score.wer import ClipEdits, WerResult, clip_edits, normalise, plain_words, wer
 from nota_cli.submission import COLUMNS, Problem, read_records
 from nota_cli.submission.problems import printable
+from nota_cli.version import __version__
 
 PROFILES = ("organisers", "standard")
 CIDER_NOTE = "this is CIDEr-D x 100, which the organisers print under the name SPIDEr; it is not SPIDEr"
