@@ -95,10 +95,10 @@ def infer(
         chosen = pick_recipe(recipe, checkpoint, settings)
 
         from nota_cli.inference.bad_audio import ON_ERROR
-        from nota_cli.inference.run import Wishes, run_infer
+        from nota_cli.inference.run import InferOptions, run_infer
         from nota_cli.models.loading import Loading
 
-        wishes = Wishes(
+        options = InferOptions(
             task,
             annotation,
             recordings.files,
@@ -115,6 +115,6 @@ def infer(
             overwrite=overwrite,
             audio_root_moved=audio_root_moved,
         )
-        summary = run_infer(chosen, wishes)
+        summary = run_infer(chosen, options)
     if summary is not None:
         table("Inference", ["", ""], [[name, str(value)] for name, value in summary.items()])

@@ -320,7 +320,7 @@ def _made_ahead(make: Callable[[int], Any], order: Sequence[int], workers: int, 
         worker_init_fn=partial(_start_worker, os.getpid()),
         generator=torch.Generator(),  # its own, or starting it would move the random state that training resumes from
     )
-    with dead_workers_told():
+    with explain_worker_crash():
         for batch in batches:
             if isinstance(batch, NotaError):
                 raise batch
@@ -328,7 +328,7 @@ def _made_ahead(make: Callable[[int], Any], order: Sequence[int], workers: int, 
 
 
 @contextmanager
-def dead_workers_told() -> Iterator[None]:
+def explain_worker_crash() -> Iterator[None]:
     """Turn torch's word of a worker that died, which comes at any moment, into an error that tells what to do.
 
     Raises:

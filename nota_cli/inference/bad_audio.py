@@ -20,13 +20,13 @@ class Policy:
     """How a run takes bad audio.
 
     Args:
-        wish: `stop`; `blank` fills in `fallback`; `skip` leaves the row out.
+        on_error: `stop`; `blank` fills in `fallback`; `skip` leaves the row out.
         rows: annotation rows, by position.
         fallback: a task's text for clips that cannot be read.
     """
 
-    def __init__(self, wish: OnError, rows: Sequence[Row], fallback: Callable[[str], str]) -> None:
-        self.wish, self.rows, self.fallback = wish, rows, fallback
+    def __init__(self, on_error: OnError, rows: Sequence[Row], fallback: Callable[[str], str]) -> None:
+        self.on_error, self.rows, self.fallback = on_error, rows, fallback
 
     def before(self, bad: Sequence[BadFile]) -> list[Entry]:
         """What becomes of rows that were found bad before the run.
@@ -40,7 +40,7 @@ class Policy:
         said = f"{count} {'row has' if count == 1 else 'rows have'} audio that cannot be used"
         if not bad[0].listed:
             said = f"{count} {'recording' if count == 1 else 'recordings'} cannot be used"
-        if self.wish == "stop":
+        if self.on_error == "stop":
             raise DataError(f"{said}:\n{describe(bad)}\n{REMEDY}")
         warn(f"{said} and {self._fate(count)}:\n{describe(bad)}")
         reasons: dict[int, str] = {}
@@ -55,7 +55,7 @@ class Policy:
         Raises:
             DataError: the run stops.
         """
-        if bad and self.wish == "stop":
+        if bad and self.on_error == "stop":
             reasons = "\n".join(reason for _, reason in bad)
             raise DataError(
                 f"{reasons}\nThe run stops here. Finished rows are kept, and the same command goes on with the rest. "
@@ -68,11 +68,11 @@ class Policy:
         return [self._entry(position, reason) for position, reason in bad]
 
     def _fate(self, count: int) -> str:
-        if self.wish == "blank":
+        if self.on_error == "blank":
             return "gets the fallback text" if count == 1 else "get the fallback text"
         return "is left out" if count == 1 else "are left out"
 
     def _entry(self, position: int, reason: str) -> Entry:
-        if self.wish == "skip":
+        if self.on_error == "skip":
             return Entry(position, "", SKIPPED, reason=reason)
         return Entry(position, self.fallback(self.rows[position].task), BLANK, reason=reason)

@@ -15,7 +15,7 @@ import torch
 from nota_cli.console import warn
 from nota_cli.data.annotation import Row
 from nota_cli.data.audio.clip import AudioNote
-from nota_cli.data.batches import AHEAD, Batch, Decoded, FeatureSpec, RowBatches, dead_workers_told, tolerant_loader
+from nota_cli.data.batches import AHEAD, Batch, Decoded, FeatureSpec, RowBatches, explain_worker_crash, tolerant_loader
 from nota_cli.errors import NotaError
 from nota_cli.inference.batching import Units, groups, units
 from nota_cli.inference.encoding import encode
@@ -167,7 +167,7 @@ class Engine:
         dataset = RowBatches(rows, batches, self.audio_root, self.spec, windows)
         ahead = max(2, min(AHEAD, ROWS_AHEAD // max(map(len, batches), default=1)))
         stream = tolerant_loader(dataset, range(len(batches)), workers, ahead)
-        with closing(stream), dead_workers_told():
+        with closing(stream), explain_worker_crash():
             while True:
                 with timed(self.tally, "wait"):
                     item = next(stream, None)

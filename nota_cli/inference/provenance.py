@@ -17,7 +17,7 @@ WHOLE = 64 * 2**20  # bytes up to which a file is read from end to end
 SAMPLES, SAMPLE = 64, 2**16  # what is read of a larger one, besides its beginning and its end
 EDGE = 2**20
 SUFFIXES = {".safetensors", ".json", ".yaml", ".pth", ".pt", ".bin", ".model", ".txt", ".jinja"}
-ASIDE = {"trainer", "samples", "metrics.json"}  # what of a checkpoint does not change what it says
+IGNORED_FILES = {"trainer", "samples", "metrics.json"}  # what of a checkpoint does not change what it says
 DIGITS = 16
 MACHINE_LOCAL_KEYS = ("audio_root", "recordings", "large_files")
 """What of a stamp may differ between the machines of a run, and after its files were moved."""
@@ -174,5 +174,5 @@ def _files(path: Path) -> Iterator[tuple[str, Path]]:
         return
     for file in sorted(path.rglob("*")):
         inside = file.relative_to(path)
-        if file.suffix in SUFFIXES and not ASIDE & set(inside.parts) and file.is_file():
+        if file.suffix in SUFFIXES and not IGNORED_FILES & set(inside.parts) and file.is_file():
             yield str(inside), file

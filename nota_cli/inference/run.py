@@ -43,7 +43,7 @@ VISIBLE_SECONDS = 30.0  # that a shared folder may take to show what another mac
 
 
 @dataclass(frozen=True)
-class Wishes:
+class InferOptions:
     """What the command line asks for.
 
     Attributes:
@@ -87,7 +87,7 @@ class _Run:
     """What all processes of a run know."""
 
     recipe: Recipe
-    wishes: Wishes
+    options: InferOptions
     selection: Selection
     out: Path
     device: str
@@ -106,10 +106,10 @@ class _Run:
     @property
     def policy(self) -> Policy:
         settings = self.recipe.generate
-        return Policy(self.wishes.on_error, self.rows, lambda task: settings.for_task(task).fallback_text)
+        return Policy(self.options.on_error, self.rows, lambda task: settings.for_task(task).fallback_text)
 
 
-def run_infer(recipe: Recipe, wishes: Wishes) -> dict[str, object] | None:
+def run_infer(recipe: Recipe, options: InferOptions) -> dict[str, object] | None:
     """Annotation to CSV and report; returns what the summary table shows, None in processes other than rank 0.
 
     Raises:
@@ -119,7 +119,7 @@ def run_infer(recipe: Recipe, wishes: Wishes) -> dict[str, object] | None:
     """
     ranks = Ranks.from_environment()
     with ranks.together():
-        run = _prepare(recipe, wishes, ranks)
+        run = _prepare(recipe, options, ranks)
         try:
             if ranks.rank == 0:
                 return _lead(run)
@@ -130,33 +130,33 @@ def run_infer(recipe: Recipe, wishes: Wishes) -> dict[str, object] | None:
             raise
 
 
-def _prepare(recipe: Recipe, wishes: Wishes, ranks: Ranks) -> _Run:
-    if wishes.recordings:
-        chosen = select_recordings(wishes.recordings, wishes.task or "", wishes.limit)
+def _prepare(recipe: Recipe, options: InferOptions, ranks: Ranks) -> _Run:
+    if options.recordings:
+        chosen = select_recordings(options.recordings, options.task or "", options.limit)
     else:
-        audio_root, leads = wishes.audio_root, ranks.rank == 0
-        chosen = select_annotation(recipe, wishes.task, wishes.annotation, audio_root, wishes.limit, leads)
-    _ask_all(chosen.rows, recipe)
+        audio_root, leads = options.audio_root, ranks.rank == 0
+        chosen = select_annotation(recipe, options.task, options.annotation, audio_root, options.limit, leads)
+    _check_prompts(chosen.rows, recipe)
     # `nota validate-submission` takes the newest of `submissions/`, and texts of recordings are no submission.
     folder = Path("submissions" if chosen.annotation else "")
-    out = wishes.out or folder / f"{recipe.name}-{wishes.task or 'all'}.csv"
+    out = options.out or folder / f"{recipe.name}-{options.task or 'all'}.csv"
     if out.is_symlink():
         out = Path(os.path.realpath(out))  # what lies beside the CSV lies beside the file itself
     check_run_outputs(out, recipe, chosen.annotation, chosen.rows, chosen.audio_root, ranks.world)
-    return _Run(recipe, wishes, chosen, out, _device(wishes.device, ranks), ranks)
+    return _Run(recipe, options, chosen, out, _device(options.device, ranks), ranks)
 
 
 def _lead(run: _Run) -> dict[str, object]:
     """Rank 0: look, divide, answer its share, gather, write."""
     check_writable(run.out)
     check_writable(report_path(run.out))
-    made_of, stamp = _made_of(run)
-    moved, restart = run.wishes.audio_root_moved, run.wishes.restart
+    made_of, stamp = _provenance(run)
+    moved, restart = run.options.audio_root_moved, run.options.restart
     with closing(Journal(journal_path(run.out), stamp, restart=restart, moved=moved)) as journal:
         sweep(run.out)
         sweep(report_path(run.out))
         kept = _take_over(run, journal)
-        if not (run.wishes.overwrite or any(kept)):  # rows are kept of a run that was allowed to write there
+        if not (run.options.overwrite or any(kept)):  # rows are kept of a run that was allowed to write there
             refuse_other_run(run.out, made_of["run_key"])
         left = array("q", (position for position in range(len(run.rows)) if not kept[position]))
         if any(kept):
@@ -183,7 +183,7 @@ def _follow(run: _Run) -> None:
         UsageError: this process would answer otherwise than rank 0.
     """
     rank = run.ranks.rank
-    _, own = _made_of(run)
+    _, own = _provenance(run)
     given = json.loads(run.ranks.receive(f"share.{rank}", 0))
     theirs, ours = ({k: v for k, v in stamp.items() if k not in MACHINE_LOCAL_KEYS} for stamp in (given["stamp"], own))
     if theirs != ours:
@@ -200,7 +200,7 @@ def _follow(run: _Run) -> None:
 def _take_over(run: _Run, journal: Journal) -> bytearray:
     """Which rows are finished; what other ranks of an earlier run have left is put into rank 0's journal first."""
     for path in rank_journals(run.out):
-        moved, restart = run.wishes.audio_root_moved, run.wishes.restart
+        moved, restart = run.options.audio_root_moved, run.options.restart
         with closing(Journal(path, journal.stamp, restart=restart, moved=moved)) as other:
             journal.append([entry for entry in _entries(run, other) if entry.status == DONE])
             other.remove()
@@ -218,7 +218,7 @@ def _divide(run: _Run, journal: Journal, left: Sequence[int]) -> _Share:
         found = scan(
             [run.rows[position] for position in left],
             run.audio_root,
-            whole=run.wishes.chunk,
+            whole=run.options.chunk,
             on_progress=lambda count: bar.advance(shown, count),
         )
         seconds = _lengths(run, found, left)
@@ -251,7 +251,7 @@ def _lengths(run: _Run, found: Scan, left: Sequence[int]) -> "array[float]":
         elif row.index not in bad:
             try:
                 paths = clip_paths(row, run.audio_root)
-                seconds[position] = duration(*paths, row=row.number, exact=run.wishes.chunk)
+                seconds[position] = duration(*paths, row=row.number, exact=run.options.chunk)
             except AudioError as error:
                 found.append(bad_file(row, error))
     found.sort(key=lambda each: each.row)
@@ -263,13 +263,13 @@ def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
     if not share.rows:
         return Tally()
     with timed(run.stages, "load"):
-        model = load(run.recipe, run.device, run.wishes.loading)
-    policy, wishes = run.policy, run.wishes
+        model = load(run.recipe, run.device, run.options.loading)
+    policy, options = run.policy, run.options
     lengths = array("d", bytes(8 * len(run.rows)))
     for position, seconds in zip(share.rows, share.seconds, strict=True):
         lengths[position] = seconds
     engine = Engine(
-        model, run.rows, run.audio_root, workers=wishes.workers, batch_size=wishes.batch_size, chunk=wishes.chunk
+        model, run.rows, run.audio_root, workers=options.workers, batch_size=options.batch_size, chunk=options.chunk
     )
     with progress(run.ranks.rank == 0) as bar:
         many = "" if run.ranks.world == 1 else f"rank 0 of {run.ranks.world}"
@@ -328,11 +328,11 @@ def _entries(run: _Run, journal: Journal) -> Iterator[Entry]:
 def _write_report(
     run: _Run, outcomes: Outcomes, tallies: Sequence[Tally], resumed: int, made_of: dict[str, Any]
 ) -> dict[str, Any]:
-    long = "chunk" if run.wishes.chunk else "cut"
+    long = "chunk" if run.options.chunk else "cut"
     facts = Facts(run.device, run.ranks.world, resumed, long, run.recipe.audio.max_seconds, made_of)
     report = run_report(run.rows, outcomes, tallies, run.stages, time.monotonic() - run.started, facts)
     named_by_path = run.selection.annotation is None
-    validation = check_submission(run.out, run.wishes.task, named_by_path=named_by_path)
+    validation = check_submission(run.out, run.options.task, named_by_path=named_by_path)
     report |= {"csv_hash": file_hash(run.out), "validation": validation}
     write_text(report_path(run.out), json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     if len(report["skipped"]) == report["rows"]:
@@ -362,9 +362,9 @@ def _summary(run: _Run, report: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _made_of(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:
+def _provenance(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the report says of recipe, weights and annotation, and what the texts depend on."""
-    wishes = run.wishes
+    options = run.options
     names = (name for row in run.rows for name in (row.path, *row.expand))
     return made_of(
         run.recipe,
@@ -374,8 +374,8 @@ def _made_of(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:
             "audio_root": str(run.audio_root),
             "recordings": recordings_hash(names, run.audio_root),
         },
-        {"task": wishes.task, "limit": wishes.limit},
-        {"long": "chunk" if wishes.chunk else "cut", "load_format": wishes.loading.format},
+        {"task": options.task, "limit": options.limit},
+        {"long": "chunk" if options.chunk else "cut", "load_format": options.loading.format},
     )
 
 
@@ -389,7 +389,7 @@ def _device(name: str, ranks: Ranks) -> str:
     return f"cuda:{int(os.environ.get('LOCAL_RANK', ranks.rank)) % torch.cuda.device_count()}"
 
 
-def _ask_all(rows: Sequence[Row], recipe: Recipe) -> None:
+def _check_prompts(rows: Sequence[Row], recipe: Recipe) -> None:
     """Every row's task needs a prompt; better known before the model is loaded."""
     lacking = sorted({row.task for row in rows} - set(recipe.prompts.tasks))
     if lacking:

@@ -69,10 +69,10 @@ def merge_as_asked(model: "AudioLM") -> int:
     Raises:
         RecipeError: it says `always`, and they cannot be merged.
     """
-    wish = model.recipe.generate.merge_lora
-    if wish == "never":
+    merging = model.recipe.generate.merge_lora
+    if merging == "never":
         return 0
-    always = wish == "always" and model.recipe.lora is not None
+    always = merging == "always" and model.recipe.lora is not None
     if always and model.recipe.decoder.quantisation != "none":
         raise RecipeError(
             f"generate.merge_lora is always, and decoder.quantisation is {model.recipe.decoder.quantisation}: "
