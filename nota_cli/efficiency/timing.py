@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nota_cli.data.audio.clip import SAMPLE_RATE
 from nota_cli.features.batch import FRONT_ENDS, Features
-from nota_cli.generation.static_decoder import GreedyDecoder
+from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.inference.engine import feature_spec
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.prompts import Query
@@ -110,7 +110,7 @@ class Greedy:
 
     def __init__(self, model: AudioLM, tokens: int) -> None:
         self._model, self._decoder = model, model.decoder.model
-        self._fixed = GreedyDecoder(model.decoder) if model.recipe.generate.decoding == "auto" else None
+        self._fixed = StaticCacheDecoder(model.decoder) if model.recipe.generate.decoding == "auto" else None
         self._settings = model.recipe.generate.model_copy(update={"max_new_tokens": tokens})
         self._mask = self._token = torch.empty(0)
         self._cache: Any = None
@@ -122,10 +122,12 @@ class Greedy:
 
     def first(self, embeds: Tensor, mask: Tensor, query: Query) -> None:
         """Prefill, and the first token."""
-        if self._fixed is not None and not self._fixed.takes(mask.size(1) + self._settings.max_new_tokens):
+        if self._fixed is not None and not self._fixed.supports(mask.size(1) + self._settings.max_new_tokens):
             self._fixed = None
         if self._fixed is not None:
-            self._fixed.begin(embeds, mask, self._model.rules(self._settings), self._model.prompt_heads([query]))
+            self._fixed.begin(
+                embeds, mask, self._model.decoding_options(self._settings), self._model.prompt_heads([query])
+            )
             return
         output = self._decoder(inputs_embeds=embeds, attention_mask=mask, use_cache=True, logits_to_keep=1)
         self._mask, self._cache = mask, output.past_key_values

@@ -7,7 +7,7 @@ from nota_cli.generation.sampling import Sampling
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """What ends a row, what follows its end, how repeated tokens are punished (Keskar et al. 2019), what is drawn."""
+    """What ends a row, what follows its end, how repeated tokens are penalized (Keskar et al. 2019), what is drawn."""
 
     max_new_tokens: int
     end_ids: tuple[int, ...]

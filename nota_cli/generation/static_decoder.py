@@ -55,11 +55,11 @@ class _State:
         mask: `[batch, 1, 1, length]`, added to attention scores.
         token, position, done: `[batch, 1]`: the last token, its position, and whether its row has ended.
         slot, count: `[1]`: where the token goes in the cache, and how many there are in `tokens` `[batch, length]`.
-        said: `[batch, vocabulary]`, tokens that are there already; None where nothing is punished.
+        generated_mask: `[batch, vocabulary]`, tokens that were generated already; None where nothing is penalized.
         seeds: `[batch, 1]`, what each row's draws depend on.
     """
 
-    rules: DecodingOptions
+    options: DecodingOptions
     structure: int
     cache: FixedCache
     mask: Tensor
@@ -69,13 +69,13 @@ class _State:
     slot: Tensor
     count: Tensor
     tokens: Tensor
-    said: Tensor | None
+    generated_mask: Tensor | None
     seeds: Tensor
     ends: Tensor
     graph: Any = None
 
 
-class GreedyDecoder:
+class StaticCacheDecoder:
     """The likeliest token, or a drawn one, one after the other, for a batch of prompts.
 
     It keeps one cache, with its CUDA graph, and the keys and values of one prefix from call to call; both are given up
@@ -92,7 +92,7 @@ class GreedyDecoder:
         self._eager = False  # a capture has failed
         self.reuse_prefix = True
 
-    def takes(self, length: int) -> bool:
+    def supports(self, length: int) -> bool:
         """Whether it can decode up to `length` tokens a row, prompt included, as transformers would."""
         base = self._decoder.base
         config = base.config
@@ -112,7 +112,7 @@ class GreedyDecoder:
         """How it decodes, in words."""
         return "static cache" if self._eager or self._device.type != "cuda" else "static cache, CUDA graph"
 
-    def forget(self) -> None:
+    def reset_cache(self) -> None:
         """Give up cache, graph and prefix."""
         self._state = self._prefix = None
 
@@ -125,7 +125,7 @@ class GreedyDecoder:
         self,
         embeds: Tensor,
         mask: Tensor,
-        rules: DecodingOptions,
+        options: DecodingOptions,
         heads: Sequence[list[int]] = (),
         seeds: Sequence[int] = (),
     ) -> Tensor:
@@ -134,22 +134,22 @@ class GreedyDecoder:
         Args:
             embeds: left-padded prompts `[batch, length, width]`.
             mask: `[batch, length]`, 1 at real places.
-            rules: when to stop.
+            options: when to stop.
             heads: for each row the token ids that its prompt begins with; what all have in common is computed once
                 and kept for the batches to come.
             seeds: one for each row, where tokens are drawn (`nota_cli.generation.sampling.row_seeds`).
 
         Returns:
-            Token ids `[batch, tokens]`, ends included and `rules.pad_id` behind them.
+            Token ids `[batch, tokens]`, ends included and `options.pad_id` behind them.
         """
-        self.begin(embeds, mask, rules, heads, seeds)
+        self.begin(embeds, mask, options, heads, seeds)
         look = LOOK_EVERY if self._device.type == "cuda" else 1
-        for made in range(1, rules.max_new_tokens):
+        for made in range(1, options.max_new_tokens):
             if made % look == 0 and bool(self._state.done.all()):
                 break
             self.step()
         tokens = self._state.tokens[:, : int(self._state.count)].cpu()
-        ended = torch.isin(tokens, torch.tensor(rules.end_ids)).cumsum(1)
+        ended = torch.isin(tokens, torch.tensor(options.end_ids)).cumsum(1)
         return tokens[:, : int((ended[:, :-1] == 0).sum(1).max()) + 1]
 
     @torch.inference_mode()
@@ -157,13 +157,13 @@ class GreedyDecoder:
         self,
         embeds: Tensor,
         mask: Tensor,
-        rules: DecodingOptions,
+        options: DecodingOptions,
         heads: Sequence[list[int]] = (),
         seeds: Sequence[int] = (),
     ) -> None:
         """Prefill, and the first token; the arguments are those of `generate`."""
         structure, versions = _stamps(self._decoder)
-        state = self._state_for(embeds, rules, structure)
+        state = self._state_for(embeds, options, structure)
         common = _common(heads) if self.reuse_prefix else []
         if self._prefix is not None and self._prefix.versions != versions:
             self._prefix = None
@@ -191,8 +191,8 @@ class GreedyDecoder:
         state.count.zero_()
         state.done.zero_()
         state.seeds.copy_(torch.tensor(seeds or [0] * batch)[:, None])
-        if state.said is not None:
-            state.said.zero_()
+        if state.generated_mask is not None:
+            state.generated_mask.zero_()
         cache.place = state.slot
         if self._device.type == "cuda":
             cache.seen = cache.length
@@ -242,16 +242,16 @@ class GreedyDecoder:
     def _choose(self, logits: Tensor) -> None:
         """The next token of every row from its logits `[batch, vocabulary]`."""
         state = self._state
-        if state.said is not None:
-            penalty, logits = state.rules.repetition_penalty, logits.float()
-            punished = torch.where(logits < 0, logits * penalty, logits / penalty)
-            logits = torch.where(state.said, punished, logits)
-        if state.rules.sampling is not None:
-            logits = perturb(logits, state.seeds, state.count, state.rules.sampling)
-        chosen = logits.argmax(-1, keepdim=True).masked_fill_(state.done, state.rules.pad_id)
+        if state.generated_mask is not None:
+            penalty, logits = state.options.repetition_penalty, logits.float()
+            penalized = torch.where(logits < 0, logits * penalty, logits / penalty)
+            logits = torch.where(state.generated_mask, penalized, logits)
+        if state.options.sampling is not None:
+            logits = perturb(logits, state.seeds, state.count, state.options.sampling)
+        chosen = logits.argmax(-1, keepdim=True).masked_fill_(state.done, state.options.pad_id)
         state.done |= (chosen == state.ends).any(-1, keepdim=True)
-        if state.said is not None:
-            state.said.scatter_(1, chosen, True)
+        if state.generated_mask is not None:
+            state.generated_mask.scatter_(1, chosen, True)
         state.tokens.index_copy_(1, state.count, chosen)
         state.count += 1
         state.token.copy_(chosen)
@@ -269,24 +269,24 @@ class GreedyDecoder:
             ~visible, torch.finfo(dtype).min
         )
 
-    def _state_for(self, embeds: Tensor, rules: DecodingOptions, structure: int) -> _State:
+    def _state_for(self, embeds: Tensor, options: DecodingOptions, structure: int) -> _State:
         """The state kept from before where it fits, else a new one, the old one's memory freed first."""
         batch, device = embeds.size(0), embeds.device
-        needed = -(-(embeds.size(1) + rules.max_new_tokens) // ROUND_TO) * ROUND_TO
+        needed = -(-(embeds.size(1) + options.max_new_tokens) // ROUND_TO) * ROUND_TO
         old = self._state
         if old is not None:
             same = (old.structure, old.cache.batch, old.mask.dtype) == (structure, batch, embeds.dtype)
-            alike = replace(rules, max_new_tokens=old.rules.max_new_tokens) == old.rules
+            alike = replace(options, max_new_tokens=old.options.max_new_tokens) == old.options
             if same and alike and needed <= old.cache.length <= 2 * needed:
                 if device.type == "cuda":
                     old.cache.clear()
                 return old
         self._state = old = None
         integers = {"dtype": torch.long, "device": device}
-        penalised = rules.repetition_penalty != 1.0
+        penalized = options.repetition_penalty != 1.0
         vocabulary = self._decoder.base.config.vocab_size
         state = _State(
-            rules=rules,
+            options=options,
             structure=structure,
             cache=FixedCache(batch, needed),
             mask=torch.zeros(batch, 1, 1, needed, dtype=embeds.dtype, device=device),
@@ -296,9 +296,9 @@ class GreedyDecoder:
             slot=torch.zeros(1, **integers),
             count=torch.zeros(1, **integers),
             tokens=torch.zeros(batch, needed, **integers),
-            said=torch.zeros(batch, vocabulary, dtype=torch.bool, device=device) if penalised else None,
+            generated_mask=torch.zeros(batch, vocabulary, dtype=torch.bool, device=device) if penalized else None,
             seeds=torch.zeros(batch, 1, **integers),
-            ends=torch.tensor(rules.end_ids, **integers),
+            ends=torch.tensor(options.end_ids, **integers),
         )
         self._state = state
         return state
@@ -309,7 +309,7 @@ class GreedyDecoder:
         if not self._decoder.base._can_compile_fullgraph:
             return self._give_up_graphs("what it runs depends on the tokens")
         changing = [state.mask, state.token, state.position, state.done, state.slot, state.count, state.tokens]
-        changing += [] if state.said is None else [state.said]
+        changing += [] if state.generated_mask is None else [state.generated_mask]
         kept = [tensor.clone() for tensor in changing]
 
         def restore() -> None:

@@ -227,7 +227,7 @@ class Engine:
         try:
             batch = part if isinstance(part, Batch) else dataset.finish(part)
             encoded = encode(self.model, batch.features)
-            answers = self.model.generate_with_notes(encoded, batch.queries, self.settings(rows[0].task))
+            answers = self.model.generate_answers(encoded, batch.queries, self.settings(rows[0].task))
             return [(answer.text, answer.looped) for answer in answers]
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
@@ -246,7 +246,7 @@ class Engine:
             warn(f"a batch of {count} does not fit the memory and is halved, as others may be: {reason}")
         self.tally.halvings += 1
         self._fits = count // 2
-        self.model.greedy.forget()
+        self.model.greedy.reset_cache()
         gc.collect()
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()

@@ -7,7 +7,7 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from helpers.decoders import ENDS, FAMILIES, HEAD, make_decoder, make_prompts
 from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.sampling import Sampling, perturb, row_seeds
-from nota_cli.generation.static_decoder import GreedyDecoder
+from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.prompts import Query
 
 LOGITS = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0, -1.5])
@@ -55,7 +55,7 @@ def test_seeds_differ_by_everything_that_is_asked() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_draws_the_same_in_any_company(family: str) -> None:
     decoder = make_decoder(family)
-    own, rules = GreedyDecoder(decoder), DecodingOptions(20, ENDS, 0, 1.2, Sampling(1.5, 40, 0.95))
+    own, rules = StaticCacheDecoder(decoder), DecodingOptions(20, ENDS, 0, 1.2, Sampling(1.5, 40, 0.95))
     embeds, mask = make_prompts(decoder, (20, 9, 7, 12, 20))
     seeds = row_seeds(0, [Query("asr", key=str(row)) for row in range(5)])
     together = own.generate(embeds, mask, rules, [HEAD] * 5, seeds)
@@ -76,7 +76,7 @@ def test_a_graph_draws_what_the_cpu_draws(how: Sampling) -> None:
     rules, seeds = DecodingOptions(20, ENDS, 0, 1.2, how), row_seeds(0, [Query("asr", key=key) for key in "abc"])
     for seed in (1, 2):
         embeds, mask = make_prompts(on_cpu, (9, 20, 7), seed)
-        expected = GreedyDecoder(on_cpu).generate(embeds, mask, rules, [HEAD] * 3, seeds)
-        graphs = GreedyDecoder(on_gpu)
+        expected = StaticCacheDecoder(on_cpu).generate(embeds, mask, rules, [HEAD] * 3, seeds)
+        graphs = StaticCacheDecoder(on_gpu)
         for _ in range(2):
             assert torch.equal(graphs.generate(embeds.cuda(), mask.cuda(), rules, [HEAD] * 3, seeds), expected)

@@ -16,7 +16,7 @@ from helpers.paths import SHIPPED
 from nota_cli.data.annotation import read_annotation
 from nota_cli.efficiency.measure import Settings, measure_model
 from nota_cli.generation.options import DecodingOptions
-from nota_cli.generation.static_decoder import GreedyDecoder
+from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.inference.predict import predict
 from nota_cli.models.build import build
 from nota_cli.models.decoders.decoder import Decoder
@@ -58,7 +58,7 @@ def watch_logits(model: nn.Module) -> Iterator[list[Tensor]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_tokens_are_those_of_transformers(family: str, adapted: bool) -> None:
     decoder = make_decoder(family, adapted)
-    fixed = GreedyDecoder(decoder)
+    fixed = StaticCacheDecoder(decoder)
     lengths, ended = [], 0
     for penalty in (1.0, 1.7):
         for sizes, count in (((14,), 20), ((9, 20, 7, 12, 20), 30), ((12, 6), 1), ((25, 8, 6, 30, 6), 50)):
@@ -76,7 +76,7 @@ def test_the_tokens_are_those_of_transformers(family: str, adapted: bool) -> Non
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_kept_prefix_changes_logits_by_rounding_alone(family: str) -> None:
     decoder = make_decoder(family)
-    fixed, rules = GreedyDecoder(decoder), DecodingOptions(8, (), 0)
+    fixed, rules = StaticCacheDecoder(decoder), DecodingOptions(8, (), 0)
     passes = []
     for seed, heads in ((4, [HEAD] * 3), (3, []), (3, [HEAD] * 3), (3, [HEAD[:3], [*HEAD[:3], 9], HEAD])):
         with watch_logits(decoder.base) as logits:
@@ -117,7 +117,7 @@ def test_nothing_stale_is_used(tiny_recipe: Path, clips: Path) -> None:
     assert model.greedy.cache_bytes() > 0
     model.train()
     assert model.greedy.cache_bytes() == 0
-    assert not model.greedy.takes(10)  # dropout is on
+    assert not model.greedy.supports(10)  # dropout is on
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.7])
@@ -193,7 +193,7 @@ def test_lean_adapters_need_a_scale_that_does_not_round(dtype: str, alpha: int, 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_is_harmless_in_half_precision(family: str, dtype: torch.dtype) -> None:
     decoder = make_decoder(family).to(dtype)
-    fixed, rules = GreedyDecoder(decoder), DecodingOptions(6, (), 0)
+    fixed, rules = StaticCacheDecoder(decoder), DecodingOptions(6, (), 0)
     for _ in range(2):
         with watch_logits(decoder.base) as logits:
             fixed.generate(*make_prompts(decoder, (30, 6, 11)), rules, [HEAD] * 3)
@@ -202,7 +202,7 @@ def test_padding_is_harmless_in_half_precision(family: str, dtype: torch.dtype) 
 
 def test_one_cache_is_kept_and_shared_by_lengths_that_fit() -> None:
     decoder = make_decoder("llama")
-    fixed = GreedyDecoder(decoder)
+    fixed = StaticCacheDecoder(decoder)
     sizes = []
     for lengths, count in (((30, 40), 60), ((30, 20), 60), ((50, 20), 70), ((20, 9), 10), ((9,), 10)):
         fixed.generate(*make_prompts(decoder, lengths), DecodingOptions(count, (), 0), [HEAD] * len(lengths))
@@ -212,11 +212,11 @@ def test_one_cache_is_kept_and_shared_by_lengths_that_fit() -> None:
 
 def test_what_it_does_not_take_goes_the_plain_way(tiny_recipe: Path, clips: Path) -> None:
     decoder = make_decoder("gemma2", sliding_window=32)
-    fixed = GreedyDecoder(decoder)
-    assert fixed.takes(32)
-    assert not fixed.takes(33)
+    fixed = StaticCacheDecoder(decoder)
+    assert fixed.supports(32)
+    assert not fixed.supports(33)
     decoder.base.generation_config.no_repeat_ngram_size = 2
-    assert not fixed.takes(32)
+    assert not fixed.supports(32)
     model = build(load_recipe(str(tiny_recipe), ["decoder.config.sliding_window=8"]))
     features, queries = listen(model, clips)[0]
     plain = model.recipe.generate.model_copy(update={"decoding": "plain"})
@@ -254,7 +254,7 @@ def test_a_graph_gives_the_tokens_of_eager_steps(
     family: str, penalty: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
     decoder = make_decoder(family, adapted=True).to("cuda")
-    graphs, on_cpu = GreedyDecoder(decoder), make_decoder(family, adapted=True)
+    graphs, on_cpu = StaticCacheDecoder(decoder), make_decoder(family, adapted=True)
     for sizes, count in (((9, 20, 7), 30), ((12, 6, 8), 30), ((14,), 20), ((12, 6), 1), ((12, 6), 2)):
         for _ in range(2):
             embeds, mask = make_prompts(on_cpu, sizes, seed=count)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from nota_cli.features.batch import extract
 from nota_cli.generation.options import DecodingOptions
-from nota_cli.generation.static_decoder import GreedyDecoder
+from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.models.build import build
 from nota_cli.models.decoders.decoder import Decoder, load_decoder
 from nota_cli.prompts import Query
@@ -80,8 +80,8 @@ def test_greedy_tokens_are_those_of_transformers(decoder: Decoder, theirs: PreTr
         inputs_embeds=embeds, attention_mask=mask, max_new_tokens=10, do_sample=False, eos_token_id=1, pad_token_id=0
     )
     assert [without_padding(row) for row in plain] == expected
-    fixed = GreedyDecoder(decoder)
-    assert fixed.takes(mask.size(1) + RULES.max_new_tokens)
+    fixed = StaticCacheDecoder(decoder)
+    assert fixed.supports(mask.size(1) + RULES.max_new_tokens)
     heads = [ids[:1] for ids in rows]
     for _ in range(2):  # a prefix is kept the first time
         assert [without_padding(row) for row in fixed.generate(embeds, mask, RULES, heads)] == expected
@@ -96,9 +96,9 @@ def test_beyond_the_sliding_window(decoder: Decoder, theirs: PreTrainedModel) ->
     window = decoder.base.config.sliding_window
     kinds = decoder.base.config.layer_types
     assert {kinds.count("sliding_attention"), kinds.count("full_attention")} == {15, 3}
-    fixed = GreedyDecoder(decoder)
-    assert fixed.takes(window)
-    assert not fixed.takes(window + 1)
+    fixed = StaticCacheDecoder(decoder)
+    assert fixed.supports(window)
+    assert not fixed.supports(window + 1)
     ids = prompt_ids(decoder, "The quick brown fox jumps over the lazy dog, then it sleeps. " * 40)[: window + 30]
     embeds, mask = left_padded([decoder.embed(torch.tensor(part)) for part in (ids, ids[: window // 4])])
     found = decoder.model.generate(

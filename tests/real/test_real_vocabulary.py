@@ -12,7 +12,7 @@ import yaml
 from transformers import LogitsProcessor, LogitsProcessorList
 
 from nota_cli.generation.options import DecodingOptions
-from nota_cli.generation.static_decoder import GreedyDecoder
+from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.models.decoders.decoder import Decoder, load_decoder
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 
@@ -88,5 +88,5 @@ def test_answers_are_those_of_the_full_model_with_the_other_tokens_forbidden(
         )[0, ids.size(1) :].tolist()
         own = torch.tensor([[small.tokenizer.bos_token_id, *small.token_ids(text)]])
         rules = DecodingOptions(TOKENS, (small.tokenizer.eos_token_id,), small.tokenizer.pad_token_id)
-        found = GreedyDecoder(small).generate(small.embed(own), torch.ones_like(own), rules)
+        found = StaticCacheDecoder(small).generate(small.embed(own), torch.ones_like(own), rules)
         assert [old_ids[token] for token in found[0].tolist()] == expected

@@ -12,7 +12,7 @@ from nota_cli.features.batch import Features
 from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.repetition import PENALTY, cut_loop, is_looped
 from nota_cli.generation.sampling import Sampling, perturb, row_seeds
-from nota_cli.generation.static_decoder import GreedyDecoder
+from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.models.connector import Connector
 from nota_cli.models.decoders.decoder import Decoder
 from nota_cli.prompts import Query, wrap
@@ -78,7 +78,7 @@ class AudioLM(nn.Module):
         self.decoder = decoder
         audio_width = None if audio_encoder is None else audio_encoder.output_dim
         self.connector = Connector(recipe.connector, speech_encoder.output_dim, audio_width, decoder.width)
-        self.greedy = GreedyDecoder(decoder)
+        self.greedy = StaticCacheDecoder(decoder)
 
     @property
     def device(self) -> torch.device:
@@ -92,7 +92,7 @@ class AudioLM(nn.Module):
 
     def train(self, mode: bool = True) -> "AudioLM":
         """Training or evaluation mode, as always; what greedy decoding keeps between batches is given up."""
-        self.greedy.forget()
+        self.greedy.reset_cache()
         return super().train(mode)
 
     def encode(self, features: Features) -> Encoded:
@@ -133,8 +133,8 @@ class AudioLM(nn.Module):
         known = {text: ([] if bos is None else [bos]) + self.decoder.token_ids(text) for text in set(texts)}
         return [known[text] for text in texts]
 
-    def rules(self, settings: Generate) -> DecodingOptions:
-        """When an answer ends, what its tokens are punished for, and what they are drawn from."""
+    def decoding_options(self, settings: Generate) -> DecodingOptions:
+        """When an answer ends, what its tokens are penalized for, and what they are drawn from."""
         tokenizer = self.decoder.tokenizer
         end_ids = {tokenizer.eos_token_id, *self._single_end_id(), *self.decoder.end_ids} - {None}
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids)
@@ -148,11 +148,11 @@ class AudioLM(nn.Module):
     def generate(
         self, features: Features | Encoded, queries: list[Query], settings: Generate | None = None
     ) -> list[str]:
-        """The texts of `generate_with_notes`."""
-        return [answer.text for answer in self.generate_with_notes(features, queries, settings)]
+        """The texts of `generate_answers`."""
+        return [answer.text for answer in self.generate_answers(features, queries, settings)]
 
     @torch.inference_mode()
-    def generate_with_notes(
+    def generate_answers(
         self, features: Features | Encoded, queries: list[Query], settings: Generate | None = None
     ) -> list[Answer]:
         """What is said of each clip up to the end symbol; other special tokens stay as text, as the organisers do it.
@@ -206,39 +206,39 @@ class AudioLM(nn.Module):
 
     def _search(self, encoded: Encoded, queries: list[Query], settings: Generate) -> list[Answer]:
         embeds, mask = self.prompt_embeds(encoded, queries)
-        rules = self.rules(settings)
+        options = self.decoding_options(settings)
         seeds = row_seeds(settings.seed, queries) if settings.sample else []
         own = settings.beams == 1 and settings.decoding == "auto"
-        if own and self.greedy.takes(mask.size(1) + rules.max_new_tokens):
-            ids = self.greedy.generate(embeds, mask, rules, self.prompt_heads(queries), seeds)
+        if own and self.greedy.supports(mask.size(1) + options.max_new_tokens):
+            ids = self.greedy.generate(embeds, mask, options, self.prompt_heads(queries), seeds)
         else:
-            ids = self._plain_ids(embeds, mask, rules, settings, seeds)
-        return [self._spell(row, set(rules.end_ids)) for row in ids.tolist()]
+            ids = self._plain_ids(embeds, mask, options, settings, seeds)
+        return [self._decode_answer(row, set(options.end_ids)) for row in ids.tolist()]
 
     def _plain_ids(
-        self, embeds: Tensor, mask: Tensor, rules: DecodingOptions, settings: Generate, seeds: Sequence[int]
+        self, embeds: Tensor, mask: Tensor, options: DecodingOptions, settings: Generate, seeds: Sequence[int]
     ) -> Tensor:
         """What transformers' own search finds `[batch, tokens]`."""
         # Asked for by name, it takes a row's padding for generated tokens and spares as many of those (5.23).
-        penalty = rules.repetition_penalty
+        penalty = options.repetition_penalty
         processors: list[LogitsProcessor] = [] if penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(penalty)]
-        if rules.sampling is not None:
-            processors.append(_Drawn(rules.sampling, seeds))
+        if options.sampling is not None:
+            processors.append(_Drawn(options.sampling, seeds))
         return self.decoder.model.generate(
             inputs_embeds=embeds,
             attention_mask=mask,
-            max_new_tokens=rules.max_new_tokens,
+            max_new_tokens=options.max_new_tokens,
             num_beams=settings.beams,
             do_sample=False,
             repetition_penalty=1.0,
             logits_processor=LogitsProcessorList(processors),
             length_penalty=settings.length_penalty,
             bos_token_id=self.decoder.tokenizer.bos_token_id,
-            eos_token_id=list(rules.end_ids),
-            pad_token_id=rules.pad_id,
+            eos_token_id=list(options.end_ids),
+            pad_token_id=options.pad_id,
         )
 
-    def _spell(self, ids: list[int], end_ids: set[int]) -> Answer:
+    def _decode_answer(self, ids: list[int], end_ids: set[int]) -> Answer:
         end = next((place for place, token in enumerate(ids) if token in end_ids), len(ids))
         text = self.decoder.tokenizer.decode(ids[:end]).split(self.end_symbol)[0].strip()
         return Answer(text, tokens=min(end + 1, len(ids)))

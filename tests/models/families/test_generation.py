@@ -80,7 +80,7 @@ def test_tasks_of_a_batch_go_by_their_own_settings(model: AudioLM, clips: Path) 
         )
     ]
     assert model.generate(features, queries, mixed) == expected
-    answers = model.generate_with_notes(features, queries, mixed)
+    answers = model.generate_answers(features, queries, mixed)
     assert [answer.text for answer in answers] == expected
     assert all(answer.tokens <= 3 for answer, query in zip(answers, queries, strict=True) if query.task == "asr")
 
@@ -92,7 +92,7 @@ def test_the_recipes_own_tasks_hold_where_no_settings_are_given(tiny_checkpoint:
     assert model.settings_for("asr").max_new_tokens == 1
     assert model.settings_for("audiocaption_v2") == model.settings_for("QA") == model.settings_for("QA").for_task("asr")
     features, queries = listen(model, clips)[0]
-    tokens = [answer.tokens for answer in model.generate_with_notes(features, queries)]
+    tokens = [answer.tokens for answer in model.generate_answers(features, queries)]
     assert all((count == 1) == (query.task == "asr") for count, query in zip(tokens, queries, strict=True))
 
 
@@ -115,13 +115,13 @@ def test_what_is_encoded_already_is_not_encoded_again(model: AudioLM, clips: Pat
 def test_loops_are_cut_or_answered_again(model: AudioLM, clips: Path, beams: int) -> None:
     features, queries = listen(model, clips)[0]
     long = settings(model, max_new_tokens=40, beams=beams)
-    whole = model.generate_with_notes(features, queries, long)
+    whole = model.generate_answers(features, queries, long)
     assert any(is_looped(answer.text) for answer in whole), "random weights used to loop; take another seed"
     assert [answer.looped for answer in whole] == [is_looped(answer.text) for answer in whole]
-    cut = model.generate_with_notes(features, queries, long.model_copy(update={"loop_guard": "cut"}))
+    cut = model.generate_answers(features, queries, long.model_copy(update={"loop_guard": "cut"}))
     assert cut == [Answer(cut_loop(old.text), is_looped(old.text), old.tokens) for old in whole]
     assert model.generate(features, queries, long.model_copy(update={"loop_guard": "cut"})) == [a.text for a in cut]
-    again = model.generate_with_notes(features, queries, long.model_copy(update={"loop_guard": "penalise"}))
+    again = model.generate_answers(features, queries, long.model_copy(update={"loop_guard": "penalise"}))
     stricter = model.generate(features, queries, long.model_copy(update={"repetition_penalty": 1.3}))
     for old, new, other in zip(whole, again, stricter, strict=True):
         assert new.looped == is_looped(old.text)
