@@ -26,7 +26,7 @@ def submit(
         bool, typer.Option("--dry-run", help="Validate and say what would be sent; send nothing.")
     ] = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the score.")] = 600.0,
-    poll_seconds: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks at it.")] = 5.0,
+    poll_seconds: Annotated[float, typer.Option(min=0.05, help="Seconds between two polls at it.")] = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Validate a CSV, send it to its Kaggle competition and wait for the score.
@@ -38,7 +38,7 @@ def submit(
     from nota_cli.submission import examine
 
     report = examine(csv, [] if annotation is None else [annotation], pick_task(task))
-    parcel = tool.pack(csv, report.rows, competition, message)
+    request = tool.pack(csv, report.rows, competition, message)
     problems = [problem for problem in report.log.sorted() if problem.severity == "error"]
     if problems:
         if as_json:
@@ -51,15 +51,15 @@ def submit(
     if report.log.of("warning"):
         warn(f"things that look wrong: {report.log.of('warning')}; nota validate-submission {csv} shows them")
     if dry_run:
-        _show({"status": "not sent", **parcel.summary()}, as_json, "Would be sent")
+        _show({"status": "not sent", **request.summary()}, as_json, "Would be sent")
         return
     with progress() as bar:
         shown = bar.add_task(competition, total=None, detail="connecting")
         outcome = tool.send(
-            parcel,
+            request,
             timeout,
             poll_seconds,
-            lambda state, looks: bar.update(shown, completed=looks, detail=state),
+            lambda state, polls: bar.update(shown, completed=polls, detail=state),
         )
     _show(outcome.summary(), as_json, f"Submission to {competition}")
     if outcome.status != "complete":

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 
 from nota_cli.console import warn
 from nota_cli.data.annotation import Row, row_id
-from nota_cli.data.audio.headers import BadFile, describe
+from nota_cli.data.audio.headers import FileProblem, describe
 from nota_cli.errors import DataError
 from nota_cli.inference.journal import BLANK, SKIPPED, Entry
 
@@ -28,7 +28,7 @@ class Policy:
     def __init__(self, on_error: OnError, rows: Sequence[Row], fallback: Callable[[str], str]) -> None:
         self.on_error, self.rows, self.fallback = on_error, rows, fallback
 
-    def before(self, bad: Sequence[BadFile]) -> list[Entry]:
+    def before(self, bad: Sequence[FileProblem]) -> list[Entry]:
         """What becomes of rows that were found bad before the run.
 
         Raises:

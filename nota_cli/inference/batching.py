@@ -14,7 +14,7 @@ UNKNOWN = float("inf")  # seconds of a clip whose header tells none: it comes fi
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class Segment:
     """A row's clip, or one window of it.
 
     Attributes:
@@ -28,32 +28,32 @@ class Unit:
     window: Window | None = None
 
     @property
-    def rank(self) -> float:
+    def sort_key(self) -> float:
         """Seconds, for a window as if it were a whole one."""
         return self.seconds if self.window is None else UNKNOWN
 
 
-class Units(Sequence[Unit]):
-    """Units, of which none is an object before it is asked for: test sets may be long and memory short."""
+class Segments(Sequence[Segment]):
+    """Segments, of which none is an object before it is asked for: test sets may be long and memory short."""
 
-    def __init__(self, members: Iterable[Unit] = ()) -> None:
+    def __init__(self, members: Iterable[Segment] = ()) -> None:
         self._rows, self._seconds = array("q"), array("d")
         self._windows: dict[int, Window] = {}
-        for unit in members:
-            if unit.window is not None:
-                self._windows[len(self._rows)] = unit.window
-            self._rows.append(unit.row)
-            self._seconds.append(unit.seconds)
+        for segment in members:
+            if segment.window is not None:
+                self._windows[len(self._rows)] = segment.window
+            self._rows.append(segment.row)
+            self._seconds.append(segment.seconds)
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, place: int) -> Unit:
-        return Unit(self._rows[place], self._seconds[place], self._windows.get(place))
+    def __getitem__(self, place: int) -> Segment:
+        return Segment(self._rows[place], self._seconds[place], self._windows.get(place))
 
-    def without(self, places: Collection[int]) -> "Units":
+    def without(self, places: Collection[int]) -> "Segments":
         """The others."""
-        return Units(unit for place, unit in enumerate(self) if place not in places)
+        return Segments(segment for place, segment in enumerate(self) if place not in places)
 
 
 def longest_first(positions: Sequence[int], seconds: Sequence[float], most: float) -> "array[int]":
@@ -68,22 +68,25 @@ def longest_first(positions: Sequence[int], seconds: Sequence[float], most: floa
     return array("q", (positions[place] for place in order))
 
 
-def units(positions: Sequence[int], seconds: Sequence[float], most: float, *, chunk: bool) -> Units:
+def segments(positions: Sequence[int], seconds: Sequence[float], most: float, *, chunk: bool) -> Segments:
     """The rows' clips; with `chunk` those that are longer than `most` as overlapping windows, one behind the other."""
 
-    def found() -> Iterator[Unit]:
+    def found() -> Iterator[Segment]:
         for position, length in zip(positions, seconds, strict=True):
             if chunk and most < length and isfinite(length):
                 for start, stop in windows(length, window=most):
-                    yield Unit(position, stop - start, (start, stop))
+                    yield Segment(position, stop - start, (start, stop))
             else:
-                yield Unit(position, min(length, most))
+                yield Segment(position, min(length, most))
 
-    return Units(found())
+    return Segments(found())
 
 
 def groups(
-    members: Sequence[Unit], rows: Sequence[Row], settings: Callable[[str], Generate], size: Callable[[Generate], int]
+    members: Sequence[Segment],
+    rows: Sequence[Row],
+    settings: Callable[[str], Generate],
+    size: Callable[[Generate], int],
 ) -> list[Sequence[int]]:
     """Places in `members`, a batch each: same settings, neighbours in length; the batch with the longest clip first.
 
@@ -95,8 +98,8 @@ def groups(
     """
     by_settings: dict[str, array[int]] = {}
     known: dict[str, tuple[str, Generate]] = {}
-    for place, unit in enumerate(members):
-        task = rows[unit.row].task
+    for place, segment in enumerate(members):
+        task = rows[segment.row].task
         if task not in known:
             known[task] = (settings(task).model_dump_json(), settings(task))
         by_settings.setdefault(known[task][0], array("q")).append(place)
@@ -107,4 +110,4 @@ def groups(
         for start in range(0, len(places), sizes[key])
     ]
     # Not by a last window's own length: the windows of a row stay in order.
-    return sorted(found, key=lambda group: -members[group[0]].rank)
+    return sorted(found, key=lambda group: -members[group[0]].sort_key)

@@ -17,7 +17,7 @@ from nota_cli.data.annotation import Row
 from nota_cli.data.audio.clip import AudioNote
 from nota_cli.data.batches import AHEAD, Batch, Decoded, FeatureSpec, RowBatches, explain_worker_crash, tolerant_loader
 from nota_cli.errors import NotaError
-from nota_cli.inference.batching import Units, groups, units
+from nota_cli.inference.batching import Segments, groups, segments
 from nota_cli.inference.encoding import encode
 from nota_cli.inference.long_audio import join
 from nota_cli.models.families.salmonn import AudioLM
@@ -130,7 +130,7 @@ class Engine:
         Raises:
             NotaError: a worker died.
         """
-        todo = units(positions, seconds, self.spec.max_seconds, chunk=self.chunk)
+        todo = segments(positions, seconds, self.spec.max_seconds, chunk=self.chunk)
         batches = self._groups(todo)
         if self.batch_size is None and self.model.device.type == "cuda" and len(batches) > 1:
             with self._measured(len(batches[0])):
@@ -140,7 +140,7 @@ class Engine:
             batches = self._groups(todo)
         self._do(todo, batches, self.workers, finished)
 
-    def _groups(self, todo: Units) -> list[Sequence[int]]:
+    def _groups(self, todo: Segments) -> list[Sequence[int]]:
         return groups(todo, self.rows, self.settings, self._size)
 
     def _size(self, settings: Generate) -> int:
@@ -161,9 +161,9 @@ class Engine:
             self._growth = max(1.0, min(MEMORY_SHARE * free / taken, LARGEST / clips))
 
     def _do(
-        self, todo: Units, batches: list[Sequence[int]], workers: int, finished: Callable[[list[Result]], None]
+        self, todo: Segments, batches: list[Sequence[int]], workers: int, finished: Callable[[list[Result]], None]
     ) -> None:
-        rows, windows = [self.rows[unit.row] for unit in todo], [unit.window for unit in todo]
+        rows, windows = [self.rows[segment.row] for segment in todo], [segment.window for segment in todo]
         dataset = RowBatches(rows, batches, self.audio_root, self.spec, windows)
         ahead = max(2, min(AHEAD, ROWS_AHEAD // max(map(len, batches), default=1)))
         stream = tolerant_loader(dataset, range(len(batches)), workers, ahead)
@@ -183,7 +183,7 @@ class Engine:
                 with timed(self.tally, "write"):
                     finished(results)
 
-    def _unusable(self, item: Decoded | Batch, todo: Units) -> list[Result]:
+    def _unusable(self, item: Decoded | Batch, todo: Segments) -> list[Result]:
         """Rows whose audio turned out bad, each once."""
         reasons = {todo[place].row: reason for place, reason in item.bad}
         return [result for row, reason in reasons.items() for result in self._reject(row, reason)]
@@ -196,7 +196,7 @@ class Engine:
         self._pieces.pop(row, None)
         return [Result(row, "", reason=reason)]
 
-    def _answers(self, dataset: RowBatches, item: Decoded | Batch, todo: Units) -> list[Result]:
+    def _answers(self, dataset: RowBatches, item: Decoded | Batch, todo: Segments) -> list[Result]:
         """The rows that the batch finishes; one that does not fit the memory goes through in halves."""
         results = []
         parts = deque([item] if item.rows else [])
@@ -251,22 +251,22 @@ class Engine:
         if self.model.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _piece(self, todo: Units, place: int, text: str, looped: bool) -> list[Result]:
+    def _piece(self, todo: Segments, place: int, text: str, looped: bool) -> list[Result]:
         """The row that an answer finishes, if it does."""
-        unit = todo[place]
-        self.tally.audio_seconds += unit.seconds if isfinite(unit.seconds) else 0.0
-        if unit.row in self._bad:
+        segment = todo[place]
+        self.tally.audio_seconds += segment.seconds if isfinite(segment.seconds) else 0.0
+        if segment.row in self._bad:
             return []  # another window of it cannot be used
-        pieces = self._pieces.setdefault(unit.row, _Pieces())
+        pieces = self._pieces.setdefault(segment.row, _Pieces())
         pieces.texts.append(text)
         pieces.looped |= looped
-        if place + 1 < len(todo) and todo[place + 1].row == unit.row:
+        if place + 1 < len(todo) and todo[place + 1].row == segment.row:
             return []
-        del self._pieces[unit.row]
+        del self._pieces[segment.row]
         self.tally.rows += 1
-        whole = text if unit.window is None else join(pieces.texts, self.rows[unit.row].task)
+        whole = text if segment.window is None else join(pieces.texts, self.rows[segment.row].task)
         # In lower case, as the organisers submit.
-        return [Result(unit.row, whole.lower(), pieces.looped, notes=pieces.odd())]
+        return [Result(segment.row, whole.lower(), pieces.looped, notes=pieces.odd())]
 
 
 def feature_spec(model: AudioLM, device: torch.device | None = None) -> FeatureSpec:

@@ -23,14 +23,14 @@ LOOK_SECONDS = 60.0
 """The client waits for ever for an answer; after so long one look at the score counts as lost."""
 
 LONGEST_WAIT = 60.0
-"""Seconds between two looks while the network is gone: each lost look doubles the wait up to this."""
+"""Seconds between two polls while the network is gone: each lost look doubles the wait up to this."""
 
 T = TypeVar("T")
 OnState = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
-class Parcel:
+class SubmissionRequest:
     """What is sent: the CSV, its rows and size, where to and under which message."""
 
     file: Path
@@ -67,7 +67,7 @@ class _Lost(Exception):
     """A look at the score failed in a way that may pass."""
 
 
-def pack(csv: Path, rows: int, competition: str, message: str) -> Parcel:
+def pack(csv: Path, rows: int, competition: str, message: str) -> SubmissionRequest:
     """What would be sent.
 
     Raises:
@@ -78,17 +78,19 @@ def pack(csv: Path, rows: int, competition: str, message: str) -> Parcel:
             f"--competition {competition!r}: give the last part of its address, for example titanic for "
             "https://www.kaggle.com/competitions/titanic"
         )
-    return Parcel(Path(csv), competition, message, rows, Path(csv).stat().st_size)
+    return SubmissionRequest(Path(csv), competition, message, rows, Path(csv).stat().st_size)
 
 
-def send(parcel: Parcel, timeout: float, poll_seconds: float, on_state: OnState = lambda state, looks: None) -> Outcome:
+def send(
+    request: SubmissionRequest, timeout: float, poll_seconds: float, on_state: OnState = lambda state, polls: None
+) -> Outcome:
     """Send a file and look at it until it is scored or refused, through lost connections too.
 
     Args:
-        parcel: what is sent.
+        request: what is sent.
         timeout: seconds to wait for the score after sending.
-        poll_seconds: seconds between two looks.
-        on_state: told what is going on, and how many looks were taken.
+        poll_seconds: seconds between two polls.
+        on_state: told what is going on, and how many polls were taken.
 
     Raises:
         UsageError: the kaggle client is not installed.
@@ -98,11 +100,11 @@ def send(parcel: Parcel, timeout: float, poll_seconds: float, on_state: OnState 
     on_state("signing in", 0)
     client = _client()
     on_state("sending", 0)
-    ref = _send(client, parcel)
+    ref = _send(client, request)
     try:
-        return _follow(client, parcel, ref, timeout, poll_seconds, on_state)
+        return _follow(client, request, ref, timeout, poll_seconds, on_state)
     except KeyboardInterrupt:
-        warn(_sent(parcel, ref))
+        warn(_sent(request, ref))
         raise
 
 
@@ -114,7 +116,7 @@ def _client() -> Any:
     # Else lost uploads, and everything with VERBOSE set, are logged with the address that allows the upload.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     try:
-        with _unheard():
+        with _silence_stdout():
             import kaggle
     except ImportError as error:
         raise UsageError(f"nota submit needs the kaggle client ({error}): {INSTALL}") from error
@@ -127,7 +129,7 @@ def _client() -> Any:
     from requests.exceptions import HTTPError, RequestException
 
     try:
-        with _unheard():
+        with _silence_stdout():
             kaggle.api.authenticate()
     except SystemExit:
         raise NotaError(f"Kaggle: no credentials, or they were not accepted; {CREDENTIALS}") from None
@@ -142,38 +144,40 @@ def _client() -> Any:
     return kaggle.api
 
 
-def _send(client: Any, parcel: Parcel) -> int:
+def _send(client: Any, request: SubmissionRequest) -> int:
     """The number that the service gives the submission."""
     from requests.exceptions import HTTPError, RequestException
 
-    unknown = f"it is not known whether {parcel.file.name} arrived. Before sending it again look: {_where(parcel)}"
+    unknown = f"it is not known whether {request.file.name} arrived. Before sending it again look: {_where(request)}"
     try:
-        with _unheard():
-            answer = client.competition_submit(str(parcel.file), parcel.message, parcel.competition, quiet=True)
+        with _silence_stdout():
+            answer = client.competition_submit(str(request.file), request.message, request.competition, quiet=True)
     except HTTPError as error:
         code = _code(error)
         if code >= 500:
             raise NotaError(f"Kaggle answered {_reason(error, client)}; {unknown}") from None
         raise NotaError(
-            f"Kaggle refused the submission, nothing was scored: {_reason(error, client)}. {_remedy(code, parcel)}"
+            f"Kaggle refused the submission, nothing was scored: {_reason(error, client)}. {_remedy(code, request)}"
         ) from None
     except RequestException as error:
         raise NotaError(f"lost Kaggle while sending ({type(error).__name__}); {unknown}") from None
     if answer.message == client.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
-        raise NotaError(f"{parcel.file} could not be uploaded, so nothing was submitted; try again")
+        raise NotaError(f"{request.file} could not be uploaded, so nothing was submitted; try again")
     if not answer.ref:
-        raise NotaError(f"Kaggle gave the submission no number, so it cannot be followed: {_where(parcel)}")
+        raise NotaError(f"Kaggle gave the submission no number, so it cannot be followed: {_where(request)}")
     return int(answer.ref)
 
 
-def _follow(client: Any, parcel: Parcel, ref: int, timeout: float, poll_seconds: float, on_state: OnState) -> Outcome:
+def _follow(
+    client: Any, request: SubmissionRequest, ref: int, timeout: float, poll_seconds: float, on_state: OnState
+) -> Outcome:
     begun = time.monotonic()
-    looks, lost = 0, 0
+    polls, lost = 0, 0
     state = "pending"
     while True:
-        looks += 1
+        polls += 1
         try:
-            entry = _look(client, parcel, ref)
+            entry = _look(client, request, ref)
         except _Lost as error:
             lost += 1
             state = f"connection lost: {error}"
@@ -183,20 +187,20 @@ def _follow(client: Any, parcel: Parcel, ref: int, timeout: float, poll_seconds:
             if entry is not None and state in ("complete", "error"):
                 return Outcome(
                     state,
-                    parcel.competition,
+                    request.competition,
                     ref,
                     _score(entry.public_score),
                     _score(entry.private_score),
                     None if state == "complete" else entry.error_description or "Kaggle gives no reason",
                 )
-        on_state(state, looks)
+        on_state(state, polls)
         left = timeout - (time.monotonic() - begun)
         if left <= 0:
-            raise NotaError(f"no score after {timeout:g} s ({state}). {_sent(parcel, ref)}")
+            raise NotaError(f"no score after {timeout:g} s ({state}). {_sent(request, ref)}")
         time.sleep(min(left, max(poll_seconds, min(LONGEST_WAIT, poll_seconds * 2**lost))))
 
 
-def _look(client: Any, parcel: Parcel, ref: int) -> Any:
+def _look(client: Any, request: SubmissionRequest, ref: int) -> Any:
     """The submission in the list of its team's, or None while it is not there.
 
     Raises:
@@ -206,19 +210,19 @@ def _look(client: Any, parcel: Parcel, ref: int) -> Any:
     from requests.exceptions import HTTPError, RequestException
 
     try:
-        with _unheard():
-            found = _within(LOOK_SECONDS, lambda: client.competition_submissions(parcel.competition))
+        with _silence_stdout():
+            found = _within(LOOK_SECONDS, lambda: client.competition_submissions(request.competition))
     except HTTPError as error:
         if _code(error) in (408, 429) or _code(error) >= 500:
             raise _Lost(f"status {_code(error)}") from None
-        raise NotaError(f"Kaggle answered {_reason(error, client)}. {_sent(parcel, ref)}") from None
+        raise NotaError(f"Kaggle answered {_reason(error, client)}. {_sent(request, ref)}") from None
     except (RequestException, TimeoutError, ValueError) as error:
         # ValueError: a page in place of JSON, as networks with a login show.
         raise _Lost(type(error).__name__) from None
     except (KeyError, TypeError) as error:
         raise NotaError(
             f"the kaggle client does not understand Kaggle's answer ({error!r}); bring it up to date: {INSTALL} "
-            f"--upgrade. {_sent(parcel, ref)}"
+            f"--upgrade. {_sent(request, ref)}"
         ) from error
     return next((entry for entry in found or [] if entry is not None and entry.ref == ref), None)
 
@@ -249,7 +253,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
 
 
 @contextlib.contextmanager
-def _unheard() -> Iterator[None]:
+def _silence_stdout() -> Iterator[None]:
     """Keep what the client prints off stdout, which is for results; with VERBOSE set it would print the token too."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
@@ -269,8 +273,8 @@ def _reason(error: Any, client: Any = None) -> str:
     return f"{_code(error)}: {text.strip().rstrip('.') or 'no reason given'}"
 
 
-def _remedy(code: int, parcel: Parcel) -> str:
-    page = f"https://www.kaggle.com/competitions/{parcel.competition}"
+def _remedy(code: int, request: SubmissionRequest) -> str:
+    page = f"https://www.kaggle.com/competitions/{request.competition}"
     if code == 401:
         return f"The credentials were not accepted; {CREDENTIALS}"
     if code == 403:
@@ -280,13 +284,13 @@ def _remedy(code: int, parcel: Parcel) -> str:
     return f"See {page}"
 
 
-def _where(parcel: Parcel) -> str:
-    name = parcel.competition
+def _where(request: SubmissionRequest) -> str:
+    name = request.competition
     return f"kaggle competitions submissions {name}, or https://www.kaggle.com/competitions/{name}/submissions"
 
 
-def _sent(parcel: Parcel, ref: int) -> str:
-    return f"{parcel.file.name} was submitted (number {ref}); do not send it again, look: {_where(parcel)}"
+def _sent(request: SubmissionRequest, ref: int) -> str:
+    return f"{request.file.name} was submitted (number {ref}); do not send it again, look: {_where(request)}"
 
 
 def _score(text: str | None) -> float | None:

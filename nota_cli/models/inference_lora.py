@@ -96,10 +96,10 @@ def prepare_to_run(model: "AudioLM") -> None:
     """
     merge_as_asked(model)
     if model.recipe.generate.decoding == "auto":
-        lean_lora(model)
+        use_inference_lora(model)
 
 
-class LeanLora(nn.Module):
+class InferenceLora(nn.Module):
     """A layer and its one adapter, and nothing that only training needs.
 
     Args:
@@ -128,7 +128,7 @@ def _frozen(weight: Tensor) -> nn.Linear:
 
 
 @torch.no_grad()
-def lean_lora(model: "AudioLM") -> int:
+def use_inference_lora(model: "AudioLM") -> int:
     """Put plain arithmetic in the place of peft's layers: fewer kernels and less Python a token, the same numbers.
 
     Layers whose scale is no power of two are left, since folding it into B would round. As after `merge_lora`, the
@@ -145,7 +145,7 @@ def lean_lora(model: "AudioLM") -> int:
     base = model.decoder.base
     layers = [(name, layer) for name, layer in base.named_modules() if isinstance(layer, LoraLayer) and _plain(layer)]
     for name, layer in layers:
-        base.set_submodule(name, LeanLora(layer).eval())
+        base.set_submodule(name, InferenceLora(layer).eval())
     return len(layers)
 
 

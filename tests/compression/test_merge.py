@@ -20,7 +20,7 @@ from nota_cli.features.batch import Features, extract
 from nota_cli.inference.engine import feature_spec
 from nota_cli.models.build import build
 from nota_cli.models.families.salmonn import AudioLM
-from nota_cli.models.inference_lora import LeanLora, merge_as_asked, merge_lora, prepare_to_run
+from nota_cli.models.inference_lora import InferenceLora, merge_as_asked, merge_lora, prepare_to_run
 from nota_cli.models.inventory import inventory
 from nota_cli.models.loading import load
 from nota_cli.prompts import Query
@@ -61,7 +61,7 @@ def logits(model: AudioLM) -> Tensor:
 
 
 def adapters(model: AudioLM) -> int:
-    return sum(isinstance(module, LoraLayer | LeanLora) for module in model.modules())
+    return sum(isinstance(module, LoraLayer | InferenceLora) for module in model.modules())
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
@@ -242,7 +242,7 @@ def test_damaged_folders_and_used_ones_are_refused(adapted: Path, tmp_path: Path
 def test_a_model_that_is_made_ready_keeps_its_logits_and_counts_its_adapters() -> None:
     before, after = AudioLM.from_pretrained(SHIPPED), AudioLM.from_pretrained(SHIPPED)
     prepare_to_run(after)
-    assert any(isinstance(module, LeanLora) for module in after.modules())
+    assert any(isinstance(module, InferenceLora) for module in after.modules())
     assert [(part.name, part.parameters, part.bytes) for part in inventory(after)] == [
         (part.name, part.parameters, part.bytes) for part in inventory(before)
     ]

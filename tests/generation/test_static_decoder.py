@@ -21,7 +21,7 @@ from nota_cli.inference.predict import predict
 from nota_cli.models.build import build
 from nota_cli.models.decoders.decoder import Decoder
 from nota_cli.models.families.salmonn import AudioLM
-from nota_cli.models.inference_lora import lean_lora, merge_lora
+from nota_cli.models.inference_lora import merge_lora, use_inference_lora
 from nota_cli.recipe.load import load_recipe
 
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.3}
@@ -170,10 +170,10 @@ def test_lean_adapters_compute_the_same_to_the_bit() -> None:
     prompt = {"inputs_embeds": torch.randn(2, 9, 160), "attention_mask": torch.ones(2, 9, dtype=torch.long)}
     with torch.no_grad():
         expected = model.decoder.base(**prompt).logits
-        assert lean_lora(model) == 6
+        assert use_inference_lora(model) == 6
         assert torch.equal(model.decoder.base(**prompt).logits, expected)
     assert predict(model, rows, samples, workers=0) == texts
-    assert lean_lora(model) == 0
+    assert use_inference_lora(model) == 0
 
 
 @pytest.mark.parametrize(("dtype", "alpha", "replaced"), [("float32", 16, 6), ("bfloat16", 16, 6), ("float32", 12, 0)])
@@ -185,7 +185,7 @@ def test_lean_adapters_need_a_scale_that_does_not_round(dtype: str, alpha: int, 
     embeds, mask = make_prompts(decoder, (9, 6))
     with torch.no_grad():
         expected = decoder.base(inputs_embeds=embeds, attention_mask=mask).logits
-        assert lean_lora(SimpleNamespace(decoder=decoder)) == replaced
+        assert use_inference_lora(SimpleNamespace(decoder=decoder)) == replaced
         assert torch.equal(decoder.base(inputs_embeds=embeds, attention_mask=mask).logits, expected)
 
 

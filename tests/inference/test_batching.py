@@ -1,5 +1,5 @@
 from nota_cli.data.annotation import Row
-from nota_cli.inference.batching import UNKNOWN, groups, longest_first, units
+from nota_cli.inference.batching import UNKNOWN, groups, longest_first, segments
 from nota_cli.recipe.schema import Generate
 
 
@@ -13,31 +13,31 @@ def test_longest_first_and_the_annotations_order_among_equals() -> None:
 
 
 def test_windows_of_a_row_follow_one_another() -> None:
-    found = units([2, 0, 1], [70.0, 31.0, 12.0], 30.0, chunk=True)
-    assert [unit.row for unit in found] == [2, 2, 2, 0, 0, 1]
+    found = segments([2, 0, 1], [70.0, 31.0, 12.0], 30.0, chunk=True)
+    assert [segment.row for segment in found] == [2, 2, 2, 0, 0, 1]
     assert [found[place].window for place in range(4)] == [(0, 30), (25, 55), (50, 70), (0, 30)]
     rest = found.without({0, 3})
-    assert [unit.window for unit in rest] == [(25, 55), (50, 70), (25, 31), None]
+    assert [segment.window for segment in rest] == [(25, 55), (50, 70), (25, 31), None]
     assert found[-1].window is None
-    assert [unit.seconds for unit in units([2, 1], [70.0, 12.0], 30.0, chunk=False)] == [30.0, 12.0]
+    assert [segment.seconds for segment in segments([2, 1], [70.0, 12.0], 30.0, chunk=False)] == [30.0, 12.0]
 
 
 def test_a_clip_of_unknown_length_is_one_unit_even_in_chunks() -> None:
-    (unit,) = units([0], [UNKNOWN], 30.0, chunk=True)
-    assert (unit.window, unit.seconds) == (None, 30.0)
+    (segment,) = segments([0], [UNKNOWN], 30.0, chunk=True)
+    assert (segment.window, segment.seconds) == (None, 30.0)
 
 
 def test_batches_hold_one_kind_of_settings_and_the_longest_clips_come_first() -> None:
     rows = [row(0, "asr"), row(1, "QA"), row(2, "asr"), row(3, "QA"), row(4, "asr")]
     settings = Generate.model_validate({"batch_size": 2, "tasks": {"QA": {"max_new_tokens": 3}}})
-    members = units([3, 4, 1, 0, 2], [9.0, 7.0, 5.0, 3.0, 1.0], 30.0, chunk=False)
+    members = segments([3, 4, 1, 0, 2], [9.0, 7.0, 5.0, 3.0, 1.0], 30.0, chunk=False)
     found = groups(members, rows, settings.for_task, lambda values: values.batch_size)
     assert [[members[place].row for place in group] for group in found] == [[3, 1], [4, 0], [2]]
 
 
 def test_windows_stay_in_order_whatever_their_batches() -> None:
     rows = [row(index, "asr") for index in range(4)]
-    members = units([0, 1, 2, 3], [61.0, 45.0, 33.0, 29.0], 30.0, chunk=True)
+    members = segments([0, 1, 2, 3], [61.0, 45.0, 33.0, 29.0], 30.0, chunk=True)
     for size in (1, 2, 3, 8):
         found = groups(members, rows, Generate().for_task, lambda _, size=size: size)
         assert [place for group in found for place in group] == list(range(len(members)))

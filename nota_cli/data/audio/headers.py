@@ -14,7 +14,7 @@ ROWS_AT_ONCE = 128  # that a thread takes; so few jobs wait, however many rows t
 
 
 @dataclass(frozen=True, slots=True)
-class BadFile:
+class FileProblem:
     """A file that a row names and that cannot be used.
 
     Attributes:
@@ -42,20 +42,20 @@ class BadFile:
         return f"{self.path}: {self.reason}. {self.remedy}"
 
 
-def bad_file(row: Row, error: AudioError) -> BadFile:
+def bad_file(row: Row, error: AudioError) -> FileProblem:
     """What an error says of a file of a row; stdin and files named on the command line go by the name given there."""
     name = printable(row_id(row))
-    return BadFile(row.index, name, error.path if row.listed else name, error.reason, error.remedy, row.listed)
+    return FileProblem(row.index, name, error.path if row.listed else name, error.reason, error.remedy, row.listed)
 
 
-class Scan(list[BadFile]):
+class Scan(list[FileProblem]):
     """The bad files, in the rows' order, and what else the headers told.
 
     Attributes:
         durations: for each row the seconds of its clip, or None where a file of it is bad or its header does not say.
     """
 
-    def __init__(self, bad: Iterable[BadFile] = (), durations: Iterable[float | None] = ()) -> None:
+    def __init__(self, bad: Iterable[FileProblem] = (), durations: Iterable[float | None] = ()) -> None:
         super().__init__(bad)
         self.durations = list(durations)
 
@@ -90,12 +90,12 @@ def scan(
     """
     if rows:
         check_audio_root(audio_root)
-    look = _Look(audio_root, whole)
+    scanner = _HeaderScanner(audio_root, whole)
     found = Scan()
     groups = (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
     pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="scan")
     try:
-        for bad, durations in pool.map(look.group, groups):
+        for bad, durations in pool.map(scanner.group, groups):
             found += bad
             found.durations += durations
             on_progress(len(durations))
@@ -104,7 +104,7 @@ def scan(
     return found
 
 
-def describe(bad: Sequence[BadFile], limit: int = 20) -> str:
+def describe(bad: Sequence[FileProblem], limit: int = 20) -> str:
     """The bad files one a line, and beyond `limit` of them the numbers of their rows."""
     if all(not each.listed for each in bad):
         return listing([each.problem for each in bad], limit)
@@ -112,7 +112,7 @@ def describe(bad: Sequence[BadFile], limit: int = 20) -> str:
 
 
 @dataclass
-class _Look:
+class _HeaderScanner:
     """Looks at files under one root, at each once; threads share it."""
 
     audio_root: str | os.PathLike[str]
@@ -124,8 +124,8 @@ class _Look:
         root = os.fspath(self.audio_root)
         self.roots = tuple({os.path.join(path, "") for path in (os.path.abspath(root), os.path.realpath(root))})
 
-    def group(self, rows: Sequence[Row]) -> tuple[list[BadFile], list[float | None]]:
-        bad: list[BadFile] = []
+    def group(self, rows: Sequence[Row]) -> tuple[list[FileProblem], list[float | None]]:
+        bad: list[FileProblem] = []
         durations: list[float | None] = []
         for row in rows:
             seconds: float | None = EXPANSION_GAP_SECONDS * len(row.expand)

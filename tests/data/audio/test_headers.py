@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from nota_cli.data.annotation import Row
-from nota_cli.data.audio.headers import BadFile, Scan, describe, scan
+from nota_cli.data.audio.headers import FileProblem, Scan, describe, scan
 
 
 def row(index, path, expand=()):
@@ -133,7 +133,7 @@ def test_many_rows_with_a_hundredth_bad(root):
 
 
 def test_a_description_groups_nothing_away():
-    bad = [BadFile(index, f"test{index:04d}", f"{index}.wav", "no such file", "Find it.") for index in (3, 4, 5, 9)]
+    bad = [FileProblem(index, f"test{index:04d}", f"{index}.wav", "no such file", "Find it.") for index in (3, 4, 5, 9)]
     assert describe(bad, limit=1).splitlines() == [
         "  - row 3: (test0003) 3.wav: no such file. Find it.",
         "  ... and 3 more problems: rows 4-5, 9",
