@@ -15,8 +15,8 @@ from nota_cli.files import sync
 
 FORMAT = 1
 DONE, BLANK, SKIPPED = "done", "blank", "skipped"
-ROOT, RECORDINGS = "audio_root", "recordings"  # keys of a stamp: where recordings lie, and their sizes and times
-MISSING = "nothing"  # how a value that one of two stamps lacks is shown
+ROOT, RECORDINGS = "audio_root", "recordings"  # keys of a run key: where recordings lie, and their sizes and times
+MISSING = "nothing"  # how a value that one of two run keys lacks is shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +61,17 @@ class Journal:
 
     Args:
         path: the file; it is made if it is not there.
-        stamp: what the run's texts depend on, as JSON values.
+        run_key: what the run's texts depend on, as JSON values.
         restart: throw away what is there.
         moved: the audio root may be another one. It always may where sizes and times of its recordings agree.
 
     Raises:
-        UsageError: it cannot be opened, another process is writing to it, or it is of a run with another stamp.
+        UsageError: it cannot be opened, another process is writing to it, or it is of a run with another run key.
         DataError: it is no journal.
     """
 
-    def __init__(self, path: Path, stamp: dict[str, Any], *, restart: bool = False, moved: bool = False) -> None:
-        self.path, self.stamp, self._moved = path, stamp, moved
+    def __init__(self, path: Path, run_key: dict[str, Any], *, restart: bool = False, moved: bool = False) -> None:
+        self.path, self.run_key, self._moved = path, run_key, moved
         self._rows = -1  # not known yet
         self._open()
         try:
@@ -84,7 +84,7 @@ class Journal:
                 self._rows = sum(1 for _ in self._lines()) - 1
             else:
                 self._rows = 0
-                self._write({"nota_journal": FORMAT, "stamp": stamp})
+                self._write({"nota_journal": FORMAT, "stamp": run_key})
                 _sync_folder(path.parent)
         except BaseException as error:
             with suppress(OSError):
@@ -203,11 +203,14 @@ class Journal:
             or not isinstance(there.get("stamp"), dict)
         ):
             raise DataError(f"{self.path} is not a journal of this version of nota; --restart throws it away.")
-        before, now = ({k: v for k, v in stamp.items() if k != RECORDINGS} for stamp in (there["stamp"], self.stamp))
+        before, now = (
+            {name: value for name, value in key.items() if name != RECORDINGS} for key in (there["stamp"], self.run_key)
+        )
         hint = ""
         if before.get(ROOT) != now.get(ROOT):
             # In the same folder a recording may have been mended since; in another one they must be the same.
-            if self._moved or (RECORDINGS in self.stamp and there["stamp"].get(RECORDINGS) == self.stamp[RECORDINGS]):
+            recordings = self.run_key.get(RECORDINGS)
+            if self._moved or (recordings is not None and there["stamp"].get(RECORDINGS) == recordings):
                 now[ROOT] = before.get(ROOT)
             else:
                 hint = "If the recordings are the same and only lie elsewhere now, add --audio-root-moved. "

@@ -20,7 +20,7 @@ SUFFIXES = {".safetensors", ".json", ".yaml", ".pth", ".pt", ".bin", ".model", "
 IGNORED_FILES = {"trainer", "samples", "metrics.json"}  # what of a checkpoint does not change what it says
 DIGITS = 16
 MACHINE_LOCAL_KEYS = ("audio_root", "recordings", "large_files")
-"""What of a stamp may differ between the machines of a run, and after its files were moved."""
+"""What of a run key may differ between the machines of a run, and after its files were moved."""
 PLACES = {"speech_encoder": ("path",), "audio_encoder": ("path",), "decoder": ("path", "tokenizer")}
 
 
@@ -132,24 +132,24 @@ def recordings_hash(names: Iterable[str], audio_root: Path) -> str:
     return found.hexdigest()[:DIGITS]
 
 
-def made_of(
-    recipe: Recipe, test_set: dict[str, str], asked: dict[str, Any], how: dict[str, str]
+def run_provenance(
+    recipe: Recipe, test_set: dict[str, str], asked: dict[str, Any], options: dict[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a report says that its texts were made of, and the stamp of what they depend on, both JSON values.
+    """What a report says that its texts were made of, and its run key, all that they depend on; both JSON values.
 
-    Made once, for hashing takes time. If the stamp changes, finished rows are no longer those of the same run.
+    Made once, for hashing takes time. If the run key changes, finished rows are no longer those of the same run.
 
     Args:
         recipe: as it is run.
         test_set: `annotation` (its path; empty for recordings that were named themselves), `hash` (of its bytes, or
             of the recordings' names), `audio_root` and `recordings` (see `recordings_hash`).
         asked: `task` and `limit`.
-        how: `long` and `load_format`.
+        options: `long` and `load_format`.
     """
-    dummy = how["load_format"] == "dummy"  # its weights are none; of what shape they are, places tell
+    dummy = options["load_format"] == "dummy"  # its weights are none; of what shape they are, places tell
     parts = {} if dummy else weight_paths(recipe)
     weights, values = weight_hashes(parts), recipe_values(recipe, places=dummy)
-    stamp = {
+    run_key = {
         "recipe": values,
         "weights": weights,
         "large_files": large_files(parts),
@@ -157,15 +157,15 @@ def made_of(
         "audio_root": os.path.realpath(test_set["audio_root"]),
         "recordings": test_set["recordings"],
         **asked,
-        **how,
+        **options,
     }
-    told = {
+    report = {
         "recipe": {"name": recipe.name, "hash": value_hash(values)},
         "checkpoint": {"path": recipe.checkpoint, "hash": combined(weights), "files": weights},
         "test_set": test_set | asked,
-        "run_key": value_hash({key: value for key, value in stamp.items() if key not in MACHINE_LOCAL_KEYS}),
+        "run_key": value_hash({key: value for key, value in run_key.items() if key not in MACHINE_LOCAL_KEYS}),
     }
-    return told, stamp
+    return report, run_key
 
 
 def _files(path: Path) -> Iterator[tuple[str, Path]]:

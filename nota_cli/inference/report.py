@@ -38,7 +38,7 @@ class Facts:
     resumed: int
     long: str
     most_seconds: float
-    made_of: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def report_path(out: Path) -> Path:
@@ -104,7 +104,7 @@ def run_report(
         "device": facts.device,
         "device_name": _device_name(facts.device),
         "long": facts.long,
-        **facts.made_of,
+        **facts.provenance,
         "versions": {"nota": __version__, "python": platform.python_version(), **_versions()},
     }
 

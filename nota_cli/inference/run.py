@@ -24,7 +24,7 @@ from nota_cli.inference.distributed import Ranks
 from nota_cli.inference.engine import Engine, Result, Tally, timed
 from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, differences, journal_path, rank_journals
 from nota_cli.inference.outputs import check_run_outputs, check_submission, refuse_other_run
-from nota_cli.inference.provenance import MACHINE_LOCAL_KEYS, file_hash, made_of, recordings_hash
+from nota_cli.inference.provenance import MACHINE_LOCAL_KEYS, file_hash, recordings_hash, run_provenance
 from nota_cli.inference.report import Facts, Stages, report_path, run_report
 from nota_cli.inference.results import Outcomes
 from nota_cli.inference.selection import Selection, select_annotation, select_recordings
@@ -150,14 +150,14 @@ def _lead(run: _Run) -> dict[str, object]:
     """Rank 0: look, divide, answer its share, gather, write."""
     check_writable(run.out)
     check_writable(report_path(run.out))
-    made_of, stamp = _provenance(run)
+    provenance, run_key = _provenance(run)
     moved, restart = run.options.audio_root_moved, run.options.restart
-    with closing(Journal(journal_path(run.out), stamp, restart=restart, moved=moved)) as journal:
+    with closing(Journal(journal_path(run.out), run_key, restart=restart, moved=moved)) as journal:
         sweep(run.out)
         sweep(report_path(run.out))
         kept = _take_over(run, journal)
         if not (run.options.overwrite or any(kept)):  # rows are kept of a run that was allowed to write there
-            refuse_other_run(run.out, made_of["run_key"])
+            refuse_other_run(run.out, provenance["run_key"])
         left = array("q", (position for position in range(len(run.rows)) if not kept[position]))
         if any(kept):
             say(f"{sum(kept)} of {len(run.rows)} rows were finished before and are kept, {len(left)} are left")
@@ -169,7 +169,7 @@ def _lead(run: _Run) -> dict[str, object]:
         with timed(run.stages, "write"):
             both = zip(run.rows, outcomes, strict=True)
             write_submission(run.out, ((row_id(row), entry.text) for row, entry in both if entry.status != SKIPPED))
-        report = _write_report(run, outcomes, tallies, sum(kept), made_of)
+        report = _write_report(run, outcomes, tallies, sum(kept), provenance)
         for path in rank_journals(run.out):
             path.unlink()
         journal.remove()
@@ -185,7 +185,9 @@ def _follow(run: _Run) -> None:
     rank = run.ranks.rank
     _, own = _provenance(run)
     given = json.loads(run.ranks.receive(f"share.{rank}", 0))
-    theirs, ours = ({k: v for k, v in stamp.items() if k not in MACHINE_LOCAL_KEYS} for stamp in (given["stamp"], own))
+    theirs, ours = (
+        {name: value for name, value in key.items() if name not in MACHINE_LOCAL_KEYS} for key in (given["stamp"], own)
+    )
     if theirs != ours:
         raise UsageError(
             "this process was not given what rank 0 was given (first rank 0's, then its own):\n"
@@ -201,7 +203,7 @@ def _take_over(run: _Run, journal: Journal) -> bytearray:
     """Which rows are finished; what other ranks of an earlier run have left is put into rank 0's journal first."""
     for path in rank_journals(run.out):
         moved, restart = run.options.audio_root_moved, run.options.restart
-        with closing(Journal(path, journal.stamp, restart=restart, moved=moved)) as other:
+        with closing(Journal(path, journal.run_key, restart=restart, moved=moved)) as other:
             journal.append([entry for entry in _entries(run, other) if entry.status == DONE])
             other.remove()
     kept = bytearray(len(run.rows))
@@ -232,7 +234,7 @@ def _divide(run: _Run, journal: Journal, left: Sequence[int]) -> _Share:
         mine = order[rank :: run.ranks.world]  # every process gets long clips and short ones
         shares.append(_Share(mine, array("d", (seconds[position] for position in mine))))
     for rank in run.ranks.others:
-        given = {"stamp": journal.stamp, "rows": list(shares[rank].rows), "seconds": list(shares[rank].seconds)}
+        given = {"stamp": journal.run_key, "rows": list(shares[rank].rows), "seconds": list(shares[rank].seconds)}
         run.ranks.send(f"share.{rank}", json.dumps(given).encode())
     return shares[0]
 
@@ -316,7 +318,7 @@ def _all_entries(run: _Run, journal: Journal) -> Iterator[Entry]:
     for rank in run.ranks.others:
         path = journal_path(run.out, rank)
         if path.exists():  # one without rows is gone
-            with closing(Journal(path, journal.stamp)) as other:
+            with closing(Journal(path, journal.run_key)) as other:
                 yield from _entries(run, other)
 
 
@@ -326,10 +328,10 @@ def _entries(run: _Run, journal: Journal) -> Iterator[Entry]:
 
 
 def _write_report(
-    run: _Run, outcomes: Outcomes, tallies: Sequence[Tally], resumed: int, made_of: dict[str, Any]
+    run: _Run, outcomes: Outcomes, tallies: Sequence[Tally], resumed: int, provenance: dict[str, Any]
 ) -> dict[str, Any]:
     long = "chunk" if run.options.chunk else "cut"
-    facts = Facts(run.device, run.ranks.world, resumed, long, run.recipe.audio.max_seconds, made_of)
+    facts = Facts(run.device, run.ranks.world, resumed, long, run.recipe.audio.max_seconds, provenance)
     report = run_report(run.rows, outcomes, tallies, run.stages, time.monotonic() - run.started, facts)
     named_by_path = run.selection.annotation is None
     validation = check_submission(run.out, run.options.task, named_by_path=named_by_path)
@@ -366,7 +368,7 @@ def _provenance(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the report says of recipe, weights and annotation, and what the texts depend on."""
     options = run.options
     names = (name for row in run.rows for name in (row.path, *row.expand))
-    return made_of(
+    return run_provenance(
         run.recipe,
         {
             "annotation": str(run.selection.annotation or ""),
