@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,13 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helpers.paths import SHIPPED
+from helpers.prompts import listen, logits
 from nota_cli.compression.layers import STACKS, block_influence, choose, layer_counts, prune_layers
 from nota_cli.errors import CheckpointError, NotaError, UsageError
-from nota_cli.features.batch import Features, extract
-from nota_cli.inference.engine import feature_spec
+from nota_cli.features.batch import Features
 from nota_cli.models.build import build
 from nota_cli.models.families.salmonn import AudioLM
-from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
 
 SMALL = {"embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -49,22 +47,6 @@ def make(tiny_recipe: Path, folder: Path, kind: str = "beats", *settings: str) -
 @pytest.fixture(scope="module")
 def deep(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tiny_recipe, tmp_path_factory.mktemp("deep") / "beats")
-
-
-def listen(model: AudioLM) -> tuple[Features, list[Query]]:
-    """Two clips of unequal length and what is asked of them."""
-    rng = np.random.default_rng(3)
-    waves = [rng.standard_normal(size).astype(np.float32) * 0.1 for size in (16000, 25000)]
-    spec = feature_spec(model)
-    features = extract(waves, spec.mel_bins, front_end=spec.front_end, pad="clip")
-    return features, [Query("asr", None), Query("audiocaption_v2", None)]
-
-
-@torch.no_grad()
-def logits(model: AudioLM) -> Tensor:
-    """Logits at the real positions of the prompts [N, V]."""
-    embeds, mask = model.prompt_embeds(*listen(model))
-    return model.decoder.model(inputs_embeds=embeds, attention_mask=mask, use_cache=False).logits[mask.bool()]
 
 
 def bypass(model: AudioLM, keep: Keep) -> AudioLM:

@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,17 +12,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helpers.paths import SHIPPED
+from helpers.prompts import listen, logits
 from nota_cli.compression.merge import merge_checkpoint
 from nota_cli.efficiency.measure import measure
 from nota_cli.errors import CheckpointError, RecipeError, UsageError
-from nota_cli.features.batch import Features, extract
-from nota_cli.inference.engine import feature_spec
 from nota_cli.models.build import build
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.models.inference_lora import InferenceLora, merge_as_asked, merge_lora, prepare_to_run
 from nota_cli.models.inventory import inventory
 from nota_cli.models.loading import load
-from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_recipe
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -44,20 +41,6 @@ def make(tiny_recipe: Path, folder: Path, *settings: str) -> Path:
 @pytest.fixture(scope="module")
 def adapted(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tiny_recipe, tmp_path_factory.mktemp("adapted") / "in")
-
-
-def listen(model: AudioLM) -> tuple[Features, list[Query]]:
-    rng = np.random.default_rng(3)
-    waves = [rng.standard_normal(size).astype(np.float32) * 0.1 for size in (16000, 25000)]
-    spec = feature_spec(model)
-    features = extract(waves, spec.mel_bins, front_end=spec.front_end, pad=spec.pad)
-    return features, [Query("asr", None), Query("audiocaption_v2", None)]
-
-
-@torch.no_grad()
-def logits(model: AudioLM) -> Tensor:
-    embeds, mask = model.prompt_embeds(*listen(model))
-    return model.decoder.model(inputs_embeds=embeds, attention_mask=mask, use_cache=False).logits[mask.bool()].float()
 
 
 def adapters(model: AudioLM) -> int:
@@ -121,7 +104,9 @@ def test_the_recipe_says_what_infer_and_efficiency_merge(
     left = 0 if wish in merged.split() else 14
     assert adapters(load(recipe, "cpu")) == left
     measured: list[AudioLM] = []
-    monkeypatch.setattr("nota_cli.efficiency.measure_model", lambda model, *rest, **more: measured.append(model) or {})
+    monkeypatch.setattr(
+        "nota_cli.efficiency.measure.measure_model", lambda model, *rest, **more: measured.append(model) or {}
+    )
     measure(recipe)
     assert [adapters(model) for model in measured] == [left]
 

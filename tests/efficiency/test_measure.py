@@ -140,7 +140,7 @@ def test_out_of_memory_while_loading_is_told_from_the_recipe(
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return build(recipe, device, **how)
 
-    monkeypatch.setattr("nota_cli.efficiency.build", full)
+    monkeypatch.setattr("nota_cli.efficiency.measure.build", full)
     assert nota("efficiency", "--recipe", tiny_recipe) == 1
     message = capsys.readouterr().err
     assert "while loading" in message

@@ -6,12 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.tensors import noise
 from nota_cli.errors import DataError
 from nota_cli.features.spectrograms import eat_fbank
-
-
-def noise(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 def fbank_by_definition(waveform):

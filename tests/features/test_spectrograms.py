@@ -11,18 +11,18 @@ from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import DataError
 from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, kaldi_fbank, log_mel
 
-GOLDEN = GOLDEN / "nota"
+SYSTEM = GOLDEN / "nota"
 
 
 def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 0.1
 
 
-@pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")
+@pytest.mark.skipif(not SYSTEM.is_dir(), reason="golden files are not here")
 @pytest.mark.parametrize("clip", range(6))
 def test_log_mel_has_the_golden_sum(clip):
-    path = next((GOLDEN / "audio").glob(f"a{clip}.*"))
-    expected = load_file(GOLDEN / "golden.safetensors")[f"log_mel{clip}_sum"].item()
+    path = next((SYSTEM / "audio").glob(f"a{clip}.*"))
+    expected = load_file(SYSTEM / "golden.safetensors")[f"log_mel{clip}_sum"].item()
     actual = log_mel(torch.from_numpy(load_audio(path)), n_mels=128)
     assert actual.shape == (128, 3000)
     assert actual.double().sum().item() == pytest.approx(expected, rel=1e-6)

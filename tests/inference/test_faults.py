@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
+
+from helpers.audio import write
 
 Run = Callable[..., int]
 
@@ -28,11 +29,6 @@ TOLD_BY_HEADERS = {
 TOLD_BY_DECODING = {"nan.wav": "NaN or infinite", "body.flac": "again"}
 ALL_BAD = {**TOLD_BY_HEADERS, **TOLD_BY_DECODING}
 UNUSUAL = ["array.wav", "flac.mp3", "byte\udcff.wav", "hours.wav"]
-
-
-def write(path: Path, samples: np.ndarray, rate: int = 16_000, **how: str) -> Path:
-    soundfile.write(path, samples, rate, **how)
-    return path
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ USUAL = {
 }
 
 
-def write(path: Path, samples: np.ndarray, subtype: str = "PCM_16", rate: int = SAMPLE_RATE) -> Path:
+def write_as(path: Path, samples: np.ndarray, subtype: str = "PCM_16", rate: int = SAMPLE_RATE) -> Path:
     soundfile.write(path, samples, rate, subtype=subtype)
     return path
 
@@ -61,22 +61,22 @@ def noted(path: Path) -> list[str]:
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 @pytest.mark.parametrize("name", SILENT)
 def test_silent_clips(tmp_path: Path, name: str, rate: int) -> None:
-    assert noted(write(tmp_path / "clip.wav", *SILENT[name], rate)) == ["silent"]
+    assert noted(write_as(tmp_path / "clip.wav", *SILENT[name], rate)) == ["silent"]
 
 
 @pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE"])
 @pytest.mark.parametrize("name", LOUD)
 def test_samples_far_beyond_full_scale(tmp_path: Path, name: str, subtype: str) -> None:
-    assert noted(write(tmp_path / "clip.wav", LOUD[name], subtype)) == ["loud"]
+    assert noted(write_as(tmp_path / "clip.wav", LOUD[name], subtype)) == ["loud"]
 
 
 @pytest.mark.parametrize("name", USUAL)
 def test_usual_clips_get_no_note(tmp_path: Path, name: str) -> None:
-    assert noted(write(tmp_path / "clip.wav", *USUAL[name])) == []
+    assert noted(write_as(tmp_path / "clip.wav", *USUAL[name])) == []
 
 
 def test_a_clip_of_several_files_is_silent_if_all_are(tmp_path: Path) -> None:
-    silent, sound = write(tmp_path / "silent.wav", NOTHING), write(tmp_path / "sound.wav", SOUND)
+    silent, sound = write_as(tmp_path / "silent.wav", NOTHING), write_as(tmp_path / "sound.wav", SOUND)
     for paths, kinds in [([silent, silent], ["silent"]), ([silent, sound], [])]:
         notes: list[AudioNote] = []
         load_clip(paths, notes=notes)
@@ -84,7 +84,7 @@ def test_a_clip_of_several_files_is_silent_if_all_are(tmp_path: Path) -> None:
 
 
 def test_who_reads_a_file_alone_is_warned(tmp_path: Path) -> None:
-    path = write(tmp_path / "right.wav", *SILENT["right only"])
+    path = write_as(tmp_path / "right.wav", *SILENT["right only"])
     with pytest.warns(AudioWarning, match=r"right\.wav.*first channel"):
         assert not load_audio(path).any()
 
@@ -93,10 +93,10 @@ def test_who_reads_a_file_alone_is_warned(tmp_path: Path) -> None:
 def odd(tmp_path: Path) -> Path:
     """An annotation of odd clips among usual ones."""
     for name, (samples, subtype) in (SILENT | USUAL).items():
-        write(tmp_path / f"{name}.wav", samples, subtype)
+        write_as(tmp_path / f"{name}.wav", samples, subtype)
     for name, samples in LOUD.items():
-        write(tmp_path / f"{name}.wav", samples, "FLOAT")
-    write(tmp_path / "long.wav", np.concatenate([np.zeros(60 * SAMPLE_RATE), SOUND]))
+        write_as(tmp_path / f"{name}.wav", samples, "FLOAT")
+    write_as(tmp_path / "long.wav", np.concatenate([np.zeros(60 * SAMPLE_RATE), SOUND]))
     names = sorted(path.name for path in tmp_path.glob("*.wav"))
     rows = [{"path": name, "text": "", "task": "asr", "testset_id": name.removesuffix(".wav")} for name in names]
     path = tmp_path / "odd.json"

@@ -58,7 +58,7 @@ def built(kind: str, values: dict[str, Any]) -> nn.Module:
     with torch.device("meta"):
         if kind == "decoder":
             return AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
-        module = importlib.import_module(f"nota_cli.models.{kind}")
+        module = importlib.import_module(f"nota_cli.models.encoders.{kind}")
         if kind == "whisper":
             return module.WhisperEncoder(module.WhisperConfig(**values))
         config, encoder = (getattr(module, name) for name in ENCODERS[kind])

@@ -13,21 +13,17 @@ import soundfile
 import soxr
 from safetensors.numpy import load_file
 
+from helpers.audio import write
 from helpers.paths import GOLDEN
 from nota_cli.data.audio.clip import SAMPLE_RATE, duration, load_audio, load_clip
 from nota_cli.errors import AudioError, DataError
 
-GOLDEN = GOLDEN / "nota"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")
+SYSTEM = GOLDEN / "nota"
+needs_golden = pytest.mark.skipif(not SYSTEM.is_dir(), reason="golden files are not here")
 
 
 def tone(seconds, rate=SAMPLE_RATE, hertz=440.0):
     return 0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
-
-
-def write(path, samples, rate=SAMPLE_RATE, **kwargs):
-    soundfile.write(path, samples, rate, **kwargs)
-    return path
 
 
 def wav_header(rate, channels, frames):
@@ -40,18 +36,18 @@ def wav_header(rate, channels, frames):
 @needs_golden
 @pytest.mark.parametrize("name", ["a1", "a2", "a3"])  # 8 kHz; 44.1 kHz stereo; 0.4 s
 def test_equals_the_organisers_waveform_to_the_bit(name):
-    expected = load_file(GOLDEN / "golden.safetensors")[f"wave{name[1]}"]
-    actual = load_audio(GOLDEN / "audio" / f"{name}.wav")
+    expected = load_file(SYSTEM / "golden.safetensors")[f"wave{name[1]}"]
+    actual = load_audio(SYSTEM / "audio" / f"{name}.wav")
     assert actual.dtype == np.float32
     np.testing.assert_array_equal(actual, expected)
 
 
 @needs_golden
 def test_cuts_at_thirty_seconds():
-    samples, rate = soundfile.read(GOLDEN / "audio" / "a4.flac", dtype="float32")
+    samples, rate = soundfile.read(SYSTEM / "audio" / "a4.flac", dtype="float32")
     assert rate == SAMPLE_RATE
     assert len(samples) > 30 * rate
-    np.testing.assert_array_equal(load_audio(GOLDEN / "audio" / "a4.flac"), samples[: 30 * rate])
+    np.testing.assert_array_equal(load_audio(SYSTEM / "audio" / "a4.flac"), samples[: 30 * rate])
 
 
 def test_reading_only_what_is_kept_gives_the_same_as_reading_all(tmp_path):

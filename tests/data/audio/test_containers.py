@@ -14,7 +14,7 @@ from nota_cli.errors import AudioError
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 8 * SAMPLE_RATE)
 KINDS = ["VORBIS", "OPUS"]
-CASES = CASES / "audio"
+AUDIO_CASES = CASES / "audio"
 
 
 def write(path, samples=NOISE, rate=SAMPLE_RATE, **kwargs):
@@ -249,13 +249,13 @@ def test_a_byte_of_a_compressed_block_is_many_samples(tmp_path, subtype):
     refused(path)
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not here")
+@pytest.mark.skipif(not AUDIO_CASES.is_dir(), reason="the shared cases are not here")
 @pytest.mark.parametrize(
     ("name", "seconds"),
     [("chained.ogg", 3.278), ("joined.flac", 3.278), ("rf64_pipe.wav", 1.69), ("one_byte_short.wav", 1.69)],
 )
 def test_cases_that_people_met(name, seconds):
-    assert len(heard(CASES / name)) / SAMPLE_RATE == pytest.approx(seconds, abs=1e-3)
+    assert len(heard(AUDIO_CASES / name)) / SAMPLE_RATE == pytest.approx(seconds, abs=1e-3)
 
 
 @pytest.mark.parametrize("how", [{"format": "CAF"}, {"format": "W64"}])

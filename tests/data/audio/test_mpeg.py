@@ -13,7 +13,7 @@ from nota_cli.data.audio.headers import scan
 from nota_cli.data.audio.mpeg import BLOCK, LENGTHS, read_mpeg
 from nota_cli.errors import AudioError, AudioWarning
 
-CASES = CASES / "audio"
+AUDIO_CASES = CASES / "audio"
 ID3V1 = b"TAG" + bytes(125)
 ID3V2 = b"ID3\x04\0\0\0\0\x02\x00" + b"\xff\xfb\x90\x64" * 64  # what is in a tag is no frame
 APE = b"APETAGEX" + struct.pack("<IIII8x", 2000, 40, 0, 0xA000_0000) + bytes(8) + b"APETAGEX"
@@ -209,10 +209,10 @@ def test_frames_are_counted_across_blocks(tmp_path):
     assert np.abs(load_clip([path], start=late, stop=late + 1.5)).max() > 0.05
 
 
-@pytest.mark.skipif(not CASES.is_dir(), reason="the shared cases are not here")
+@pytest.mark.skipif(not AUDIO_CASES.is_dir(), reason="the shared cases are not here")
 @pytest.mark.parametrize("name", ["vbr_no_xing", "cbr_no_xing", "abr_no_xing", "ffmpeg_pipe"])
 def test_cases_that_people_met(name):
-    assert everything(CASES / f"{name}.mp3").shape[0] > 1.69 * SAMPLE_RATE
+    assert everything(AUDIO_CASES / f"{name}.mp3").shape[0] > 1.69 * SAMPLE_RATE
 
 
 @pytest.mark.parametrize("cut", [0, 3])

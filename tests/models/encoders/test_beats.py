@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from helpers.paths import GOLDEN
+from helpers.tensors import noise, shake
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import CheckpointError, DataError
 from nota_cli.features.spectrograms import kaldi_fbank
@@ -29,15 +30,10 @@ TINY = BeatsConfig(
 )
 
 
-def noise(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-
-
 def tiny(**changes):
     torch.manual_seed(0)
     model = BeatsEncoder(dataclasses.replace(TINY, **changes))
-    for parameter in model.parameters():  # zero biases and small tables would hide what padding and gates do
-        parameter.data += 0.1 * torch.randn_like(parameter)
+    shake(model, 0.1)
     return model.eval()
 
 

@@ -1,37 +1,21 @@
 """CED against the golden states, its spectrogram, orders and pieces, its indifference to padding, and its training."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from helpers.ced import TINY, tiny
 from helpers.paths import GOLDEN
+from helpers.tensors import noise
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import DataError
 from nota_cli.features.batch import FRONT_ENDS
 from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, ced_spectrogram
 from nota_cli.models.encoders.ced import CedConfig, CedEncoder, load_ced
 
-GOLDEN = GOLDEN / "nlp07"
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")
-
-TINY = CedConfig(embed_dim=32, depth=3, num_heads=4, target_length=84)  # 5 steps, and 4 frames over as published
-
-
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def tiny(scaling="published", token_order="time", **changes):
-    torch.manual_seed(0)
-    model = CedEncoder(dataclasses.replace(TINY, **changes), scaling=scaling, token_order=token_order)
-    for parameter in model.parameters():  # zero biases and small tables would hide what padding and positions do
-        parameter.data += 0.3 * torch.randn_like(parameter)
-    model.init_bn[0].running_mean.normal_()
-    model.init_bn[0].running_var.uniform_(0.5, 2.0)
-    return model.eval()
+SYSTEM = GOLDEN / "nlp07"
+needs_golden = pytest.mark.skipif(not SYSTEM.is_dir(), reason="golden files are not here")
 
 
 def encode(model, *arguments):
@@ -43,18 +27,18 @@ def encode(model, *arguments):
 
 
 def golden(scaling="beats", token_order="frequency"):
-    return load_ced(GOLDEN / "ced.pt", 4, scaling=scaling, token_order=token_order)
+    return load_ced(SYSTEM / "ced.pt", 4, scaling=scaling, token_order=token_order)
 
 
 def golden_clip(clip):
-    return torch.from_numpy(load_audio(next((GOLDEN / "audio").glob(f"a{clip}.*"))))
+    return torch.from_numpy(load_audio(next((SYSTEM / "audio").glob(f"a{clip}.*"))))
 
 
 @needs_golden
 @pytest.mark.parametrize("clip", range(4))
 def test_equals_the_golden_states(clip):
     encoder = golden()
-    figures = load_file(GOLDEN / "golden.safetensors")
+    figures = load_file(SYSTEM / "golden.safetensors")
     waveform = figures.get(f"wave{clip}", golden_clip(clip))
     states, mask = encode(encoder, FRONT_ENDS[encoder.front_end](waveform)[None])
     expected = figures[f"audio_encoder{clip}"]
@@ -117,7 +101,7 @@ def test_the_spectrogram_is_torchaudios(samples):
 
 @needs_golden
 def test_the_filters_are_those_in_the_golden_file():
-    published = torch.load(GOLDEN / "ced.pt", weights_only=True)["front_end.0.mel_scale.fb"]
+    published = torch.load(SYSTEM / "ced.pt", weights_only=True)["front_end.0.mel_scale.fb"]
     impulse = torch.zeros(4096)
     impulse[2080] = 1.0  # in the middle of a frame: equal power everywhere
     torch.testing.assert_close(10 ** (ced_spectrogram(impulse)[13] / 10), published.sum(0), atol=1e-4, rtol=1e-4)

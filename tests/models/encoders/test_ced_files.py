@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from helpers.ced import tiny
+from helpers.tensors import noise
 from nota_cli.errors import CheckpointError
 from nota_cli.models.encoders.ced import CedConfig, CedEncoder, load_ced
 
-TINY = CedConfig(embed_dim=32, depth=3, num_heads=4, target_length=84)  # 5 steps, and 4 frames over as published
 HUGGING_FACE = {
     "name": "ced-none",
     "architectures": ["CedForAudioClassification"],
@@ -33,21 +34,6 @@ HUGGING_FACE = {
     "n_fft": 512,
     "win_size": 512,
 }
-
-
-def noise(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
-
-
-def tiny(**changes):
-    torch.manual_seed(0)
-    model = CedEncoder(dataclasses.replace(TINY, **changes))
-    for parameter in model.parameters():  # no bias at zero and no norm at one, so that none is mixed up unseen
-        parameter.data += 0.3 * torch.randn_like(parameter)
-    model.init_bn[0].running_mean.normal_()
-    model.init_bn[0].running_var.uniform_(0.5, 2.0)
-    model.init_bn[0].num_batches_tracked.fill_(123)
-    return model.eval()
 
 
 def file(path, model, **weights):

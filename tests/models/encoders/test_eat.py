@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from helpers.tensors import noise, shake
 from nota_cli.errors import CheckpointError, DataError
 from nota_cli.features.batch import extract
 from nota_cli.features.spectrograms import eat_fbank
@@ -20,15 +21,10 @@ TINY = EatConfig(embed_dim=32, depth=3, num_heads=4, mel_bins=32, mlp_ratio=2.0)
 HEADS = {"fc_norm.weight": torch.ones(32), "fc_norm.bias": torch.zeros(32), "head.weight": torch.zeros(5, 32)}
 
 
-def noise(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
 def tiny(**changes):
     torch.manual_seed(0)
     model = EatEncoder(dataclasses.replace(TINY, **changes))
-    for parameter in model.parameters():  # zero biases and unit gains would hide mistakes
-        parameter.data += 0.1 * torch.randn_like(parameter)
+    shake(model, 0.1)
     return model.eval()
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperConfig, WhisperForConditionalGeneration, WhisperModel
 
 from helpers.paths import GOLDEN
+from helpers.tensors import noise
 from nota_cli.errors import CheckpointError, DataError
 from nota_cli.models.encoders.whisper import WhisperEncoder, load_whisper_encoder
 
@@ -20,10 +21,6 @@ def config(**changes):
     sizes |= {"decoder_layers": 1, "decoder_attention_heads": 4, "decoder_ffn_dim": 64, "vocab_size": 50}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     return WhisperConfig(**(sizes | tokens | {"num_mel_bins": 16, "max_source_positions": 100} | changes))
-
-
-def noise(*shape):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(scope="module")
