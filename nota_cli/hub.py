@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from nota_cli.console import say
 from nota_cli.errors import CheckpointError, NotaError, listing
+from nota_cli.paths import path_note
 from nota_cli.recipe.schema import Recipe
 
 Kind = Literal["model", "tokenizer", "checkpoint"]
@@ -85,8 +86,8 @@ def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     name = hub_name(str(path))
     if name is None:
         raise CheckpointError(
-            f"there is no file or folder {str(path)!r}. Name one that is there, or one on the hub as ORG/NAME or "
-            "ORG/NAME/FILE.pt."
+            f"there is no file or folder {str(path)!r}. "
+            + (path_note(str(path)) or "Name one that is there, or one on the hub as ORG/NAME or ORG/NAME/FILE.pt.")
         )
     return _cached(name, kind) or _fetch(name, kind)[0]
 

@@ -10,6 +10,7 @@ from typing import Any
 from nota_cli.errors import DataError
 from nota_cli.hub import local_path
 from nota_cli.model.checkpoint import own_decoder
+from nota_cli.paths import audio_path
 from nota_cli.recipe.schema import Recipe
 
 WHOLE = 64 * 2**20  # bytes up to which a file is read from end to end
@@ -123,7 +124,7 @@ def recordings_hash(names: Iterable[str], audio_root: Path) -> str:
     found = hashlib.sha256()
     for name in dict.fromkeys(names):
         try:
-            status = os.stat(os.path.join(audio_root, name))
+            status = os.stat(audio_path(audio_root, name))
             about = f"{status.st_size} {status.st_mtime_ns}"
         except (OSError, ValueError):  # the scan reports it
             about = "absent"
