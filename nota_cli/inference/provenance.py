@@ -153,7 +153,7 @@ def run_provenance(
         "recipe": values,
         "weights": weights,
         "large_files": large_files(parts),
-        "annotation" if test_set["annotation"] else "names": test_set["hash"],
+        "annotation" if test_set["annotation"] else "recording_names": test_set["hash"],
         "audio_root": os.path.realpath(test_set["audio_root"]),
         "recordings": test_set["recordings"],
         **asked,
