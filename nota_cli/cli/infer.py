@@ -56,10 +56,10 @@ def infer(
     device: DeviceOption = "auto",
     workers: Annotated[
         int | None,
-        typer.Option(min=0, help="Processes that decode audio ahead; if not given, what the cores can spare."),
+        typer.Option(min=0, help="Number of processes that decode audio (default: as many as the cores allow)."),
     ] = None,
     batch_size: Annotated[
-        str, typer.Option(help="Clips of a batch; auto: the recipe's, or on CUDA what the memory takes.")
+        str, typer.Option(help="Number of clips per batch (auto: the recipe's; on CUDA, as many as the memory holds).")
     ] = "auto",
     on_error: Annotated[
         str, typer.Option(help="Rows with bad audio: stop, blank (the recipe's fallback text) or skip.")
@@ -68,7 +68,7 @@ def infer(
         str, typer.Option(help="Clips over 30 s: cut, as the organisers do, or chunk: overlapping windows.")
     ] = "cut",
     restart: Annotated[
-        bool, typer.Option("--restart", help="Throw away what a run that was cut has finished.")
+        bool, typer.Option("--restart", help="Discard the rows that an interrupted run has finished.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a finished CSV of another run, or one that was edited.")

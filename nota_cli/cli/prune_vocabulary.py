@@ -22,9 +22,9 @@ def prune_vocabulary(
     annotation: Annotated[list[Path] | None, typer.Option(help="Annotations whose texts and questions count.")] = None,
     texts: Annotated[list[Path] | None, typer.Option(help="Text files, every line of which counts.")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="A token to keep in any case.")] = None,
-    multiple: Annotated[int, typer.Option(min=1, help="Fill up to a multiple of so many rows.")] = 1,
+    multiple: Annotated[int, typer.Option(min=1, help="Round the vocabulary size up to a multiple of N.")] = 1,
     size: Annotated[
-        int | None, typer.Option(min=1, help="At most so many tokens; those that the texts use most stay.")
+        int | None, typer.Option(min=1, help="Keep at most N tokens: those that the texts use most.")
     ] = None,
 ) -> None:
     """Keep the tokens that given texts need, and shrink embedding, output head and tokenizer to them.

@@ -31,7 +31,8 @@ def score(
     ] = 1000,
     details: Annotated[Path | None, typer.Option(help="Write each clip's edits, texts and values to this CSV.")] = None,
     worst: Annotated[
-        int | None, typer.Option(min=0, help="So many worst clips and substitutions on stderr; 5, with --json none.")
+        int | None,
+        typer.Option(min=0, help="Number of worst clips and of substitutions to print (default 5; 0 with --json)."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

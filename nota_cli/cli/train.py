@@ -26,11 +26,11 @@ def train(
     recipe: RecipeArgument,
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder; checkpoints/RECIPE if not given.")] = None,
     init: Annotated[Path | None, typer.Option(help="Checkpoint folder to start from.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was cut off.")] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Throw an unfinished run away.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume a run that was interrupted.")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="Discard an unfinished run and start again.")] = False,
     settings: SetOption = None,
 ) -> None:
-    """Train what the recipe trains; a run that was killed goes on with `--resume`."""
+    """Train what the recipe trains; resume an interrupted run with `--resume`."""
     from nota_cli.cli.guards import check_checkpoint
     from nota_cli.recipe.load import load_recipe
     from nota_cli.recipe.sources import with_data_there

@@ -32,7 +32,7 @@ def validate_submission(
     aac: Annotated[Path | None, typer.Option(help="A CSV of captions.")] = None,
     fix: Annotated[Path | None, typer.Option(help="Write a repaired copy here and say what was changed.")] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Let --fix write over the CSV itself.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Take warnings for errors.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as errors.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Check a CSV against the organisers' rules and more; every problem is named with its row.

@@ -64,7 +64,7 @@ class AudioEncoder(Encoder):
 
     kind: Literal["beats", "ced", "eat", "none"] = "beats"
     heads: Positive | None = None
-    """CED alone, whose files do not tell: attention heads; one for 64 of its width if not given, as published."""
+    """CED only: its files do not record the number of attention heads; width / 64 if not given, as published."""
     scaling: Literal["published", "beats"] = "published"
     """CED alone. `beats`: its spectrogram is first normalised with BEATs' figures, as NLP-07 did."""
     token_order: Literal["time", "frequency"] = "time"
