@@ -1,7 +1,6 @@
 """What a recipe costs: bytes by part, peak memory, time to first token, time per output token, and their floors."""
 
 import gc
-import importlib.metadata
 import platform
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from nota_cli.models.inventory import Part, inventory
 from nota_cli.models.memory import memory_there, out_of_memory
 from nota_cli.recipe.load import recipe_hash
 from nota_cli.recipe.schema import LoadFormat, Recipe
-from nota_cli.version import __version__
+from nota_cli.version import versions
 
 __all__ = ["PROTOCOLS", "Settings", "compare", "measure", "measure_model", "show", "show_comparison"]
 
@@ -231,15 +230,8 @@ def _machine(device: torch.device) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"nota": __version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    return found
+    cuda = {"cuda": torch.version.cuda} if torch.version.cuda else {}
+    return versions(LIBRARIES) | cuda
 
 
 def _in_mb(sizes: dict[str, int | None]) -> dict[str, float | None]:

@@ -7,11 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from nota_cli.errors import DataError
+from nota_cli.features.constants import SAMPLE_RATE, WHISPER_SAMPLES
 
-SAMPLE_RATE = 16_000  # Hz
 HOP = 160  # samples: 10 ms, so 100 frames a second
 WINDOW = 400  # samples: 25 ms
-WHISPER_SAMPLES = 30 * SAMPLE_RATE  # what Whisper's published encoders always see
 KALDI_FFT = 512  # the next power of two above the window
 KALDI_LOW_HZ = 20.0
 KALDI_PREEMPHASIS = 0.97

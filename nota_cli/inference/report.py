@@ -3,7 +3,6 @@
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from nota_cli.data.audio.clip import NOTE_KINDS
 from nota_cli.inference.engine import Tally
 from nota_cli.inference.journal import BLANK, DONE, SKIPPED, Entry
 from nota_cli.inference.results import Outcomes
-from nota_cli.version import __version__
+from nota_cli.version import versions
 
 PACKAGES = ("torch", "transformers", "peft", "gptqmodel", "soundfile", "soxr", "numpy")
 
@@ -105,7 +104,7 @@ def run_report(
         "device_name": _device_name(facts.device),
         "long": facts.long,
         **facts.provenance,
-        "versions": {"nota": __version__, "python": platform.python_version(), **_versions()},
+        "versions": versions(PACKAGES),
     }
 
 
@@ -129,13 +128,3 @@ def _device_name(device: str) -> str:
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

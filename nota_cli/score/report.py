@@ -1,6 +1,5 @@
 """A submission CSV against an annotation's references: the organisers' figures, or those that papers publish."""
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -15,7 +14,7 @@ from nota_cli.score.qa import answers, squad_normalise
 from nota_cli.score.wer import ClipEdits, WerResult, clip_edits, normalise, plain_words, wer
 from nota_cli.submission import COLUMNS, Problem, read_records
 from nota_cli.submission.problems import printable
-from nota_cli.version import __version__
+from nota_cli.version import versions
 
 PROFILES = ("organisers", "standard")
 CIDER_NOTE = "this is CIDEr-D x 100, which the organisers print under the name SPIDEr; it is not SPIDEr"
@@ -151,7 +150,11 @@ def score_clips(
         report["references"] = sum(map(len, references))
     if samples and len(wanted) > 1:
         report["intervals"] = _intervals(figures, samples)
-    report |= {"profile": profile, "normaliser": figures.normaliser, "versions": _versions() | figures.versions}
+    report |= {
+        "profile": profile,
+        "normaliser": figures.normaliser,
+        "versions": versions(_LIBRARIES) | figures.versions,
+    }
     clips = [
         Clip(
             row_id(row),
@@ -258,10 +261,6 @@ def _intervals(figures: _Figures, samples: int) -> dict[str, Any]:
 
 def _scaled(bounds: tuple[float, float] | None, factor: float) -> list[float] | None:
     return None if bounds is None else [factor * bound for bound in bounds]
-
-
-def _versions() -> dict[str, str]:
-    return {"nota": __version__, "python": platform.python_version()} | {name: version(name) for name in _LIBRARIES}
 
 
 def _answers(path: Path) -> dict[str, str]:

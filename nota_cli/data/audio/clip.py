@@ -12,8 +12,8 @@ import soxr
 
 from nota_cli.data.audio.sound_file import AGAIN, Sound, count, decode, sounds
 from nota_cli.errors import AudioError, AudioWarning, DataError, printable
+from nota_cli.features.constants import SAMPLE_RATE
 
-SAMPLE_RATE = 16_000  # Hz; what every encoder here was trained on
 MAX_SECONDS = 30.0  # the longest clip an encoder sees; the rest is cut
 MIN_SECONDS = 1.0  # shorter clips get zeros at the end
 EXPANSION_GAP_SECONDS = 0.1  # silence between the files of one clip
