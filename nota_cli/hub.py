@@ -4,6 +4,7 @@ import errno
 import glob
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -71,6 +72,8 @@ def hub_name(path: str) -> HubName | None:
 def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     """Where the weights that a recipe names lie on this machine; what is not here yet is fetched from the hub.
 
+    A folder `weights/NAME` in the working folder (or in `$NOTA_WEIGHTS`) stands in for `ORG/NAME` of the hub.
+
     Args:
         path: a folder or file, which is returned as it is; `org/name`; or `org/name/file.pt`.
         kind: what of a repository is needed: config, tokenizer and weights; the tokenizer alone; a checkpoint folder.
@@ -88,6 +91,9 @@ def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
             f"there is no file or folder {str(path)!r}. Name one that is there, or one on the hub as ORG/NAME or "
             "ORG/NAME/FILE.pt."
         )
+    own = Path(os.environ.get("NOTA_WEIGHTS", "weights")) / name.repo.split("/")[1]
+    if name.file is None and own.is_dir():
+        return own
     return _cached(name, kind) or _fetch(name, kind)[0]
 
 

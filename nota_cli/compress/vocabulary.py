@@ -36,11 +36,11 @@ from nota_cli.compress.vocabulary_weights import (
 from nota_cli.errors import CheckpointError, UsageError, listing
 from nota_cli.files import atomic_folder, write_text
 from nota_cli.hub import local_path
+from nota_cli.model.vocabulary import MAPPING
 from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.load import dump_recipe, load_recipe
 from nota_cli.recipe.schema import Decoder, Recipe
 
-MAPPING = "vocabulary.json"
 CONFIGS = ("config.json", "generation_config.json")
 ADDED = "added_tokens.json"
 COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", ADDED)

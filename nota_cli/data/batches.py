@@ -219,10 +219,14 @@ class _Corpus:
         mates = self.mates[first.speaker]
         count = int(rng.integers(1, self.source.join + 1))
         chosen = [first, *(mates[rng.integers(len(mates))] for _ in range(count - 1))]
-        pieces = [self._silence(rng)]
+        pieces, texts = [self._silence(rng)], []
         for row in chosen:
-            pieces += [self._load(row, self.source.audio_root, 0.0), self._silence(rng)]
-        return np.concatenate(pieces), " ".join(row.text or "" for row in chosen)
+            wave = self._load(row, self.source.audio_root, 0.0)
+            if texts and sum(map(len, pieces)) + len(wave) > self.max_seconds * SAMPLE_RATE:
+                break  # the end would be cut off, and its text be asked for all the same
+            pieces += [wave, self._silence(rng)]
+            texts.append(row.text or "")
+        return np.concatenate(pieces), " ".join(texts)
 
     def _silence(self, rng: Generator) -> np.ndarray:
         return np.zeros(int(rng.uniform(*self.source.gap_seconds) * SAMPLE_RATE), dtype=np.float32)

@@ -21,6 +21,7 @@ from nota_cli.hub import local_path
 from nota_cli.model import llama_moe  # noqa: F401  (makes the family known to transformers)
 from nota_cli.model.attention import default_attention
 from nota_cli.model.tokenizer import dummy_tokenizer, load_tokenizer, special_ids
+from nota_cli.model.vocabulary import keep_tokens
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 from nota_cli.recipe.schema import LoadFormat, Lora
 
@@ -183,6 +184,7 @@ def _pretrained(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     problems += [f"of another shape: {key[0]}" for key in sorted(report["mismatched_keys"])]
     if problems:
         raise CheckpointError(f"decoder {folder}: the weights do not fit its config.json:\n{listing(problems)}")
+    keep_tokens(model, local_path(spec.tokenizer or spec.path, kind="tokenizer"))
     return Decoder(model.to(device), tokenizer)
 
 
