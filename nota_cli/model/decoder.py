@@ -27,6 +27,8 @@ from nota_cli.recipe.schema import LoadFormat, Lora
 
 transformers_logging.disable_progress_bar()  # bars over loading and saving weights would tear nota's own apart
 
+SCALED_INPUTS = {"gemma", "gemma2", "vaultgemma"}
+"""Families whose first implementations multiplied all inputs, not only tokens, by sqrt(width)."""
 PAD_COLUMNS = 128  # of an embedding, in float32 at a time
 
 
@@ -59,11 +61,13 @@ class Decoder(nn.Module):
     def audio_scale(self) -> float:
         """What audio embeddings are multiplied by before they enter.
 
-        Gemma scales whatever enters it by sqrt(width); transformers 5 does so inside the token embedding alone, so
-        embeddings that come from elsewhere are scaled here.
+        Gemma 1 and 2 scaled whatever entered them by sqrt(width), and systems were trained on that; transformers 5
+        does so inside the token embedding alone, so for them embeddings from elsewhere are scaled here. From Gemma 3
+        on, and in other families, tokens alone were ever scaled (Google's own image embeddings enter as they are).
         """
-        scale = getattr(self.base.get_input_embeddings(), "embed_scale", 1.0)
-        return float(scale)
+        if self.base.config.model_type not in SCALED_INPUTS:
+            return 1.0
+        return float(self.base.get_input_embeddings().embed_scale)
 
     @property
     def end_ids(self) -> list[int]:

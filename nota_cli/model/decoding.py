@@ -11,9 +11,9 @@ from nota_cli.console import warn
 from nota_cli.model.decoder import Decoder
 from nota_cli.model.sampling import Sampling, perturb
 
-FAMILIES = {"gemma2", "llama", "llama_moe", "qwen2"}
+FAMILIES = {"gemma2", "gemma3_text", "llama", "llama_moe", "qwen2"}
 """Decoders whose layers are known to need no more than the cache and the mask here; others go the plain way."""
-BY_LAYER_TYPE = {"gemma2", "qwen2"}  # they take a mask for each type of layer, the others one
+BY_LAYER_TYPE = {"gemma2", "gemma3_text", "qwen2"}  # they take a mask for each type of layer, the others one
 ROUND_TO = 64  # slots: lengths that are near each other share a cache, and CUDA's kernels like whole blocks
 LOOK_EVERY = 8  # tokens on CUDA, where looking whether all rows have ended waits for the device
 WARM_UPS = 3  # runs before a capture: libraries choose kernels and take workspace in the first ones
@@ -131,7 +131,7 @@ class GreedyDecoder:
         config = base.config
         if getattr(config, "model_type", "") not in FAMILIES or self._decoder.training:
             return False
-        if config._attn_implementation not in ("eager", "sdpa"):
+        if config._attn_implementation not in ("eager", "sdpa") or getattr(config, "use_bidirectional_attention", False):
             return False
         if any(getattr(base.generation_config, name, None) for name in SHAPING):
             return False

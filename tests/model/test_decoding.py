@@ -32,6 +32,9 @@ SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range
 SIZES |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 FAMILIES = {
     "gemma2": {"head_dim": 16, "query_pre_attn_scalar": 16},
+    # A wide and a narrow layer, each with a rotary base of its own; the last is the global one.
+    "gemma3_text": {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 128, "num_hidden_layers": 3}
+    | {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
     "llama": {},
     "qwen2": {},
     "llama_moe": {"num_experts": 4, "num_selects": 2, "size_experts": [[32] * 4] * 2},
