@@ -78,11 +78,13 @@ class AlignmentHead(nn.Module):
 
     def __init__(self, model: AudioLM) -> None:
         super().__init__()
-        table = model.decoder.base.get_input_embeddings().weight.detach()
+        ids = torch.arange(len(model.decoder.tokenizer), device=model.device)
+        # What the connector has to say for the decoder to see exactly a token's embedding.
+        table = (model.decoder.embed(ids) / model.decoder.audio_scale).detach()
         self._table = [table]  # in a list, so that it is no weight of this module
-        power = float(table[: len(model.decoder.tokenizer)].float().square().sum(-1).mean())
+        power = float(table.float().square().sum(-1).mean())
         self.scale = CONFIDENT / power
-        self.blank = nn.Parameter(torch.randn(table.size(1)) * (power / table.size(1)) ** 0.5)
+        self.blank = nn.Parameter(torch.randn(table.size(1), device=table.device) * (power / table.size(1)) ** 0.5)
 
     def forward(self, encoded: Encoded, rows: list[int], targets: list[list[int]]) -> Tensor:
         """The loss of some rows of a batch, per target token.
