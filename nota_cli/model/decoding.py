@@ -131,7 +131,9 @@ class GreedyDecoder:
         config = base.config
         if getattr(config, "model_type", "") not in FAMILIES or self._decoder.training:
             return False
-        if config._attn_implementation not in ("eager", "sdpa") or getattr(config, "use_bidirectional_attention", False):
+        if config._attn_implementation not in ("eager", "sdpa") or getattr(
+            config, "use_bidirectional_attention", False
+        ):
             return False
         if any(getattr(base.generation_config, name, None) for name in SHAPING):
             return False

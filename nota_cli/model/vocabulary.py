@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import torch
-from torch import nn
 from transformers import PreTrainedModel
 
 from nota_cli.errors import CheckpointError
@@ -38,27 +37,21 @@ def keep_tokens(model: PreTrainedModel, tokenizer_folder: Path) -> None:
         return
     if rows != full:
         raise CheckpointError(
-            f"{file} was made for a decoder of {full:,} tokens, and this one has {rows:,}. Give the decoder that it was "
-            "made for, or trim this one with `nota prune-vocabulary`."
+            f"{file} was made for a decoder of {full:,} tokens, and this one has {rows:,}. Give the decoder that it "
+            "was made for, or trim this one with `nota prune-vocabulary`."
         )
     if None in old_ids:
         raise CheckpointError(f"{file}: holds tokens that the full decoder has no row for; trim without `pad_token`.")
     kept = torch.tensor(old_ids)
-    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
-    tied = layers[1] is not None and layers[1].weight is layers[0].weight
-    for layer in layers[: 1 if tied else 2]:
-        if layer is not None:
-            layer.weight = nn.Parameter(
-                layer.weight.detach()[kept.to(layer.weight.device)].clone(), requires_grad=False
-            )
-    if tied:
-        layers[1].weight = layers[0].weight
-    layers[0].num_embeddings = len(old_ids)
-    if layers[0].padding_idx is not None:
-        layers[0].padding_idx = new_id(layers[0].padding_idx, old_ids)
-    if layers[1] is not None:
-        layers[1].out_features = len(old_ids)
-    model.config.get_text_config().vocab_size = len(old_ids)
+    tables = [table for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None]
+    rows_kept = [table.weight.detach()[kept.to(table.weight.device)] for table in tables]
+    padding = tables[0].padding_idx
+    model.resize_token_embeddings(len(old_ids), mean_resizing=False)  # minds the sizes that are written elsewhere, too
+    tables = [table for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None]
+    with torch.no_grad():
+        for table, weight in zip(tables, rows_kept, strict=True):
+            table.weight.copy_(weight)
+    tables[0].padding_idx = None if padding is None else new_id(padding, old_ids)
     for config in (model.config, model.generation_config):
         for key, value in config.to_dict().items():
             if key.endswith("token_id") and value is not None:
