@@ -2,8 +2,9 @@
 
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +13,9 @@ import torch
 
 from nota_cli.compress.merge import prepare_to_run
 from nota_cli.data.annotation import FAMILY_TASK
-from nota_cli.data.audio import duration, load_clip
+from nota_cli.data.audio import AudioNote, duration, load_clip, warn_of
 from nota_cli.data.inputs import Features
-from nota_cli.errors import UsageError
+from nota_cli.errors import DataError, UsageError
 from nota_cli.inference import feature_spec
 from nota_cli.long_audio import join, windows
 from nota_cli.model.audio_lm import AudioLM as Network
@@ -25,6 +26,7 @@ from nota_cli.recipe.load import DEFAULT_RECIPE, load_system
 
 File = str | os.PathLike[str]
 Long = Literal["cut", "chunk"]
+Task = Literal["asr", "aac", "qa"]
 Files = File | Iterable[File]
 
 
@@ -85,11 +87,11 @@ class AudioLM:
             DataError: a file cannot be used; the message names it.
             UsageError: `files` are no paths, or `long` is neither.
         """
-        return self._answers(files, FAMILY_TASK["asr"], None, long)
+        return self._answers(files, "asr", None, long)
 
     def caption(self, files: Files, *, long: Long = "cut") -> str | list[str]:
         """What is heard in each file; as `transcribe`."""
-        return self._answers(files, FAMILY_TASK["aac"], None, long)
+        return self._answers(files, "aac", None, long)
 
     def ask(self, files: Files, question: str, *, long: Long = "cut") -> str | list[str]:
         """The answer to one question about each file; otherwise as `transcribe`.
@@ -98,7 +100,7 @@ class AudioLM:
             DataError: a file cannot be used; the message names it.
             UsageError: `files` are no paths, `long` is neither, or the question is empty or no text.
         """
-        return self._answers(files, FAMILY_TASK["qa"], question, long)
+        return self._answers(files, "qa", question, long)
 
     def hear(self, file: File) -> "Recording":
         """A recording that much is to be asked about: it is read and encoded once.
@@ -118,31 +120,123 @@ class AudioLM:
         """What the encoders see of clips at 16 kHz."""
         return feature_spec(self.network).features(waves)
 
-    def _answers(self, files: Files, task: str, question: str | None, long: Long) -> str | list[str]:
-        check_question(task, question)
+    def stream(
+        self,
+        files: Iterable[File],
+        task: Task,
+        *,
+        question: str | None = None,
+        long: Long = "cut",
+        on_part: Callable[[Path, float, float], None] = lambda path, start, seconds: None,
+    ) -> Iterator[str | DataError]:
+        """The text of each file, in order and as soon as it is there; an error in place of one that cannot be used.
+
+        Args:
+            files: paths of sound files.
+            task: what is asked: `asr`, what is said; `aac`, what is heard; `qa`, the question.
+            question: of `qa`.
+            long: as in `transcribe`.
+            on_part: called before each window of a file is read, with the file, the window's start and the file's
+                length, both in seconds; the length is 0 where `long` is `cut`.
+
+        Raises:
+            UsageError: `files` are no paths, `long` or `task` is none of those, or the question is empty or no text.
+        """
+        if task not in FAMILY_TASK:
+            raise UsageError(f"task={task!r}: there are {', '.join(map(repr, FAMILY_TASK))}")
         if long not in ("cut", "chunk"):
             raise UsageError(f"long={long!r}: there are 'cut' and 'chunk'")
-        one = isinstance(files, (str, os.PathLike)) or not isinstance(files, Iterable)
-        paths = [path_of(files)] if one else [path_of(file) for file in files]
-        texts: list[list[str]] = [[] for _ in paths]
-        parts = ((place, wave) for place, path in enumerate(paths) for wave in self._waves(path, long))
-        while batch := list(islice(parts, self.network.settings_for(task).batch_size)):
-            queries = [Query(task, question, key=paths[place].name) for place, _ in batch]
-            features = self.features([wave for _, wave in batch])
-            with self._turn:
-                answers = self.network.generate(features, queries)
-            for (place, _), text in zip(batch, answers, strict=True):
-                texts[place].append(text)
-        joined = [join(parts_of_one, task) if len(parts_of_one) > 1 else parts_of_one[0] for parts_of_one in texts]
-        return joined[0] if one else joined
+        check_question(FAMILY_TASK[task], question)
+        return self._stream([path_of(file) for file in files], FAMILY_TASK[task], question, long, on_part)
 
-    def _waves(self, path: Path, long: Long) -> Iterator[np.ndarray]:
+    def _answers(self, files: Files, task: Task, question: str | None, long: Long) -> str | list[str]:
+        one = isinstance(files, (str, os.PathLike)) or not isinstance(files, Iterable)
+        texts = []
+        for text in self.stream([files] if one else files, task, question=question, long=long):
+            if isinstance(text, DataError):
+                raise text
+            texts.append(text)
+        return texts[0] if one else texts
+
+    def _stream(
+        self,
+        paths: Sequence[Path],
+        task: str,
+        question: str | None,
+        long: Long,
+        on_part: Callable[[Path, float, float], None],
+    ) -> Iterator[str | DataError]:
+        """Batches take windows of several files; a file's text is given once all of its windows are answered."""
+        size = self.network.settings_for(task).batch_size
+        batch: list[tuple[_Pending, np.ndarray]] = []
+        waiting: deque[_Pending] = deque()
+        for path in paths:
+            pending = _Pending(path)
+            waiting.append(pending)
+            try:
+                for wave in self._waves(path, long, on_part):
+                    batch.append((pending, wave))
+                    if len(batch) == size:
+                        self._answer(batch, task, question)
+                        yield from _finished(waiting, set(), task)
+            except DataError as error:
+                pending.error = error
+            pending.read = True
+            yield from _finished(waiting, {id(other) for other, _ in batch}, task)
+        self._answer(batch, task, question)
+        yield from _finished(waiting, set(), task)
+
+    def _answer(self, batch: "list[tuple[_Pending, np.ndarray]]", task: str, question: str | None) -> None:
+        """Answer the windows of a batch, and empty it."""
+        if not batch:
+            return
+        queries = [Query(task, question, key=pending.path.name) for pending, _ in batch]
+        features = self.features([wave for _, wave in batch])
+        with self._turn:
+            answers = self.network.generate(features, queries)
+        for (pending, _), text in zip(batch, answers, strict=True):
+            pending.texts.append(text)
+        batch.clear()
+
+    def _waves(self, path: Path, long: Long, on_part: Callable[[Path, float, float], None]) -> Iterator[np.ndarray]:
         limit = self.max_seconds
         if long == "cut":
+            on_part(path, 0.0, 0.0)
             yield load_clip([path], max_seconds=limit)
             return
-        for start, stop in windows(duration(path), limit):
-            yield load_clip([path], max_seconds=limit, start=start, stop=stop)
+        found: dict[str, AudioNote] = {}
+        notes: list[AudioNote] = []
+        silent = True
+        seconds = duration(path)
+        for start, stop in windows(seconds, limit):
+            on_part(path, start, seconds)
+            yield load_clip([path], max_seconds=limit, start=start, stop=stop, notes=notes)
+            silent = silent and any(note.kind == "silent" for note in notes)
+            found |= {note.kind: note for note in notes}
+            notes.clear()
+        if not silent:
+            found.pop("silent", None)
+        warn_of(found.values())
+
+
+@dataclass(eq=False)
+class _Pending:
+    """A file of which windows are still to be read or answered."""
+
+    path: Path
+    texts: list[str] = field(default_factory=list)
+    read: bool = False
+    error: DataError | None = None
+
+
+def _finished(waiting: "deque[_Pending]", in_batch: set[int], task: str) -> Iterator[str | DataError]:
+    """What has become of the first of the waiting files, as far as they are read and answered."""
+    while waiting and waiting[0].read and id(waiting[0]) not in in_batch:
+        pending = waiting.popleft()
+        if pending.error is not None:
+            yield pending.error
+        else:
+            yield join(pending.texts, task) if len(pending.texts) > 1 else pending.texts[0]
 
 
 class Recording:

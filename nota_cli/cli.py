@@ -1,8 +1,6 @@
 """The command line: one short function a command, heavy imports inside them, the only place that exits."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +10,7 @@ from nota_cli import __version__
 from nota_cli.cli_chat import chat_app
 from nota_cli.cli_compress import compress_app
 from nota_cli.cli_leaderboard import leaderboard_app
+from nota_cli.cli_listen import listen_app
 from nota_cli.cli_options import (
     AllowMissingOption,
     AnnotationOption,
@@ -23,6 +22,7 @@ from nota_cli.cli_options import (
     RecipeOption,
     SetOption,
     TaskOption,
+    check_sources,
     pick_batch_size,
     pick_load_format,
     pick_one,
@@ -31,9 +31,10 @@ from nota_cli.cli_options import (
 )
 from nota_cli.cli_submission import submission_app
 from nota_cli.cli_systems import checkpoint_app, recipes_app, systems_app
-from nota_cli.console import fail, print_json, quiet_libraries, say, table
-from nota_cli.errors import NotaError, UsageError
-from nota_cli.files import FULL
+from nota_cli.console import print_json, quiet_process, say, show_audio_warnings, table
+from nota_cli.data.recordings import named_recordings
+from nota_cli.errors import UsageError
+from nota_cli.process import run
 
 if TYPE_CHECKING:
     from nota_cli.data.prepare import Prepared
@@ -49,7 +50,7 @@ prepare_app = typer.Typer(help="Turn corpora on disk into annotation files.", no
 app.add_typer(prepare_app, name="prepare")
 app.add_typer(recipes_app, name="recipes")
 app.add_typer(checkpoint_app, name="checkpoint")
-for part in (systems_app, chat_app, compress_app, leaderboard_app, submission_app):
+for part in (listen_app, systems_app, chat_app, compress_app, leaderboard_app, submission_app):
     app.registered_commands += part.registered_commands
 
 
@@ -60,14 +61,26 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-@app.command(epilog="Example: `nota infer --task aac --out submission.csv`")
+@app.command(
+    epilog="Examples: `nota infer --task aac --out submission.csv`; "
+    "`nota infer my.wav 'calls/*.mp3' --task asr --out texts.csv`"
+)
 def infer(
+    audio: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Recordings, instead of an annotation: files, folders, globs ('calls/*.wav', quoted), or - for stdin."
+        ),
+    ] = None,
     task: TaskOption = None,
     recipe: RecipeOption = None,
     checkpoint: CheckpointOption = None,
     annotation: AnnotationOption = None,
     audio_root: AudioRootOption = None,
-    out: Annotated[Path | None, typer.Option(help="The CSV; submissions/RECIPE-TASK.csv if not given.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The CSV; submissions/RECIPE-TASK.csv if not given, RECIPE-TASK.csv here for recordings."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")] = None,
     settings: SetOption = None,
     device: DeviceOption = "auto",
@@ -87,40 +100,60 @@ def infer(
     restart: Annotated[
         bool, typer.Option("--restart", help="Throw away what a run that was cut has finished.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a finished CSV of another run, or one that was edited.")
+    ] = False,
+    audio_root_moved: Annotated[
+        bool,
+        typer.Option("--audio-root-moved", help="Resume although the same recordings lie elsewhere now."),
+    ] = False,
     load_format: LoadFormatOption = "auto",
     allow_missing: AllowMissingOption = False,
 ) -> None:
-    """Run a model over a test set into a submission CSV; a run that was cut goes on by the same command.
+    """Run a model over a test set or recordings into a CSV; re-run the same command to resume.
 
     With no other flag than `--task` the small model that ships with nota runs over the sample recordings.
-    Every row is asked what its own `task` says; `--task` names the test set and serves rows without one.
+    Each row's `task` selects its prompt; `--task` names the test set and serves rows without one, and recordings, whose
+    paths are the CSV's `testset_id`.
     Several processes share the rows under `torchrun` or `accelerate launch`. Beside the CSV lies a report, `.run.json`.
     """
-    from nota_cli.commands import Loading
-    from nota_cli.commands_infer import Wishes, run_infer
-    from nota_cli.inference.policy import ON_ERROR
+    task = pick_task(task)
+    check_sources(audio, annotation, audio_root, task)
+    with named_recordings(audio or []) as recordings:
+        for note in recordings.notes:
+            say(note)
+        chosen = pick_recipe(recipe, checkpoint, settings)
 
-    chosen = pick_recipe(recipe, checkpoint, settings)
-    wishes = Wishes(
-        pick_task(task),
-        annotation,
-        audio_root,
-        out,
-        limit,
-        device,
-        workers,
-        Loading(pick_load_format(load_format), allow_missing),
-        batch_size=pick_batch_size(batch_size),
-        on_error=pick_one("--on-error", on_error, ON_ERROR),
-        chunk=pick_one("--long", long, ("cut", "chunk")) == "chunk",
-        restart=restart,
-    )
-    summary = run_infer(chosen, wishes)
+        from nota_cli.commands import Loading
+        from nota_cli.commands_infer import Wishes, run_infer
+        from nota_cli.inference.policy import ON_ERROR
+
+        wishes = Wishes(
+            task,
+            annotation,
+            recordings.files,
+            audio_root,
+            out,
+            limit,
+            device,
+            workers,
+            Loading(pick_load_format(load_format), allow_missing),
+            batch_size=pick_batch_size(batch_size),
+            on_error=pick_one("--on-error", on_error, ON_ERROR),
+            chunk=pick_one("--long", long, ("cut", "chunk")) == "chunk",
+            restart=restart,
+            overwrite=overwrite,
+            audio_root_moved=audio_root_moved,
+        )
+        summary = run_infer(chosen, wishes)
     if summary is not None:
         table("Inference", ["", ""], [[name, str(value)] for name, value in summary.items()])
 
 
-@app.command(epilog="Example: `nota train tiny --out checkpoints/mine`")
+@app.command(
+    epilog="Example: `nota train mine.yaml --out checkpoints/mine`; README.md has a mine.yaml that runs right "
+    "after the installation. `nota train tiny` needs the corpora that the shipped model was trained on."
+)
 def train(
     recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder; checkpoints/RECIPE if not given.")] = None,
@@ -130,12 +163,17 @@ def train(
     settings: SetOption = None,
 ) -> None:
     """Train what the recipe trains; a run that was killed goes on with `--resume`."""
+    from nota_cli.guards import check_checkpoint
     from nota_cli.recipe.load import load_recipe
-    from nota_cli.training.loop import train as run
 
     changes = [*(settings or []), *([] if init is None else [f"train.init={json.dumps(str(init))}"])]
     loaded = load_recipe(recipe, changes)
-    done = run(loaded, out or Path("checkpoints") / loaded.name, resume=resume, restart=restart)
+    folder = out or Path("checkpoints") / loaded.name
+    check_checkpoint(folder, loaded)
+    say(f"loading recipe {loaded.name} ...")
+    from nota_cli.training.loop import train as train_recipe
+
+    done = train_recipe(loaded, folder, resume=resume, restart=restart)
     rows = [["checkpoint", str(done.folder)], ["steps", str(done.steps)]]
     table("Training", ["", ""], [*rows, *([name, f"{value:.4f}"] for name, value in done.metrics.items())])
 
@@ -159,9 +197,11 @@ def score(
 ) -> None:
     """Score a CSV exactly as the organisers do, or as papers do."""
     from nota_cli.files import check_writable
+    from nota_cli.guards import check_score
     from nota_cli.score import details as tool
     from nota_cli.score.report import score_clips
 
+    check_score(details, csv, annotation)
     if details is not None:
         check_writable(details)
     scored = score_clips(csv, annotation, pick_task(task) or task, profile=profile, samples=bootstrap)
@@ -197,25 +237,25 @@ def efficiency(
 
     `--compare A.json --compare B.json` shows measurements that `--out` wrote side by side.
     """
-    from nota_cli import efficiency as tool
     from nota_cli.console import progress
     from nota_cli.files import check_writable, write_text
+    from nota_cli.guards import check_efficiency
+
+    chosen = None if comparison else pick_recipe(recipe, checkpoint, settings)  # says that it is loading
+    from nota_cli import efficiency as tool
     from nota_cli.model.device import pick_device
 
-    if comparison:
-        compared = tool.compare(comparison)
+    if chosen is None:
+        compared = tool.compare(comparison or [])
         print_json(compared) if as_json else tool.show_comparison(compared)
         return
     if protocol not in tool.PROTOCOLS:
         raise UsageError(f"--protocol {protocol!r}: there are {' and '.join(tool.PROTOCOLS)}")
+    how = tool.Settings(protocol, audio_seconds, tokens, rounds, warm_up, seconds)
+    place, weights = pick_device(device), pick_load_format(load_format)
+    check_efficiency(out, chosen)
     if out is not None:
         check_writable(out)
-    how = tool.Settings(protocol, audio_seconds, tokens, rounds, warm_up, seconds)
-    chosen, place, weights = (
-        pick_recipe(recipe, checkpoint, settings),
-        pick_device(device),
-        pick_load_format(load_format),
-    )
     with progress() as bar:
         shown = bar.add_task("rounds", total=None, detail=chosen.name)
         report = tool.measure(
@@ -238,10 +278,12 @@ def prepare_fsdd(
 ) -> None:
     """Spoken digits: single ones to train on, strings of held-out ones to test on."""
     from nota_cli.data.prepare import prepare_digits
+    from nota_cli.guards import check_prepare
 
     first, separator, last = hold_out.partition("-")
     if not (separator and first.isdigit() and last.isdigit()):
         raise UsageError(f"--hold-out {hold_out!r}: write it as FIRST-LAST, for example 5-9")
+    check_prepare(out, ("fsdd-train.json", "fsdd-dev.json"), folder)
     _summary(prepare_digits(folder, out, hold_out=range(int(first), int(last) + 1)))
 
 
@@ -252,9 +294,11 @@ def prepare_esc10(
     hold_out_fold: Annotated[int, typer.Option(help="The fold kept out of training.")] = 4,
 ) -> None:
     """Environmental sounds with a caption each."""
-    from nota_cli.data.prepare import prepare_esc10 as run
+    from nota_cli.data.prepare import prepare_esc10 as write_esc10
+    from nota_cli.guards import check_prepare
 
-    _summary(run(folder, out, hold_out_fold=hold_out_fold))
+    check_prepare(out, ("esc10-train.json", "esc10-dev.json"), folder)
+    _summary(write_esc10(folder, out, hold_out_fold=hold_out_fold))
 
 
 @prepare_app.command("tokenizer", epilog="Example: `nota prepare tokenizer tiny-stage1 --out data/tiny-tokenizer`")
@@ -275,22 +319,9 @@ def _summary(written: "list[Prepared]") -> None:
 
 def main() -> None:
     """Run the app; an error that the user can mend becomes one message and its exit status."""
-    quiet_libraries()
-    try:
-        try:
-            app()
-        finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
-    except NotaError as error:
-        fail(str(error))
-        raise SystemExit(error.exit_code) from None
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try the rest of stdout again, and fail aloud
-        fail(f"cannot write: {error.strerror}. Make room, or send stdout elsewhere.")
-        raise SystemExit(1) from None
+    show_audio_warnings()
+    with quiet_process():
+        run(app)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 HELP = "/asr: what is said; /caption: what is heard; /quit: the end; anything else is a question about the recording"
 
+WORDS = {"asr": "asr", "transcribe": "asr", "transcript": "asr", "aac": "aac", "caption": "aac"}
+"""Words that select a task's own prompt, with a slash or without: as questions they would mean nothing."""
+
 chat_app = typer.Typer()
 
 
@@ -35,7 +38,7 @@ def chat(
     recipe: RecipeOption = None,
     checkpoint: CheckpointOption = None,
     prompt: Annotated[
-        str | None, typer.Option(help="Ask this alone: a question, /asr for a transcript, /caption for a caption.")
+        str | None, typer.Option(help="Ask this alone: asr for a transcript, caption for a caption, or a question.")
     ] = None,
     settings: SetOption = None,
     device: DeviceOption = "auto",
@@ -47,17 +50,19 @@ def chat(
     Every line of input is answered on its own, on stdout; the recording is encoded once. Without a terminal the
     questions are the lines of stdin.
     """
-    from nota_cli.api import AudioLM
-    from nota_cli.commands import Loading, load
     from nota_cli.data.audio import duration
-    from nota_cli.model.device import pick_device
 
     if prompt is not None and not prompt.strip():
-        raise UsageError("--prompt is empty: write a question, /asr or /caption")
+        raise UsageError("--prompt is empty: write asr, caption or a question")
+    _check_command((prompt or "").strip())
     chosen = pick_recipe(recipe, checkpoint, settings)
     seconds, limit = duration(audio), chosen.audio.max_seconds  # a bad file is told before the model is loaded
     if seconds > limit:
         warn(f"{audio} has {seconds:.1f} s, of which the model hears the first {limit:g}")
+    from nota_cli.api import AudioLM
+    from nota_cli.commands import Loading, load
+    from nota_cli.model.device import pick_device
+
     model = AudioLM(load(chosen, pick_device(device), Loading(pick_load_format(load_format), allow_missing)))
     recording = model.hear(audio)
     if prompt is not None:
@@ -96,12 +101,18 @@ def _converse(recording: "Recording", lines: Iterable[str], *, patient: bool) ->
 
 
 def _answer(recording: "Recording", line: str) -> str:
-    commands: dict[str, Callable[[], str]] = {"/asr": recording.transcribe, "/caption": recording.caption}
-    if line in commands:
-        return commands[line]()
-    if line.startswith("/"):
-        raise UsageError(f"no command {line}. {HELP}")
+    tasks: dict[str, Callable[[], str]] = {"asr": recording.transcribe, "aac": recording.caption}
+    task = WORDS.get(line.lower().removeprefix("/"))
+    if task is not None:
+        return tasks[task]()
+    _check_command(line)
     return recording.ask(line)
+
+
+def _check_command(line: str) -> None:
+    """A word behind a slash is one of the commands."""
+    if line.startswith("/") and line.lower().removeprefix("/") not in WORDS:
+        raise UsageError(f"no command {line}. {HELP}")
 
 
 def _typed() -> Iterator[str]:

@@ -24,9 +24,10 @@ def quantize(
     settings: SetOption = None,
 ) -> None:
     """Turn a trained decoder into 4-bit GPTQ, calibrated on the audio embeddings and prompts that it really sees."""
+    loaded = pick_recipe(recipe, checkpoint, settings)  # says that it is loading
     from nota_cli.commands_compress import run_quantize
 
-    rows = run_quantize(pick_recipe(recipe, checkpoint, settings), out, bits, group_size, clips)
+    rows = run_quantize(loaded, out, bits, group_size, clips)
     table("Relative output error of the quantised layers", ["layer", "plain rounding", "GPTQ"], rows)
 
 
@@ -50,6 +51,7 @@ def prune_vocabulary(
     The recipe's prompts count always. Any other text can still be read and written, in more tokens (with a word-level
     tokenizer other words are unknown). What `--size` costs is in the table: how much longer the texts become.
     """
+    say(f"loading {source} ...")
     from nota_cli.commands_compress import run_prune_vocabulary
 
     report = run_prune_vocabulary(source, out, annotation or [], texts or [], keep or [], multiple, size)
@@ -73,6 +75,7 @@ def prune_layers(
 
     `--strategy similarity` runs clips of `--recipe`'s data and drops the layers whose output is most like their input.
     """
+    say(f"loading {checkpoint} ...")
     from nota_cli.commands_compress import run_prune_layers
 
     numbers = {"speech_encoder": speech_encoder, "audio_encoder": audio_encoder, "decoder": decoder}
@@ -88,7 +91,11 @@ def merge_lora(
     rounding: Annotated[bool, typer.Option("--rounding", help="Merge into half precision too, which rounds.")] = False,
 ) -> None:
     """Add the adapters to the decoder's weights, so that nothing of them is left to compute."""
-    from nota_cli.compress.merge import merge_checkpoint
+    say(f"loading {checkpoint} ...")
+    from nota_cli.compress.merge import merge_checkpoint, read_recipe
+    from nota_cli.guards import check_new_folder
+    from nota_cli.recipe.inputs import recipe_inputs
 
+    check_new_folder(out, checkpoint, recipe_inputs(read_recipe(checkpoint)))
     report = merge_checkpoint(checkpoint, out, rounding=rounding)
     say(f"{report.folder}: {report.layers} layers merged")

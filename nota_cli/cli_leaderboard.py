@@ -44,6 +44,7 @@ def compare(
     """
     from nota_cli import compare as tool
     from nota_cli.compare_runs import read_runs
+    from nota_cli.guards import check_compare
 
     weighed = tool.parse_weights(weights)
     if not runs and not references:
@@ -51,6 +52,7 @@ def compare(
     found = [*read_runs(runs or []), *(tool.reference_runs() if references else [])]
     standings = tool.standings(found, weighed, missing)
     if out is not None:
+        check_compare(out, [file for run in found for file in run.files])
         _write(out, standings, weighed, missing, plot)
     notes, cautions = tool.explain(standings, weighed, missing), tool.cautions(found)
     if as_json:
@@ -85,13 +87,19 @@ def _write(out: Path, standings: "list[Standing]", weights: dict[str, float], mi
         if (out / name).is_dir():
             raise UsageError(f"cannot write {out / name}: it is a folder. Choose another output path.")
     if plot:
-        from nota_cli.compare_plot import draw
+        from nota_cli.compare_plot import check_matplotlib, draw
 
-        # First, so that nothing is written where matplotlib is not there.
-        draw(standings, out / "compare.png")
+        check_matplotlib()  # so that nothing is written where it is not there
     write_text(out / "compare.md", tool.markdown(standings, weights, missing))
     write_text(out / "compare.csv", tool.csv_text(standings))
-    say(f"wrote compare.md, compare.csv{' and compare.png' if plot else ''} to {out}")
+    drawn = False
+    if plot:
+        try:
+            draw(standings, out / "compare.png")
+            drawn = True
+        except Exception as error:  # fonts, a full disk: the figures themselves are written
+            warn(f"compare.png cannot be drawn ({type(error).__name__}: {error}); --no-plot leaves it out")
+    say(f"wrote compare.md{', compare.csv and compare.png' if drawn else ' and compare.csv'} to {out}")
 
 
 @leaderboard_app.command(epilog="Example: `nota submit submission.csv --competition NAME -m 'first try' --dry-run`")

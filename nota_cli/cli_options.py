@@ -18,8 +18,16 @@ RecipeOption = Annotated[
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe value: generate.beams=1.")]
 CheckpointOption = Annotated[Path | None, typer.Option(help="Trained weights: a checkpoint folder or a .pth file.")]
+RecordingsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        help="Recordings: files, folders, globs ('calls/*.wav', in quotes), or - for stdin.", show_default=False
+    ),
+]
 AnnotationOption = Annotated[Path | None, typer.Option(help="Annotation JSON.")]
-AudioRootOption = Annotated[Path | None, typer.Option(help="Folder that the annotation's paths are relative to.")]
+AudioRootOption = Annotated[
+    Path | None, typer.Option(help="Folder that the paths in --annotation are relative to; its own if not given.")
+]
 TaskOption = Annotated[str | None, typer.Option(help="asr, aac or qa.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 LoadFormatOption = Annotated[
@@ -38,6 +46,28 @@ def pick_task(task: str | None) -> str | None:
     if task is not None and task not in FAMILIES:
         raise UsageError(f"--task {task!r}: there are {', '.join(FAMILIES)}")
     return task
+
+
+def check_sources(
+    recordings: list[str] | None, annotation: Path | None, audio_root: Path | None, task: str | None
+) -> None:
+    """What `nota infer` runs over: recordings, an annotation, or the recipe's own test set.
+
+    Raises:
+        UsageError: two of them, or options that belong to another.
+    """
+    if recordings and annotation is not None:
+        raise UsageError("give either recordings or --annotation, not both")
+    if audio_root is not None and annotation is None:
+        remedy = f"To run over the recordings in it: nota infer {audio_root} --task {task or 'asr'}"
+        raise UsageError(f"--audio-root says where the recordings of --annotation lie, and none is given. {remedy}")
+    if recordings and task in (None, "qa"):
+        reason = "--task qa asks the questions of an annotation; ask one by nota chat FILE --prompt, or give"
+        raise UsageError(
+            reason + " --annotation"
+            if task
+            else "say what to ask of the recordings: --task asr (what is said) or --task aac (what is heard)"
+        )
 
 
 def pick_load_format(name: str) -> "LoadFormat":
@@ -72,7 +102,10 @@ def pick_recipe(name: str | None, checkpoint: Path | None, settings: list[str] |
 
     if name is None and checkpoint is not None and (checkpoint / "recipe.yaml").is_file():
         name = str(checkpoint)
+    note = ""
     if name is None:
         name = DEFAULT_RECIPE
-        say("recipe tiny, the small model that ships with nota; for the full-size systems: --recipe gemma2-2b-gptq")
-    return load_system(name, checkpoint, settings)
+        note = ", the small model that ships with nota (for the full-size systems: --recipe gemma2-2b-gptq)"
+    loaded = load_system(name, checkpoint, settings)
+    say(f"loading recipe {loaded.name}{note} ...")
+    return loaded

@@ -75,8 +75,10 @@ def validate_submission(
 
 def _fix(report: "Report", to: Path, annotations: list[Path], in_place: bool, strict: bool, as_json: bool) -> None:
     """Repair, and judge the copy as the file was judged."""
+    from nota_cli.guards import check_fix
     from nota_cli.submission import examine, repair
 
+    check_fix(to, annotations)
     try:
         done = repair(report.path, to, in_place=in_place)
     except DataError as error:

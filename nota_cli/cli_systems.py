@@ -84,7 +84,8 @@ def checkpoint_convert(
     settings: SetOption = None,
 ) -> None:
     """Turn a `.pth` into a checkpoint folder; of the published weights the configs alone are needed."""
+    loaded = pick_recipe(recipe, file, settings)  # says that it is loading
     from nota_cli.commands import run_convert
 
-    report = run_convert(file, pick_recipe(recipe, file, settings), out)
+    report = run_convert(file, loaded, out)
     say(f"{out}: {report}")

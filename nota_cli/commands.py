@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nota_cli.compress.merge import prepare_to_run
-from nota_cli.console import progress, say, warn
+from nota_cli.console import fits_stdout, progress, say, waiting, warn
 from nota_cli.data.annotation import read_annotation
 from nota_cli.errors import CheckpointError, UsageError
 from nota_cli.files import check_writable, write_text
+from nota_cli.guards import check_checkpoint, check_import, check_tokenizer
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.build import build
 from nota_cli.model.checkpoint import KeyReport, load_checkpoint, makes_decoder, save_checkpoint, saved_names
 from nota_cli.model.inventory import inventory
+from nota_cli.outputs import Input
 from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.importer import import_config
 from nota_cli.recipe.load import dump_recipe, load_recipe, recipe_names
@@ -33,8 +35,9 @@ class Loading:
 
 def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> AudioLM:
     """Build the model and say what it runs on."""
-    model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing)
-    prepare_to_run(model)
+    with waiting(f"loading recipe {recipe.name} on {device}"):
+        model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing)
+        prepare_to_run(model)
     kernel, how = model.decoder.kernel, {"gptq": "GPTQ", "nf4": "nf4"}.get(recipe.decoder.quantisation)
     note = "" if how is None else f", 4-bit {how} decoder on the {kernel} kernel"
     weights = " with dummy weights (no checkpoint is read, its texts mean nothing)" if loading.format == "dummy" else ""
@@ -47,6 +50,7 @@ def run_prepare_tokenizer(recipe_name: str, out: Path) -> int:
     from nota_cli.data.tokenizer import build_word_tokenizer
 
     recipe = load_recipe(recipe_name)
+    check_tokenizer(out, recipe)
     texts = [part for task in recipe.prompts.tasks for part in wrap(recipe.prompts, Query(task, "what is it"))]
     for source in recipe.data.train:
         for row in read_annotation(Path(source.annotation)):
@@ -126,6 +130,7 @@ def _weights(recipe: Recipe) -> str:
 
 def run_import(config: Path, out: Path | None) -> str:
     """Another system's config as a recipe's YAML; what it lost on the way is reported on stderr."""
+    check_import(out, config)
     imported = import_config(config)
     recipe = Recipe.model_validate(imported.values)
     for note in imported.notes:
@@ -133,7 +138,8 @@ def run_import(config: Path, out: Path | None) -> str:
     for key in imported.unknown:
         warn(f"{config}: unknown key {key}, left out")
     text = f"# From {config.name}. nota infer --recipe {out.name if out else 'THIS.yaml'} --annotation test.json\n"
-    text += dump_recipe(recipe)
+    dumped = dump_recipe(recipe)
+    text += dumped if out is not None or fits_stdout(dumped) else dump_recipe(recipe, ascii_only=True)
     if out is not None:
         write_text(out, text)
         say(f"recipe {recipe.name} written to {out}")
@@ -142,6 +148,7 @@ def run_import(config: Path, out: Path | None) -> str:
 
 def run_convert(file: Path, recipe: Recipe, out: Path) -> KeyReport:
     """A `.pth` to a checkpoint folder, over a model of which nothing else is allocated."""
+    check_checkpoint(out, recipe, [Input("the checkpoint", file)])
     check_writable(out / "recipe.yaml")
     model = build(recipe.model_copy(update={"checkpoint": None}), "meta", load_format="dummy", pack=False)
     report = load_checkpoint(model, file)

@@ -10,9 +10,12 @@ from nota_cli.data.annotation import Row, read_annotation
 from nota_cli.data.batches import RowBatches, TrainingBatches, in_order, loader
 from nota_cli.errors import RecipeError, UsageError
 from nota_cli.files import check_writable
+from nota_cli.guards import check_checkpoint, check_new_folder
 from nota_cli.inference import feature_spec
 from nota_cli.model.build import build
 from nota_cli.model.checkpoint import WEIGHTS, save_checkpoint
+from nota_cli.outputs import Input
+from nota_cli.recipe.inputs import recipe_inputs
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Augment, Data, Recipe
 
@@ -23,6 +26,7 @@ def run_quantize(recipe: Recipe, out: Path, bits: int, group_size: int, clips: i
 
     if not recipe.data.train:
         raise RecipeError("calibration needs audio: name a recipe with training data by --recipe")
+    check_checkpoint(out, recipe)
     check_writable(out / "recipe.yaml")
     model = build(recipe, pack=False)
     spec = recipe.train
@@ -44,7 +48,7 @@ def run_quantize(recipe: Recipe, out: Path, bits: int, group_size: int, clips: i
             "quantisation": "gptq",
         }
     )
-    model.recipe = recipe.model_copy(update={"decoder": decoder})
+    model.recipe = model.recipe.model_copy(update={"decoder": decoder})  # the adapter's own rank and alpha in it
     save_checkpoint(model, out)
     return [[layer.name, f"{layer.rounding_error:.4f}", f"{layer.error:.4f}"] for layer in report.layers]
 
@@ -67,6 +71,8 @@ def run_prune_vocabulary(
         annotations = [Path(part.annotation) for part in (*data.train, *data.validation, *data.test.values())]
     if not (annotations or files):
         raise UsageError(f"{source} names no data: say which texts count by --annotation or --texts")
+    read = [Input("a text file", path) for path in files] + [Input("an annotation", path) for path in annotations]
+    check_new_folder(out, source, [*recipe_inputs(recipe), *read])
     rows = [row for annotation in annotations for row in read_annotation(annotation)]
     texts = [text for row in rows for text in (row.text, *row.texts) if text]
     for file in files:
@@ -102,6 +108,7 @@ def run_prune_layers(
     wanted = {part: number for part, number in numbers.items() if number is not None}
     if not wanted:
         raise UsageError("say how many layers stay, for example --speech-encoder 3")
+    check_new_folder(out, checkpoint, recipe_inputs(load_recipe(str(checkpoint))))
     scores: dict[str, list[float]] = {}
     if strategy == "similarity":
         scores = _influence(checkpoint, data, clips)

@@ -12,26 +12,34 @@ from typing import Any
 
 from nota_cli.commands import Loading, load
 from nota_cli.console import progress, say, warn
-from nota_cli.data.annotation import FAMILY_TASK, Row, annotation_bytes, parse_annotation, row_id
+from nota_cli.data.annotation import Row, row_id
 from nota_cli.data.audio import duration
 from nota_cli.data.batches import clip_paths
-from nota_cli.data.scan import BadFile, Scan, scan
-from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError, listing, printable
+from nota_cli.data.recordings import Recording
+from nota_cli.data.scan import Scan, bad_file, scan
+from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError, listing
 from nota_cli.files import check_writable, sweep, write_text
 from nota_cli.inference.engine import Engine, Result, Tally, timed
-from nota_cli.inference.fingerprint import data_hash, made_of
+from nota_cli.inference.fingerprint import MACHINE_LOCAL_KEYS, file_hash, made_of, recordings_hash
 from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, differences, journal_path, rank_journals
 from nota_cli.inference.outcomes import Outcomes
+from nota_cli.inference.outputs import check_run_outputs, check_submission, refuse_other_run
 from nota_cli.inference.plan import longest_first
 from nota_cli.inference.policy import OnError, Policy
 from nota_cli.inference.ranks import Ranks
 from nota_cli.inference.report import Facts, Stages, report_path, run_report
+from nota_cli.inference.selection import Selection, select_annotation, select_recordings
 from nota_cli.model.device import pick_device
 from nota_cli.recipe.schema import Recipe
 from nota_cli.submission import write_submission
 
+ODD_AUDIO = {
+    "silent": "what is heard is silent, and still the model answers.",
+    "loud": "samples lie far beyond full scale, which the model has never heard.",
+    "damaged": "the audio is damaged, and what could be read was heard.",
+}
+"""What the kinds of odd audio mean for the texts."""
 VISIBLE_SECONDS = 30.0  # that a shared folder may take to show what another machine has written
-OF_ONE_MACHINE = ("audio_root", "large_files")  # what of a stamp need not be the same on all machines of a run
 
 
 @dataclass(frozen=True)
@@ -39,15 +47,19 @@ class Wishes:
     """What the command line asks for.
 
     Attributes:
+        recordings: what to run over instead of an annotation.
         workers: processes that decode audio; None for as many as there are cores to spare.
         batch_size: clips of a batch; None for the recipe's, or on CUDA what the memory takes.
         on_error: what becomes of rows whose audio cannot be used.
         chunk: hear clips that are too long in overlapping windows, not their beginning alone.
         restart: throw away what an earlier run has finished.
+        overwrite: replace a finished CSV of another run.
+        audio_root_moved: take the recordings for those of the run that was cut, though they lie elsewhere now.
     """
 
     task: str | None = None
     annotation: Path | None = None
+    recordings: Sequence[Recording] = ()
     audio_root: Path | None = None
     out: Path | None = None
     limit: int | None = None
@@ -58,6 +70,8 @@ class Wishes:
     on_error: OnError = "stop"
     chunk: bool = False
     restart: bool = False
+    overwrite: bool = False
+    audio_root_moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,19 +84,24 @@ class _Share:
 
 @dataclass
 class _Run:
-    """What all processes of a run know; `digest` is the annotation's, as it was when `rows` were read."""
+    """What all processes of a run know."""
 
     recipe: Recipe
     wishes: Wishes
-    annotation: Path
-    digest: str
-    audio_root: Path
+    selection: Selection
     out: Path
     device: str
-    rows: list[Row]
     ranks: Ranks
     started: float = field(default_factory=time.monotonic)
     stages: Stages = field(default_factory=Stages)
+
+    @property
+    def rows(self) -> list[Row]:
+        return self.selection.rows
+
+    @property
+    def audio_root(self) -> Path:
+        return self.selection.audio_root
 
     @property
     def policy(self) -> Policy:
@@ -112,23 +131,19 @@ def run_infer(recipe: Recipe, wishes: Wishes) -> dict[str, object] | None:
 
 
 def _prepare(recipe: Recipe, wishes: Wishes, ranks: Ranks) -> _Run:
-    annotation, audio_root = _test_set(wishes.task, recipe, wishes.annotation, wishes.audio_root)
-    rows, digest = _rows(annotation, wishes)
-    _ask_all(rows, recipe)
-    out = wishes.out or Path("submissions") / f"{recipe.name}-{wishes.task or 'all'}.csv"
+    if wishes.recordings:
+        chosen = select_recordings(wishes.recordings, wishes.task or "", wishes.limit)
+    else:
+        audio_root, leads = wishes.audio_root, ranks.rank == 0
+        chosen = select_annotation(recipe, wishes.task, wishes.annotation, audio_root, wishes.limit, leads)
+    _ask_all(chosen.rows, recipe)
+    # `nota validate-submission` takes the newest of `submissions/`, and texts of recordings are no submission.
+    folder = Path("submissions" if chosen.annotation else "")
+    out = wishes.out or folder / f"{recipe.name}-{wishes.task or 'all'}.csv"
     if out.is_symlink():
         out = Path(os.path.realpath(out))  # what lies beside the CSV lies beside the file itself
-    for path in (out, report_path(out), journal_path(out)):
-        if path.exists() and annotation.exists() and path.samefile(annotation):
-            raise UsageError(f"--out {out}: {path} is the annotation, which would be lost. Choose another output path.")
-    return _Run(recipe, wishes, annotation, digest, audio_root, out, _device(wishes.device, ranks), rows, ranks)
-
-
-def _rows(annotation: Path, wishes: Wishes) -> tuple[list[Row], str]:
-    """Rows and hash of the same bytes: the file may be a pipe, or be saved anew while the run goes on."""
-    data = annotation_bytes(annotation)
-    rows = parse_annotation(data, annotation, default_task=FAMILY_TASK.get(wishes.task or ""))
-    return rows[: wishes.limit], data_hash(data)
+    check_run_outputs(out, recipe, chosen.annotation, chosen.rows, chosen.audio_root, ranks.world)
+    return _Run(recipe, wishes, chosen, out, _device(wishes.device, ranks), ranks)
 
 
 def _lead(run: _Run) -> dict[str, object]:
@@ -136,10 +151,13 @@ def _lead(run: _Run) -> dict[str, object]:
     check_writable(run.out)
     check_writable(report_path(run.out))
     made_of, stamp = _made_of(run)
-    with closing(Journal(journal_path(run.out), stamp, restart=run.wishes.restart)) as journal:
+    moved, restart = run.wishes.audio_root_moved, run.wishes.restart
+    with closing(Journal(journal_path(run.out), stamp, restart=restart, moved=moved)) as journal:
         sweep(run.out)
         sweep(report_path(run.out))
         kept = _take_over(run, journal)
+        if not (run.wishes.overwrite or any(kept)):  # rows are kept of a run that was allowed to write there
+            refuse_other_run(run.out, made_of["run_key"])
         left = array("q", (position for position in range(len(run.rows)) if not kept[position]))
         if any(kept):
             say(f"{sum(kept)} of {len(run.rows)} rows were finished before and are kept, {len(left)} are left")
@@ -167,7 +185,7 @@ def _follow(run: _Run) -> None:
     rank = run.ranks.rank
     _, own = _made_of(run)
     given = json.loads(run.ranks.receive(f"share.{rank}", 0))
-    theirs, ours = ({k: v for k, v in stamp.items() if k not in OF_ONE_MACHINE} for stamp in (given["stamp"], own))
+    theirs, ours = ({k: v for k, v in stamp.items() if k not in MACHINE_LOCAL_KEYS} for stamp in (given["stamp"], own))
     if theirs != ours:
         raise UsageError(
             "this process was not given what rank 0 was given (first rank 0's, then its own):\n"
@@ -182,7 +200,8 @@ def _follow(run: _Run) -> None:
 def _take_over(run: _Run, journal: Journal) -> bytearray:
     """Which rows are finished; what other ranks of an earlier run have left is put into rank 0's journal first."""
     for path in rank_journals(run.out):
-        with closing(Journal(path, journal.stamp, restart=run.wishes.restart)) as other:
+        moved, restart = run.wishes.audio_root_moved, run.wishes.restart
+        with closing(Journal(path, journal.stamp, restart=restart, moved=moved)) as other:
             journal.append([entry for entry in _entries(run, other) if entry.status == DONE])
             other.remove()
     kept = bytearray(len(run.rows))
@@ -199,6 +218,7 @@ def _divide(run: _Run, journal: Journal, left: Sequence[int]) -> _Share:
         found = scan(
             [run.rows[position] for position in left],
             run.audio_root,
+            whole=run.wishes.chunk,
             on_progress=lambda count: bar.advance(shown, count),
         )
         seconds = _lengths(run, found, left)
@@ -230,9 +250,10 @@ def _lengths(run: _Run, found: Scan, left: Sequence[int]) -> "array[float]":
             seconds[position] = known
         elif row.index not in bad:
             try:
-                seconds[position] = duration(*clip_paths(row, run.audio_root), row=row.index)
+                paths = clip_paths(row, run.audio_root)
+                seconds[position] = duration(*paths, row=row.number, exact=run.wishes.chunk)
             except AudioError as error:
-                found.append(BadFile(row.index, printable(row_id(row)), error.path, error.reason, error.remedy))
+                found.append(bad_file(row, error))
     found.sort(key=lambda each: each.row)
     return seconds
 
@@ -259,7 +280,8 @@ def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
             for result in results:
                 if result.reason is None:
                     seconds = round(lengths[result.row], 3)
-                    entries.append(Entry(result.row, result.text, looped=result.looped, seconds=seconds))
+                    entry = Entry(result.row, result.text, looped=result.looped, seconds=seconds, notes=result.notes)
+                    entries.append(entry)
             journal.append(entries)
             bar.advance(shown, len(entries))
             run.ranks.check()
@@ -309,18 +331,26 @@ def _write_report(
     long = "chunk" if run.wishes.chunk else "cut"
     facts = Facts(run.device, run.ranks.world, resumed, long, run.recipe.audio.max_seconds, made_of)
     report = run_report(run.rows, outcomes, tallies, run.stages, time.monotonic() - run.started, facts)
+    named_by_path = run.selection.annotation is None
+    validation = check_submission(run.out, run.wishes.task, named_by_path=named_by_path)
+    report |= {"csv_hash": file_hash(run.out), "validation": validation}
     write_text(report_path(run.out), json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     if len(report["skipped"]) == report["rows"]:
         warn(f"{run.out} has no row, which the organisers reject: the audio of all of them cannot be used")
     if report["empty"]:
         shown = ", ".join(report["empty"][:10])
         warn(f"{len(report['empty'])} rows got an empty text, which the organisers reject: {shown}")
+    for kind, meaning in ODD_AUDIO.items():
+        if odd := report[kind]:
+            names = ", ".join(each["id"] for each in odd[:10]) + (", ..." if len(odd) > 10 else "")
+            count = f"{len(odd)} {'row' if len(odd) == 1 else 'rows'}"
+            warn(f"{count} ({names}): {meaning} The report has the files. {odd[0]['reason']}")
     return report
 
 
 def _summary(run: _Run, report: dict[str, Any]) -> dict[str, object]:
     unusual: dict[str, object] = {"kept from before": report["resumed_rows"]}
-    unusual |= {name: len(report[name]) for name in ("blank", "skipped", "looped", "cut")}
+    unusual |= {name: len(report[name]) for name in ("blank", "skipped", "looped", "cut", *ODD_AUDIO)}
     rate = report["clips_per_second"]
     return {
         "rows": report["rows"],
@@ -335,9 +365,15 @@ def _summary(run: _Run, report: dict[str, Any]) -> dict[str, object]:
 def _made_of(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the report says of recipe, weights and annotation, and what the texts depend on."""
     wishes = run.wishes
+    names = (name for row in run.rows for name in (row.path, *row.expand))
     return made_of(
         run.recipe,
-        {"annotation": str(run.annotation), "hash": run.digest, "audio_root": str(run.audio_root)},
+        {
+            "annotation": str(run.selection.annotation or ""),
+            "hash": run.selection.digest,
+            "audio_root": str(run.audio_root),
+            "recordings": recordings_hash(names, run.audio_root),
+        },
         {"task": wishes.task, "limit": wishes.limit},
         {"long": "chunk" if wishes.chunk else "cut", "load_format": wishes.loading.format},
     )
@@ -351,19 +387,6 @@ def _device(name: str, ranks: Ranks) -> str:
     import torch
 
     return f"cuda:{int(os.environ.get('LOCAL_RANK', ranks.rank)) % torch.cuda.device_count()}"
-
-
-def _test_set(task: str | None, recipe: Recipe, annotation: Path | None, audio_root: Path | None) -> tuple[Path, Path]:
-    source = recipe.data.test.get(task or "")
-    if annotation is None:
-        if source is None:
-            there = ", ".join(recipe.data.test) or "none"
-            raise UsageError(
-                f"recipe {recipe.name!r} has no test set for task {task!r} (there: {there}); give --annotation FILE"
-            )
-        annotation = Path(source.annotation)
-        audio_root = audio_root or Path(source.audio_root)
-    return annotation, audio_root or annotation.parent
 
 
 def _ask_all(rows: Sequence[Row], recipe: Recipe) -> None:

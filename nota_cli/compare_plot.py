@@ -42,6 +42,18 @@ def draw(standings: list[Standing], path: Path) -> None:
         figure.savefig(part, format="png", metadata={"Software": None})
 
 
+def check_matplotlib() -> None:
+    """Refuse before anything is written if nothing can be drawn.
+
+    Raises:
+        UsageError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as absent:
+        raise UsageError(f"the plot needs matplotlib: {INSTALL}; or leave it out with --no-plot") from absent
+
+
 def picture(standings: list[Standing]) -> "Figure":
     """Every run that has the figures of a panel; a panel says whom it lacks.
 
@@ -52,11 +64,10 @@ def picture(standings: list[Standing]) -> "Figure":
     Raises:
         UsageError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as absent:
-        raise UsageError(f"the plot needs matplotlib: {INSTALL}; or leave it out with --no-plot") from absent
+    check_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     names = [_short(one.run.name) for one in standings]
     crowded = sum(map(len, names)) > CROWD
     key_lines = -(-len(names) // KEY_COLUMNS) if crowded else 0

@@ -9,6 +9,7 @@ from typing import Any
 
 from nota_cli.console import say
 from nota_cli.errors import DataError, UsageError, listing
+from nota_cli.files import refuse_lfs_pointer
 
 SCORES = {"asr": ("wer", "wer"), "aac": ("spider", "cider_d_x100"), "qa": ("qa", "exact_match")}
 """Task of a score report -> the figure that it gives and the key under which it lies."""
@@ -155,6 +156,7 @@ def _report(path: Path) -> Report:
         raise UsageError(f"cannot read {path}: {error.strerror}; give a JSON report or a folder of them") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 text, so no report; {REMEDY}") from error
+    refuse_lfs_pointer(path, text.encode(), DataError)
     try:
         values = json.loads(text)
     except ValueError as error:

@@ -5,12 +5,23 @@ import logging
 import os
 import sys
 import warnings
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from nota_cli.errors import AudioWarning
+
+MOST_AUDIO_WARNINGS = 20  # of a process; a corpus may have thousands
+NARROWEST = 20  # columns; in fewer a table shows nothing
+
+if os.environ.get("COLUMNS", "").isdigit() and int(os.environ["COLUMNS"]) < NARROWEST:
+    del os.environ["COLUMNS"]  # before rich reads it; the terminal's own width counts then, or 80
 
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False)
@@ -24,6 +35,73 @@ def quiet_libraries() -> None:
     # Read when transformers and huggingface_hub are imported: bars of their own would tear ours apart.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked data workers would make tokenizers warn
+
+
+def show_audio_warnings() -> None:
+    """Have warnings of recordings look like the command line's own, each once."""
+    warnings.filterwarnings("once", category=AudioWarning)
+    warnings.showwarning = _show_warning
+
+
+_show_python_warning = warnings.showwarning
+_audio_warnings = count(1)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Warnings of recordings as the command line writes its own, not without end; others as Python does."""
+    if issubclass(category, AudioWarning):
+        number = next(_audio_warnings)
+        if number <= MOST_AUDIO_WARNINGS:
+            warn(str(message))
+        if number == MOST_AUDIO_WARNINGS:
+            warn("further warnings of recordings are not shown")
+    else:
+        _show_python_warning(message, category, filename, lineno, file, line)
+
+
+@contextmanager
+def quiet_process() -> Iterator[None]:
+    """For a program of our own: inside, no library's warning or log line below an error reaches the screen.
+
+    nota's messages take other ways (`say`, `warn`, `fail`), warnings of a category of its own are passed on, and errors
+    still come as exceptions. With `python -W` or `PYTHONWARNINGS` everything is shown.
+    """
+    quiet_libraries()
+    if sys.warnoptions:
+        yield
+        return
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is imported
+    before = logging.root.manager.disable
+    show = warnings.showwarning
+
+    def show_own(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category.__module__.split(".")[0] == "nota_cli":
+            show(message, category, *where, **more)
+
+    warnings.showwarning = show_own  # not by filters, which libraries reset when they are imported
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
+        warnings.showwarning = show
+
+
+@contextmanager
+def waiting(message: str) -> Iterator[None]:
+    """A spinner on a terminal's stderr while the block takes its time."""
+    if not err.is_terminal:
+        yield
+        return
+    with err.status(escape(message), spinner="line"):
+        yield
 
 
 def say(message: str) -> None:
@@ -42,8 +120,18 @@ def fail(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout and nothing else."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    """One JSON object on stdout and nothing else; what stdout's encoding lacks is written as JSON's own escapes."""
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    sys.stdout.write((text if fits_stdout(text) else json.dumps(value, indent=2)) + "\n")
+
+
+def fits_stdout(text: str) -> bool:
+    """Whether stdout's encoding has all characters of the text."""
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
@@ -67,4 +155,5 @@ def progress(shown: bool = True) -> Progress:
         TextColumn("{task.fields[detail]}"),
         console=err,
         disable=not shown,
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),  # or results would go to stderr with the bar
     )

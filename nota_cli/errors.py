@@ -44,6 +44,10 @@ class AudioError(DataError):
         return f"{where}: {self.reason}. {self.remedy}"
 
 
+class AudioWarning(UserWarning):
+    """A recording can be read, and what is heard of it is hardly what was meant; the message names it."""
+
+
 class CheckpointError(NotaError):
     """Weights do not fit the model they are loaded into."""
 

@@ -1,18 +1,24 @@
-"""Writing files and folders whole or not at all."""
+"""Writing files and folders whole or not at all; telling a Git LFS pointer from the file that it stands for."""
 
 import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from nota_cli.errors import NotaError, UsageError
 
+LFS_POINTER = re.compile(rb"\s*version https?://(git-lfs|hawser)\.github\.com/spec/")
+LFS_POINTER_BYTES = 1024  # a pointer is shorter than this (git-lfs, docs/spec.md)
+
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in a quota, under a process's limit
+REFUSED = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
+"""What network and FUSE file systems answer to what they do not do: modes, syncing, locks."""
 
 
 @contextmanager
@@ -30,17 +36,25 @@ def atomic_path(target: Path) -> Iterator[Path]:
     os.close(handle)
     part = Path(name)
     try:
-        yield part
-        _settle(part)
-        part.replace(target)
+        with _explained(target, part):
+            yield part
+            _settle(part)
+            part.replace(target)
+    finally:
+        _remove(part)
+
+
+@contextmanager
+def _explained(target: Path, part: Path) -> Iterator[None]:
+    """Turn what the system says of `part`, which stands for `target`, into a message that says what to do."""
+    try:
+        yield
     except OSError as error:
         if error.errno in FULL:
             raise NotaError(f"cannot write {target}: {error.strerror}. Make room there, and try again.") from error
-        if error.filename == str(part):
+        if error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(part):
             raise NotaError(f"cannot write {target}: {error.strerror}. Choose another output path.") from error
         raise  # of some other file
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -53,30 +67,49 @@ def atomic_folder(target: Path) -> Iterator[Path]:
     target = Path(target)
     part = Path(_beside(target, tempfile.mkdtemp))
     try:
-        yield part
-        for path in (*part.rglob("*"), part):
-            _settle(path)
-        if target.exists():
+        with _explained(target, part):
+            yield part
+            for path in (*part.rglob("*"), part):
+                _settle(path)
             old = part.with_suffix(".old")
-            target.replace(old)
-            part.replace(target)
-            shutil.rmtree(old)
-        else:
-            part.replace(target)
+            if target.exists():
+                target.replace(old)
+            try:
+                part.replace(target)
+            except OSError:
+                if old.exists():
+                    old.replace(target)
+                raise
+            shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
 def check_writable(target: Path) -> None:
-    """Find out before the work whether `target` can be written after it.
+    """Find out before the work whether `target` can be written after it, by doing all that this takes beside it.
 
     Raises:
         UsageError: it cannot.
+        NotaError: the disk is full.
     """
     target = _plain(target)
     handle, name = _beside(target, tempfile.mkstemp)
     os.close(handle)
-    Path(name).unlink()
+    part = Path(name)
+    renamed = part.with_name(f"{part.name.removesuffix('.part')[:-1]}_.part")  # a name that `sweep` knows as well
+    try:
+        part.write_bytes(b"\n")
+        _settle(part)
+        part.replace(renamed)
+        renamed.unlink()
+    except OSError as error:
+        _remove(part)
+        _remove(renamed)
+        if error.errno in FULL:
+            raise NotaError(f"cannot write {target}: {error.strerror}. Make room there, and try again.") from error
+        raise UsageError(f"cannot write {target}: {error.strerror}. Choose another output path.") from error
+    if _of_another_user(target):
+        raise UsageError(f"cannot write {target}: it is another user's. Choose another output path.")
 
 
 def write_text(target: Path, text: str) -> None:
@@ -85,13 +118,89 @@ def write_text(target: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
+def is_lfs_pointer(data: bytes) -> bool:
+    """Whether the beginning of a file (the first 100 bytes suffice) is that of a Git LFS pointer."""
+    return LFS_POINTER.match(data.removeprefix(b"\xef\xbb\xbf")) is not None
+
+
+def refuse_lfs_pointer(path: str | Path, data: bytes | None = None, error: type[NotaError] = NotaError) -> None:
+    """Refuse a file that git wrote in the place of the real one because git-lfs is not installed.
+
+    Call it before a parser sees the file: what parsers say about a pointer ("header too large", "Expecting value")
+    helps nobody.
+
+    Args:
+        path: the file, for the message; read if `data` is not given. A file that cannot be read is left to its reader.
+        data: its content, or the beginning of it, where that is in memory already.
+        error: the kind of error to raise.
+
+    Raises:
+        NotaError: it is a pointer; the message names the file and the remedy.
+    """
+    if data is None:
+        try:
+            with Path(path).open("rb") as file:
+                data = file.read(LFS_POINTER_BYTES)
+        except OSError:
+            return  # missing, a folder, not allowed: its reader says so
+    if is_lfs_pointer(data):
+        raise error(
+            f"{path} is a Git LFS pointer, not the file itself. Install git-lfs, then run `git lfs pull` in the "
+            "clone that it comes from, or download the file."
+        )
+
+
 def sweep(target: Path) -> None:
     """Remove what killed processes have left of `atomic_path`; for the one process that may write `target`."""
+    for path in leavings(target):
+        _remove(path)
+
+
+def leavings(target: Path) -> list[Path]:
+    """What killed processes have left of `atomic_path`, beside `target`."""
     target = Path(target)
-    leavings = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.part")
-    for path in target.parent.iterdir():
-        if leavings.fullmatch(path.name):
-            path.unlink(missing_ok=True)
+    ours = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.part")
+    try:
+        return [path for path in target.parent.iterdir() if ours.fullmatch(path.name)]
+    except OSError:  # no folder, or none that can be listed
+        return []
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy the files of a folder into another one, without modes and times, which some file systems refuse."""
+    for path in sorted(Path(source).rglob("*")):
+        if path.is_file():
+            copy = Path(target) / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+
+
+def sync(descriptor: int) -> None:
+    """Wait until a file is on the disk, where its file system has a way to know.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # of use to nobody, and in nobody's way
+        path.unlink()
+
+
+def _of_another_user(target: Path) -> bool:
+    """Whether `target` is a file that may not be replaced, as its folder (/tmp, for one) lets its owner alone do so."""
+    try:
+        folder, file = os.stat(target.parent), os.stat(target)
+    except OSError:
+        return False
+    user = os.geteuid()
+    return bool(folder.st_mode & stat.S_ISVTX) and user not in (0, folder.st_uid, file.st_uid)
 
 
 def _plain(target: Path) -> Path:
@@ -116,7 +225,8 @@ def _settle(path: Path) -> None:
     """Make a result as readable as any other file (tempfile and safetensors make theirs private), and sync it."""
     umask = os.umask(0)
     os.umask(umask)
-    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+    with suppress(OSError):  # nice to have; CIFS, gcsfuse and others give every file the mode of their mount
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
     if path.is_file():
         with path.open("rb+") as written:
-            os.fsync(written.fileno())
+            sync(written.fileno())

@@ -68,7 +68,7 @@ def convert(files: dict[str, Path], folder: Path) -> None:
 
 
 def check_tokenizer(tokenizer: Any, reader: Any) -> None:
-    """Compare transformers' tokenizer with the GGUF file's table as SentencePiece reads it, and with its special tokens.
+    """Compare transformers' tokenizer with the GGUF file's table, as SentencePiece reads it, and its special tokens.
 
     Raises:
         CheckpointError: a text is encoded otherwise, does not come back when decoded, or a special token differs.

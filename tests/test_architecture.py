@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "nota_cli"
-BASE = {"errors", "files", "console", "assets", ""}
+BASE = {"errors", "files", "console", "assets", "outputs", ""}
 MAY = {
     "errors": set(),
     "files": {"errors"},
     "assets": set(),
     "console": {"errors"},
+    "outputs": {"errors"},
     "recipe": BASE | {"recipe"},
     "prompts": BASE | {"recipe"},
     "hub": BASE | {"recipe"},
     "data": BASE | {"recipe", "prompts", "data"},
     "model": BASE | {"recipe", "hub", "prompts", "model", "compress", "data.features", "data.inputs"},
     "compress": BASE | {"recipe", "hub", "prompts", "model", "compress", "data.features", "data.inputs"},
-    "inference": BASE | {"recipe", "hub", "prompts", "data", "model", "inference", "long_audio"},
+    "inference": BASE | {"recipe", "hub", "prompts", "data", "model", "inference", "long_audio", "submission"},
     "efficiency": BASE | {"recipe", "prompts", "data", "model", "compress", "inference", "efficiency"},
     "training": BASE | {"recipe", "prompts", "data", "model", "training", "inference", "score"},
     "score": BASE | {"data.annotation", "score", "submission"},
@@ -55,10 +56,13 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
         "cli_systems",
         "cli_compress",
         "cli_leaderboard",
+        "cli_listen",
         "cli_submission",
         "commands",
         "commands_compress",
         "commands_infer",
+        "guards",
+        "process",
         "__init__",
     }:
         return

@@ -31,6 +31,20 @@ def test_one_prompt_one_answer(prompt: str, nota: Nota, tiny_checkpoint: Path, c
     assert "recipe random" in captured.err
 
 
+@pytest.mark.parametrize("prompt", ["asr", "ASR", " transcribe ", "caption", "aac", "/Caption"])
+def test_words_for_tasks_select_the_tasks_own_prompt(
+    prompt: str, nota: Nota, tiny_checkpoint: Path, clips: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = clips / "audio" / "c2.wav"
+    model = AudioLM.from_pretrained(tiny_checkpoint)
+    expected = model.transcribe(file) if prompt.strip().lower() in ("asr", "transcribe") else model.caption(file)
+    assert nota("chat", file, "--checkpoint", tiny_checkpoint, "--prompt", prompt) == 0
+    assert capsys.readouterr().out == f"{expected}\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{prompt}\n"))
+    assert nota("chat", file, "--checkpoint", tiny_checkpoint) == 0
+    assert capsys.readouterr().out == f"{expected}\n"
+
+
 def test_lines_of_stdin_are_answered_one_by_one(
     nota: Nota, tiny_checkpoint: Path, clips: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

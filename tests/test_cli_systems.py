@@ -104,7 +104,7 @@ def test_what_a_pth_lacks_stops_the_run_unless_it_is_allowed(
     content["model"]["speech_query_tokens"] = torch.zeros(1, 2, 64)
     torch.save(content, tmp_path / "shape.pth")
     flags = ["--checkpoint", tmp_path / "shape.pth", "--allow-missing"]
-    assert nota("infer", "--recipe", recipe, *flags, *data) == 1
+    assert nota("infer", "--recipe", recipe, *flags, *data, "--overwrite") == 1
     assert "shape of connector.speech_query_tokens: (1, 2, 64)" in capsys.readouterr().err
 
 

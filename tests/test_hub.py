@@ -371,3 +371,28 @@ def test_parts_of_a_recipe() -> None:
     assert recipe_parts(Recipe.model_validate(made_here)) == [("decoder.tokenizer", "data/tokenizer")]
     shared = {**made_here, "checkpoint": "org/trained"}
     assert recipe_parts(Recipe.model_validate(shared))[-1] == ("checkpoint", "org/trained")
+
+
+def test_published_weights_come_from_the_hub_where_it_gives_them(hub: Hub, tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parents[1] / "scripts" / "real_weights.py"
+    weights = os.urandom(100_000)
+    hub.repos["openai/whisper-base"] = {"config.json": b"{}", "model.safetensors": weights, "tf_model.h5": b"again"}
+    hub.repos["google/gemma-3-270m"] = {"config.json": b"{}", "model.safetensors": weights}
+    hub.gated.add("google/gemma-3-270m")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    settings = {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": hub.url}
+
+    def assemble(name: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(script), "--only", name, "--from", "hub", "--out", str(tmp_path / "weights")]
+        return subprocess.run(command, env={**clean, **settings}, capture_output=True, text=True, check=False)
+
+    for words in ("copied from openai/whisper-base on the hub", "here already, verified"):
+        done = assemble("whisper-base")
+        assert (done.returncode, words in done.stderr) == (0, True), done.stderr
+    folder = tmp_path / "weights" / "whisper-base"
+    assert sorted(path.name for path in folder.iterdir()) == ["SHA256SUMS", "config.json", "model.safetensors"]
+    assert (folder / "model.safetensors").read_bytes() == weights
+    refused = assemble("gemma-3-270m")
+    assert refused.returncode == 1
+    assert "google/gemma-3-270m is gated" in refused.stderr
+    assert not (tmp_path / "weights" / "gemma-3-270m").exists()

@@ -6,12 +6,14 @@ there, as when a quantised folder is loaded, and then every tensor is filled che
 
 import copy
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from nota_cli.compress.gptq import _choose_kernel, _without_compile
+from nota_cli.compress.gptq_format import FORMATS, GptqSettings
 from nota_cli.compress.gptq_runtime import exact_scales, import_gptqmodel, quietly
 from nota_cli.compress.nf4 import import_bitsandbytes, nf4_settings, repack_weights
 from nota_cli.compress.weight_only import Int4PackLinear, PackedLinear
@@ -231,7 +233,8 @@ def _gptq_quantiser(
     if torch.device(device).type == "meta":
         device, kernel = "cpu", "auto"
     settings: dict[str, Any] = {"bits": bits, "group_size": group_size, "sym": True, "desc_act": False}
-    settings["backend"] = _choose_kernel(kernel, torch.device(device), dtype, settings)
+    known = GptqSettings(Path("dummy weights"), **settings, checkpoint_format=FORMATS[0])
+    settings["backend"] = _choose_kernel(kernel, torch.device(device), dtype, known)
     try:
         with quietly():
             return AutoHfQuantizer.from_config(GPTQConfig(**settings, block_name_to_quantize=_blocks(model)))

@@ -3,14 +3,13 @@
 `gptq_quantize.py` makes them, `gptq_runtime.py` holds what both know about gptqmodel; this module is the way in to all.
 """
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from nota_cli.compress.gptq_format import FORMATS, GptqSettings, quantization_method, read_settings, stated_settings
 from nota_cli.compress.gptq_quantize import LayerReport, QuantizeReport, quantize_to_folder
 from nota_cli.compress.gptq_runtime import (
     exact_scales,
@@ -23,9 +22,13 @@ from nota_cli.compress.gptq_runtime import (
 from nota_cli.compress.weight_only import Int4PackLinear, PackedLinear
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.model.attention import default_attention
+from nota_cli.model.fit import layer_note, misfits
+from nota_cli.model.state_dicts import example_names
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+SYMMETRIC_KERNELS = ("torch_fused",)  # takes the middle code for every zero point, whatever the file says (7.6)
 
 __all__ = [
     "LayerReport",
@@ -45,9 +48,9 @@ def is_gptq_folder(folder: Path) -> bool:
     """Whether `folder` holds a GPTQ checkpoint: its config.json says so, or it has AutoGPTQ's quantize_config.json.
 
     Raises:
-        CheckpointError: one of these files is not JSON.
+        CheckpointError: one of these files is not JSON, or they contradict each other.
     """
-    return _quantisation_of(Path(folder)) is not None
+    return stated_settings(Path(folder)) is not None
 
 
 def load_gptq_decoder(
@@ -56,6 +59,7 @@ def load_gptq_decoder(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     attn_implementation: str | None = None,
+    key_mapping: dict[str, str] | None = None,
 ) -> "PreTrainedModel":
     """Load an AutoGPTQ-format folder; the model comes in evaluation mode.
 
@@ -68,27 +72,33 @@ def load_gptq_decoder(
         device: "cpu", "cuda", "cuda:1" ...
         attn_implementation: transformers' name; by default "eager" where the model caps attention scores (Gemma 2),
             which the fused kernels leave out, else "sdpa".
+        key_mapping: patterns in the names of stored weights and what takes their place, as transformers' own.
 
     Raises:
         CheckpointError: no GPTQ checkpoint there, or weights missing, unexpected or of another shape.
         RecipeError: the kernel is unknown or cannot run this checkpoint here.
     """
     folder = Path(folder)
-    quantisation = _quantisation_of(folder)
-    if quantisation is None:
+    try:
+        settings = read_settings(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"GPTQ decoder {folder}: {error}") from error
+    if settings is None:
+        method = quantization_method(folder)
+        found = "" if method is None else f"; it is {method!r} there"
         raise CheckpointError(
-            f"{folder} is not a GPTQ checkpoint: no config.json there with quantization_config.quant_method 'gptq'. "
-            "Quantise the decoder first, or set decoder.quantisation to none."
+            f"{folder} is not a GPTQ checkpoint: no config.json there with quantization_config.quant_method 'gptq'"
+            f"{found}. Quantise the decoder first, or set decoder.quantisation to none."
         )
     import_gptqmodel()
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    backend = _choose_kernel(kernel, torch.device(device), dtype, quantisation)
+    backend = _choose_kernel(kernel, torch.device(device), dtype, settings)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        config.quantization_config = {**quantisation, "backend": backend}
+        config.quantization_config = settings.for_optimum(backend)
         if attn_implementation is None:
             attn_implementation = default_attention(config)
         with quietly():
@@ -99,20 +109,19 @@ def load_gptq_decoder(
                 device_map={"": device},
                 attn_implementation=attn_implementation,
                 output_loading_info=True,
+                key_mapping=key_mapping,
                 ignore_mismatched_sizes=True,  # they are reported below, with the rest
             )
     except (OSError, ValueError, KeyError, StrictDataclassError, SafetensorError) as error:
         raise CheckpointError(f"GPTQ decoder {folder}: {error}") from error
-    problems = {
-        "missing": sorted(loaded["missing_keys"]),
-        "unexpected": sorted(loaded["unexpected_keys"]),
-        "of another shape": sorted(str(key[0]) for key in loaded["mismatched_keys"]),
-    }
+    problems = misfits(config, loaded)
     if any(problems.values()):
-        found = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
-        raise CheckpointError(f"GPTQ decoder {folder}: weights {found}")
+        found = "; ".join(f"{what}: {example_names(lines)}" for what, lines in problems.items() if lines)
+        raise CheckpointError(f"GPTQ decoder {folder}: weights {found}.{layer_note(config, loaded)}")
     for module in quantised_layers(model).values():
         _without_compile(module)
+        if settings.checkpoint_format == FORMATS[1]:
+            module.qzero_format(format=2)  # optimum tells the layers only where it converts them itself
         if dtype == torch.float32:
             exact_scales(module)
     return model.eval()
@@ -183,28 +192,7 @@ def _without_compile(module: Any) -> None:
     module.__dict__.pop("dequantize_weight", None)
 
 
-def _quantisation_of(folder: Path) -> dict[str, Any] | None:
-    """The `quantization_config` of a GPTQ folder, or None."""
-    for name in ("config.json", "quantize_config.json"):
-        path = folder / name
-        if not path.is_file():
-            continue
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{path} is not JSON: {error}") from error
-        if name == "config.json":
-            content = content.get("quantization_config") or {}
-        else:
-            content = {"quant_method": "gptq", **content}  # AutoGPTQ left it out
-        if content.get("quant_method") == "gptq" and content.get("bits"):
-            return {
-                key: value for key, value in content.items() if key != "dataset"
-            }  # calibration text, of no use here
-    return None
-
-
-def _choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, quantisation: Mapping[str, Any]) -> str:
+def _choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, settings: GptqSettings) -> str:
     from gptqmodel.utils.importer import hf_select_quant_linear_v2
 
     if kernel in ("auto", "auto_trainable"):
@@ -214,13 +202,19 @@ def _choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, quanti
     name = kernel.lower().removeprefix("gptq_")
     if name not in here:
         raise RecipeError(f"decoder.kernel: {kernel!r} is no GPTQ kernel for {device.type}. Choose one of: {choices}")
+    if name in SYMMETRIC_KERNELS and not settings.sym:
+        fits = ", ".join(["auto", *(other for other in here if other not in SYMMETRIC_KERNELS)])
+        raise RecipeError(
+            f"decoder.kernel: {kernel!r} computes symmetric weights only, and sym is false in {settings.file}. "
+            f"Choose one of: {fits}"
+        )
     try:
         hf_select_quant_linear_v2(
-            bits=quantisation["bits"],
-            group_size=quantisation.get("group_size", 128),
-            desc_act=bool(quantisation.get("desc_act", False)),
-            sym=bool(quantisation.get("sym", True)),
-            format=quantisation.get("checkpoint_format") or quantisation.get("format") or "gptq",
+            bits=settings.bits,
+            group_size=settings.group_size,
+            desc_act=settings.desc_act,
+            sym=settings.sym,
+            format=settings.checkpoint_format,
             quant_method="gptq",
             dtype=None if name == "torch" else dtype,  # it declares half precision only, and computes in any
             device_map={"": str(device)},

@@ -5,7 +5,7 @@ and never built.
 """
 
 import dataclasses
-import shutil
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,12 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, WhisperConfig
 
+from nota_cli.compress.gptq_format import OLD_CONFIG, read_settings
 from nota_cli.compress.merge import decoder_folder, read_recipe, refuse_used, rewrite_decoder
 from nota_cli.errors import CheckpointError, UsageError, listing
-from nota_cli.files import atomic_folder
+from nota_cli.files import atomic_folder, copy_folder
+from nota_cli.model.adapter import CONFIG as ADAPTER_CONFIG
+from nota_cli.model.adapter import WEIGHTS as ADAPTER_WEIGHTS
+from nota_cli.model.adapter import layer_name, read_config, read_weights
 from nota_cli.model.build import _audio_encoder, _speech_encoder
 from nota_cli.model.checkpoint import WEIGHTS
-from nota_cli.model.weights import read_json, read_safetensors, weight_files
+from nota_cli.model.state_dicts import SHELL, plain_names
+from nota_cli.model.weights import read_json, read_safetensors, refuse_non_finite, weight_files
 from nota_cli.recipe.load import dump_recipe
 from nota_cli.recipe.schema import Recipe
 
@@ -143,7 +148,8 @@ def prune_layers(checkpoint: Path, out: Path, keep: Mapping[str, Sequence[int]])
     unknown = [part for part in keep if part not in there]
     if unknown or not keep:
         raise UsageError(f"no part {', '.join(unknown) or 'given'} to drop layers from; there are: {', '.join(there)}")
-    state = read_safetensors(checkpoint / WEIGHTS)
+    state = plain_names(read_safetensors(checkpoint / WEIGHTS), checkpoint / WEIGHTS, ())
+    refuse_non_finite(checkpoint / WEIGHTS, state)
     sections: dict[str, Any] = {}
     parts: list[PartReport] = []
     for part, encoder in _encoders(recipe, keep).items():
@@ -167,9 +173,9 @@ def prune_layers(checkpoint: Path, out: Path, keep: Mapping[str, Sequence[int]])
             sections["decoder"] = recipe.decoder.model_copy(update={"path": "./decoder"})
         else:
             if adapter.is_dir():
-                shutil.copytree(adapter, folder / "adapter")
+                copy_folder(adapter, folder / "adapter")
             if (decoder_folder(recipe).parent / WEIGHTS).is_file():  # made by nota, not published
-                shutil.copytree(decoder_folder(recipe), folder / "decoder")
+                copy_folder(decoder_folder(recipe), folder / "decoder")
                 sections["decoder"] = recipe.decoder.model_copy(update={"path": "./decoder"})
         (folder / "recipe.yaml").write_text(dump_recipe(recipe.model_copy(update=sections)), encoding="utf-8")
     return PruneReport(out, tuple(parts))
@@ -286,6 +292,7 @@ def _decoder_config(folder: Path) -> dict[str, Any]:
 
 
 def _prune_decoder(source: Path, target: Path, keep: tuple[int, ...]) -> PartReport:
+    read_settings(source)  # refuses what cannot be run
     config = _decoder_config(source)
     total = config["num_hidden_layers"]
     config["num_hidden_layers"] = len(keep)
@@ -305,6 +312,9 @@ def _prune_decoder(source: Path, target: Path, keep: tuple[int, ...]) -> PartRep
         return _renumber(name, DECODER_STACK, keep)
 
     rewrite_decoder(source, target, rename=rename, config=config)
+    if (source / OLD_CONFIG).is_file():
+        settings = _renumber_settings(read_json(source / OLD_CONFIG), keep)
+        (target / OLD_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     if seen != set(range(total)):
         raise CheckpointError(
             f"decoder {source}: {total} layers by its config.json, but weights of {len(seen)} under {DECODER_STACK}"
@@ -314,11 +324,25 @@ def _prune_decoder(source: Path, target: Path, keep: tuple[int, ...]) -> PartRep
 
 
 def _prune_adapter(source: Path, target: Path, keep: tuple[int, ...]) -> None:
-    tensors = read_safetensors(source / "adapter_model.safetensors")
-    shutil.copytree(source, target)
-    renamed = {_renumber(name, ADAPTER_STACK, keep): tensor for name, tensor in tensors.items()}
-    kept = {name: tensor for name, tensor in renamed.items() if name is not None}
-    save_file(kept, target / "adapter_model.safetensors", {"format": "pt"})
+    config = read_config(source)
+    file, stored = read_weights(source)
+    tensors = {SHELL.sub("", name): tensor for name, tensor in stored.items()}
+    copy_folder(source, target)
+    renamed = {name: _renumber(name, ADAPTER_STACK, keep) for name in tensors}
+    kept = {new: tensors[name] for name, new in renamed.items() if new is not None}
+    (target / file.name).unlink()
+    save_file(kept, target / ADAPTER_WEIGHTS[0], {"format": "pt"})
+    if config is None or not config.names_layers:
+        return
+    # Patterns may name layers by number: each layer that is left gets its own values under its new name.
+    values = {**read_json(source / ADAPTER_CONFIG), "rank_pattern": {}, "alpha_pattern": {}}
+    values |= dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern"))
+    layers = {layer_name(name): layer_name(new) for name, new in renamed.items() if new is not None}
+    for layer, new in layers.items():
+        if layer is not None and new is not None:
+            values["rank_pattern"][new], values["alpha_pattern"][new] = config.rank_and_alpha(layer)
+    values["target_modules"] = sorted(values["rank_pattern"])
+    (target / ADAPTER_CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def _place(name: str, stack: str) -> int | None:

@@ -12,22 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from nota_cli.compress.gptq_format import quantization_method
 from nota_cli.errors import CheckpointError, RecipeError, UsageError, listing
 from nota_cli.files import atomic_folder
 from nota_cli.hub import TEXT_SUFFIXES, local_path
+from nota_cli.model.adapter import PEFT_PREFIX, check_ranks, read_config, read_weights
 from nota_cli.model.checkpoint import WEIGHTS
-from nota_cli.model.weights import read_json, read_safetensors, weight_files
+from nota_cli.model.state_dicts import SHELL, without_wrapping_modules
+from nota_cli.model.weights import open_safetensors, read_safetensors, refuse_non_finite, weight_files
 from nota_cli.recipe.load import dump_recipe, load_recipe
 from nota_cli.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from nota_cli.model.audio_lm import AudioLM
 
-PEFT_PREFIX = "base_model.model."
+FAN = "fan_in_fan_out"
 PAIR = (".lora_A.weight", ".lora_B.weight")
 INSTEAD = (
     "a merged weight lies off the grid of quantised ones, so merging is not exact. Run it with its adapters as it is, "
@@ -196,9 +198,9 @@ def merge_checkpoint(checkpoint: Path, out: Path, *, rounding: bool = False) -> 
     refuse_used(out)
     _refuse_inexact(recipe, checkpoint, rounding)
     source = decoder_folder(recipe)
-    if read_json(source / "config.json").get("quantization_config"):
-        raise RecipeError(f"decoder {source} is quantised; {INSTEAD}")
-    deltas = _read_deltas(checkpoint / "adapter" / "adapter_model.safetensors", recipe)
+    if method := quantization_method(source):
+        raise RecipeError(f"decoder {source} is quantised ({method}); {INSTEAD}")
+    deltas = _read_deltas(checkpoint / "adapter", recipe)
     dtype = getattr(torch, recipe.decoder.dtype)
     left, lost = set(deltas), [0.0]
 
@@ -221,6 +223,7 @@ def merge_checkpoint(checkpoint: Path, out: Path, *, rounding: bool = False) -> 
                 "lora.targets: these layers share their weights with others, or the decoder has them not, so their "
                 f"adapters cannot be merged:\n{listing(sorted(left))}"
             )
+        refuse_non_finite(checkpoint / WEIGHTS, read_safetensors(checkpoint / WEIGHTS))
         shutil.copyfile(checkpoint / WEIGHTS, folder / WEIGHTS)
         decoder = recipe.decoder.model_copy(update={"path": "./decoder"})
         merged = recipe.model_copy(update={"decoder": decoder, "lora": None})
@@ -237,7 +240,7 @@ def read_recipe(checkpoint: Path) -> Recipe:
     if not (checkpoint / "recipe.yaml").is_file() or not (checkpoint / WEIGHTS).is_file():
         raise CheckpointError(
             f"checkpoint {checkpoint}: not a folder with recipe.yaml and {WEIGHTS}. "
-            "Train one, or make one of a .pth with `nota convert`."
+            "Train one, or make one of a .pth with `nota checkpoint convert`."
         )
     return load_recipe(str(checkpoint))
 
@@ -293,13 +296,13 @@ def rewrite_decoder(
     places: dict[str, str] = {}
     size = 0
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as content:
-                names = {name: rename(name) for name in content.keys()}  # noqa: SIM118  (it is no dict)
-                kept = {new: change(name, content.get_tensor(name)) for name, new in names.items() if new is not None}
-                metadata = content.metadata()
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file}: not a whole safetensors file ({error}). Download it again.") from error
+        with open_safetensors(file) as content:
+            bare = {name: without_wrapping_modules(name) for name in content.keys()}  # noqa: SIM118  (it is no dict)
+            names = {name: rename(plain) for name, plain in bare.items()}
+            tensors = {name: content.get_tensor(name) for name, new in names.items() if new is not None}
+            metadata = content.metadata()
+        refuse_non_finite(file, tensors)
+        kept = {str(names[name]): change(bare[name], tensor) for name, tensor in tensors.items()}
         if kept:
             save_file(kept, target / file.name, metadata)
         places |= dict.fromkeys(kept, file.name)
@@ -322,19 +325,28 @@ def _refuse_inexact(recipe: Recipe, checkpoint: Path, rounding: bool) -> None:
         )
 
 
-def _read_deltas(file: Path, recipe: Recipe) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """A, B and scale of each adapted layer by the name of the weight."""
-    tensors = read_safetensors(file)
+def _read_deltas(folder: Path, recipe: Recipe) -> dict[str, tuple[Tensor, Tensor, float]]:
+    """A, B and scale of each adapted layer by the name of the weight; the adapter's own config tells the scale."""
+    config = read_config(folder)
+    for key, on in (("use_dora", config and config.dora), ("fan_in_fan_out", config and config.where.get(FAN))):
+        if config is not None and on:
+            raise RecipeError(f"{config.file}: {key} is true, which cannot be merged here: merge the adapter with PEFT")
+    file, stored = read_weights(folder)
+    tensors = {SHELL.sub("", name).replace(".default.weight", ".weight"): value for name, value in stored.items()}
+    if config is not None:
+        check_ranks(config, file, tensors)
     stems = {name.removesuffix(suffix) for name in tensors for suffix in PAIR if name.endswith(suffix)}
     expected = {stem + suffix for stem in stems for suffix in PAIR}
     wrong = sorted(expected ^ set(tensors))
     if wrong or not stems or recipe.lora is None:
         raise CheckpointError(f"{file}: not pairs of LoRA matrices for linear layers:\n{listing(wrong)}")
-    scale = recipe.lora.alpha / recipe.lora.rank
-    return {
-        f"{stem.removeprefix(PEFT_PREFIX)}.weight": (tensors[stem + PAIR[0]], tensors[stem + PAIR[1]], scale)
-        for stem in stems
-    }
+    recipe_scale = recipe.lora.alpha / recipe.lora.rank
+    deltas = {}
+    for stem in stems:
+        layer = stem.removeprefix(PEFT_PREFIX)
+        scale = recipe_scale if config is None else config.of(layer)[1]
+        deltas[f"{layer}.weight"] = tensors[stem + PAIR[0]], tensors[stem + PAIR[1]], scale
+    return deltas
 
 
 def _delta(down: Tensor, up: Tensor, scale: float) -> Tensor:
@@ -361,5 +373,7 @@ def _mergeable(layer: Any, base: nn.Module) -> bool:
     plain = layer.get_base_layer()
     if type(plain) is not nn.Linear or set(layer.lora_A) != set(layer.lora_B) or not layer.lora_A:
         return False
+    if layer.lora_variant or any(up.bias is not None for up in layer.lora_B.values()):
+        return False  # DoRA and its like are more than a product of two matrices
     owners = [module for module in base.modules() if module._parameters.get("weight") is plain.weight]
     return owners == [plain]

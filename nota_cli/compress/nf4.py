@@ -10,7 +10,9 @@ from torch import nn
 
 from nota_cli.compress.gptq_runtime import quietly
 from nota_cli.errors import CheckpointError, UsageError, listing
+from nota_cli.files import refuse_lfs_pointer
 from nota_cli.model.attention import default_attention
+from nota_cli.model.fit import layer_note, misfits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,6 +25,7 @@ def load_nf4_decoder(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     attn_implementation: str | None = None,
+    key_mapping: dict[str, str] | None = None,
 ) -> "PreTrainedModel":
     """Load a causal language model with nf4 weights; the model comes in evaluation mode.
 
@@ -38,6 +41,7 @@ def load_nf4_decoder(
         device: "cpu", "cuda", "cuda:1" ...
         attn_implementation: transformers' name; by default "eager" where the model caps attention scores (Gemma 2),
             which the fused kernels leave out, else "sdpa".
+        key_mapping: patterns in the names of stored weights and what takes their place, as transformers' own.
 
     Raises:
         CheckpointError: no such model there, quantised in another way, or weights missing, unexpected or of another
@@ -69,6 +73,7 @@ def load_nf4_decoder(
                 device_map={"": device},
                 attn_implementation=attn_implementation or default_attention(config),
                 output_loading_info=True,
+                key_mapping=key_mapping,
                 ignore_mismatched_sizes=True,  # they are reported below, with the rest
                 **settings,
             )
@@ -79,12 +84,12 @@ def load_nf4_decoder(
         if not problems:
             raise
         raise CheckpointError(f"nf4 decoder {folder}: weights are not complete:\n{listing(problems)}") from error
-    problems = [f"missing: {name}" for name in sorted(report["missing_keys"])]
-    problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"])]
-    problems += [f"of another shape: {key[0]}" for key in sorted(report["mismatched_keys"])]
+    problems = [f"{kind}: {line}" for kind, lines in misfits(config, report).items() for line in lines]
     problems += _ill_packed(model)
     if problems:
-        raise CheckpointError(f"nf4 decoder {folder}: the weights do not fit its config.json:\n{listing(problems)}")
+        note = layer_note(config, report)
+        text = f"nf4 decoder {folder}: the weights do not fit its config.json:{note}\n{listing(problems)}"
+        raise CheckpointError(text)
     for parameter in model.parameters():  # transformers leaves those of a quantised folder in the file's type
         if parameter.is_floating_point() and not hasattr(parameter, "quant_state"):
             parameter.data = parameter.data.to(dtype)
@@ -156,6 +161,7 @@ def _stored_quantisation(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"decoder {folder}: no config.json there. Name a Hugging Face folder.")
+    refuse_lfs_pointer(path, error=CheckpointError)
     try:
         stored = json.loads(path.read_text(encoding="utf-8")).get("quantization_config") or {}
     except (ValueError, AttributeError) as error:

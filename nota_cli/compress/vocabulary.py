@@ -28,15 +28,15 @@ from nota_cli.compress.vocabulary_weights import (
     EMBEDDING_OR_HEAD,
     count_rows,
     read_object,
-    shapes,
     weight_files,
     write_json,
     write_weights,
 )
 from nota_cli.errors import CheckpointError, UsageError, listing
-from nota_cli.files import atomic_folder, write_text
+from nota_cli.files import atomic_folder, copy_folder, write_text
 from nota_cli.hub import local_path
 from nota_cli.model.vocabulary import MAPPING
+from nota_cli.model.weights import tensor_shapes
 from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.load import dump_recipe, load_recipe
 from nota_cli.recipe.schema import Decoder, Recipe
@@ -269,7 +269,7 @@ def prune_checkpoint(
     recipe = load_recipe(str(checkpoint))
     recipe = recipe.model_copy(update={"decoder": own_decoder(recipe.decoder, checkpoint)})
     for file in sorted((checkpoint / "adapter").glob("*.safetensors")):
-        bound = [name for name in shapes(file) if EMBEDDING_OR_HEAD.search(name)]
+        bound = [name for name in tensor_shapes(file) if EMBEDDING_OR_HEAD.search(name)]
         if bound:
             raise CheckpointError(
                 f"{file} has adapters on the embedding or the output layer, which belong to the full vocabulary:\n"
@@ -283,7 +283,7 @@ def prune_checkpoint(
             if (checkpoint / name).is_file():
                 shutil.copyfile(checkpoint / name, part / name)
         if (checkpoint / "adapter").is_dir():
-            shutil.copytree(checkpoint / "adapter", part / "adapter")
+            copy_folder(checkpoint / "adapter", part / "adapter")
         decoder = recipe.decoder.model_copy(update={"path": "./decoder", "config": None, "tokenizer": None})
         write_text(part / "recipe.yaml", dump_recipe(recipe.model_copy(update={"decoder": decoder})))
     return report

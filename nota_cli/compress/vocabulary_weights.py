@@ -7,45 +7,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from nota_cli.errors import CheckpointError, listing
+from nota_cli.model.weights import INDEX, SINGLE, open_safetensors, read_json, refuse_non_finite, tensor_shapes
+from nota_cli.model.weights import weight_files as checked_files
 
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PER_TOKEN = re.compile(r"(^|\.)(embed_tokens\.weight|lm_head\.weight|lm_head\.bias)$")
 EMBEDDING_OR_HEAD = re.compile(r"(^|\.)(embed_tokens|lm_head)\.")
 
 
 def weight_files(folder: Path) -> list[Path]:
     """The files of weights; each is there and holds what the index says."""
-    if not (folder / INDEX).is_file():
-        found = [folder / SINGLE] if (folder / SINGLE).is_file() else sorted(folder.glob("*.safetensors"))
-        if len(found) != 1:
+    others = sorted(folder.glob("*.safetensors"))
+    if not (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
+        if len(others) != 1:  # quantizers have names of their own
             raise CheckpointError(f"decoder {folder}: no {SINGLE} there, nor {INDEX}. Convert its weights first.")
-        return found
-    places = read_object(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise CheckpointError(f"{folder / INDEX} has no weight_map. Fetch the folder again.")
-    files = [folder / name for name in sorted(set(places.values()))]
-    problems = [f"not there: {file.name}" for file in files if not file.is_file()]
-    for file in filter(Path.is_file, files):
-        there = shapes(file)
-        problems += [
-            f"not in {file.name}: {name}" for name in places if places[name] == file.name and name not in there
-        ]
-        problems += [f"in {file.name} alone: {name}" for name in there if places.get(name) != file.name]
-    if problems:
-        raise CheckpointError(
-            f"decoder {folder}: {INDEX} and the weights disagree. Fetch it again.\n{listing(problems)}"
-        )
-    return files
+        return others
+    return checked_files(folder)
 
 
 def count_rows(folder: Path, files: Sequence[Path]) -> int:
     """Rows of the embedding, and of the output layer if it is stored."""
-    sizes = {name: shape for file in files for name, shape in shapes(file).items() if EMBEDDING_OR_HEAD.search(name)}
+    everything = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+    sizes = {name: shape for name, shape in everything.items() if EMBEDDING_OR_HEAD.search(name)}
     packed = [name for name in sizes if not PER_TOKEN.search(name)]
     if packed:
         raise CheckpointError(
@@ -65,8 +51,9 @@ def write_weights(folder: Path, files: Sequence[Path], part: Path, old_ids: Sequ
     """Copy the files of weights one by one; where rows are tokens, the rows of `old_ids` alone."""
     total = 0
     for file in files:
-        with _open(file) as source:
+        with open_safetensors(file) as source:
             tensors = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 (it is no dict)
+            refuse_non_finite(file, tensors)
             for name in filter(PER_TOKEN.search, tensors):
                 tensors[name] = _take(tensors[name], old_ids)
             total += sum(tensor.nbytes for tensor in tensors.values())
@@ -86,28 +73,12 @@ def _take(tensor: Tensor, old_ids: Sequence[int | None]) -> Tensor:
     return torch.cat([taken, mean.expand(fresh, *taken.shape[1:])])
 
 
-def shapes(file: Path) -> dict[str, list[int]]:
-    """Shape of each tensor in a file, none of them read."""
-    with _open(file) as tensors:
-        return {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 (it is no dict)
-
-
-def _open(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged ({error}). Fetch it again.") from error
-
-
 def read_object(path: Path) -> dict[str, Any]:
     """The object that a JSON file holds."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} should hold a JSON object")
-    return values
+        return read_json(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def write_json(path: Path, values: Any, indent: int | None = 2) -> None:

@@ -57,6 +57,7 @@ class Row:
         label: class of the sound, where the corpus has one.
         speaker: who speaks, where the corpus says so.
         texts: further wordings of `text`, one of which is drawn in training.
+        listed: an annotation has this row; otherwise the recording itself was named on the command line.
     """
 
     index: int
@@ -69,11 +70,35 @@ class Row:
     label: str | None = None
     speaker: str | None = None
     texts: tuple[str, ...] = ()
+    listed: bool = True
+
+    @property
+    def number(self) -> int | None:
+        """The row's number for messages; None where no annotation has it."""
+        return self.index if self.listed else None
 
 
 def family(task: str) -> str | None:
     """The family of `FAMILIES` that a task belongs to, or None."""
     return next((name for name, tasks in FAMILIES.items() if task in tasks), None)
+
+
+def of_task(rows: list[Row], task: str | None, path: Path | str) -> list[Row]:
+    """The rows of one family of `FAMILIES`, or all of them without one; they keep their `index`.
+
+    Raises:
+        DataError: there are none; the message names the families that there are.
+    """
+    if task is None:
+        return rows
+    chosen = [row for row in rows if family(row.task) == task]
+    if not chosen:
+        others = ", ".join(sorted({family(row.task) or row.task for row in rows}))
+        raise DataError(
+            f"{printable(str(path))}: none of its {len(rows)} rows belongs to task {task} (there: {others}). "
+            "Choose another --task, or leave it out for all rows."
+        )
+    return chosen
 
 
 def row_id(row: Row) -> str:

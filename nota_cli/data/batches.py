@@ -19,7 +19,7 @@ from numpy.random import Generator
 from torch.utils.data import DataLoader, Dataset
 
 from nota_cli.data.annotation import Row, read_annotation, row_id
-from nota_cli.data.audio import SAMPLE_RATE, load_clip
+from nota_cli.data.audio import SAMPLE_RATE, AudioNote, load_clip
 from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll, weaken
 from nota_cli.data.inputs import Features, extract
 from nota_cli.errors import DataError, NotaError
@@ -34,7 +34,7 @@ CACHE_BYTES = 512 * 2**20  # decoded clips kept by each worker, so that a small 
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step of training or inference needs of some rows; `bad` as in `Decoded`."""
+    """What a step of training or inference needs of some rows; `bad` and `notes` as in `Decoded`."""
 
     features: Features
     queries: list[Query]
@@ -42,6 +42,7 @@ class Batch:
     labels: list[str | None]
     rows: list[int]
     bad: tuple[tuple[int, str], ...] = ()
+    notes: tuple[tuple[int, AudioNote], ...] = ()
 
     def part(self, chosen: slice) -> "Batch":
         """Some of its rows, padded as a batch of these alone would be."""
@@ -73,11 +74,13 @@ class Decoded:
     Attributes:
         waves: float32 at 16 kHz, for each of `rows`.
         bad: rows of the group whose audio cannot be used, and why.
+        notes: what is odd about the audio of others.
     """
 
     waves: list[np.ndarray]
     rows: list[int]
     bad: tuple[tuple[int, str], ...] = ()
+    notes: tuple[tuple[int, AudioNote], ...] = ()
 
     def part(self, chosen: slice) -> "Decoded":
         """Some of its rows."""
@@ -139,21 +142,23 @@ class RowBatches(Dataset[Batch]):
 
     def decode(self, index: int) -> Decoded:
         """The waveforms of the `index`-th group, and which of its rows have none."""
-        waves, rows, bad = [], [], []
+        waves, rows, bad, notes = [], [], [], []
         for position in self.groups[index]:
+            told: list[AudioNote] = []
             try:
-                waves.append(self._wave(position))
+                waves.append(self._wave(position, told))
                 rows.append(position)
+                notes += [(position, note) for note in told]
             except DataError as error:
                 bad.append((position, str(error)))
-        return Decoded(waves, rows, tuple(bad))
+        return Decoded(waves, rows, tuple(bad), tuple(notes))
 
-    def _wave(self, position: int) -> np.ndarray:
+    def _wave(self, position: int, notes: list[AudioNote]) -> np.ndarray:
         row = self.rows[position]
         window = None if self.windows is None else self.windows[position]
         part = {} if window is None else {"start": window[0], "stop": window[1]}
         paths = clip_paths(row, self.audio_root)
-        return load_clip(paths, row=row.index, max_seconds=self.spec.max_seconds, **part)
+        return load_clip(paths, row=row.number, max_seconds=self.spec.max_seconds, notes=notes, **part)
 
     def ahead(self, index: int) -> Decoded | Batch:
         """What a worker makes of the `index`-th group: features, unless these are made elsewhere or no row is good."""
@@ -170,6 +175,7 @@ class RowBatches(Dataset[Batch]):
             [row.label for row in chosen],
             decoded.rows,
             decoded.bad,
+            decoded.notes,
         )
 
 

@@ -1,103 +1,234 @@
-"""What libsndfile leaves unsaid: WAV files and Ogg streams that end too early, WAV files that state no size."""
+"""What libsndfile leaves unsaid: files that end too early, that state no size or a guess, that are several in one."""
 
-import io
 import os
 import struct
-from typing import Any
+from dataclasses import dataclass
 
-# Programs that write to a pipe cannot know the length and state 0 or a huge one: espeak-ng 0x7ffff000, ffmpeg 2^32 - 1.
-STREAMED_SIZE = 0x7FFF_F000
-MOST_CHUNKS = 1_000  # of a WAV file looked at on the way to its samples; zeros for chunks would keep one going for ever
-OGG_PAGE = 27 + 255 + 255 * 255  # bytes at most: head, lengths of the segments, segments
-OGG_HEAD = struct.Struct("<4sxB20xB")  # name, flags, number of segments
-OGG_LAST = 0x04  # the flag of a stream's last page
+from nota_cli.data import ogg
+from nota_cli.data.chunks import Samples, is_container, samples, sized
+from nota_cli.data.mpeg import JUNK, Mpeg, looks_like_mpeg, read_mpeg
+from nota_cli.data.remember import remembered
+from nota_cli.data.views import Piece, patched
 
-
-def truncation(descriptor: int) -> tuple[str, str] | None:
-    """Why an open file is known to end too early, and what to do about it; None if nothing tells so.
-
-    A stream of Ogg has to come to its marked end (RFC 3533); a WAV file has to have the bytes that its `data` chunk
-    promises.
-    """
-    start = os.pread(descriptor, 4, 0)
-    if start == b"OggS" and _ogg_is_cut(descriptor):
-        remedy = "Copy it again; if the recording itself was broken off, convert what there is to wav."
-        return "truncated: the file ends before its stream does", remedy
-    place, size = _wav_samples(descriptor) or (0, 0)
-    missing = place + size - os.fstat(descriptor).st_size
-    if missing > 0 and size < STREAMED_SIZE:
-        return f"truncated: the header promises {missing} bytes more than the file has", "Copy it again."
-    return None
+AGAIN = "Copy it again; if the recording itself was broken off, convert what there is to wav."
+MPEG_TAGS = (0x50, 0x55)  # WAV formats: MP2, MP3
+MOST_JOINED = 10_000  # files in one
+FLAC_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # a marker and the head of the first block
+FLAC_HEAD_BYTES = 42
+FLAC_FRAMES = struct.Struct(">4x4xHH3s3sQ")  # block sizes, frame sizes, then rate, channels, bits, samples
+BLOCK = 1 << 20
 
 
-def readable(descriptor: int) -> "int | UnsizedWav":
-    """What libsndfile should read of an open file: the file, unless it is a WAV file that states 0 for its samples."""
-    place, size = _wav_samples(descriptor) or (0, 1)
-    left = os.fstat(descriptor).st_size - place
-    if size or not left:
-        return descriptor
-    name, length = struct.unpack("<4sI", os.pread(descriptor, 8, place).ljust(8, b"\0"))
-    another_chunk = all(0x20 <= letter < 0x7F for letter in name) and 8 + length <= left
-    return descriptor if another_chunk else UnsizedWav(descriptor)
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One sound of a file, as libsndfile is to see it.
 
-
-class UnsizedWav(io.FileIO):
-    """A WAV file whose samples reach to its end, whatever size it states.
-
-    libsndfile takes a form of 8 bytes for a file that was never finished, and then goes by the file's length; so that
-    is what it is shown.
+    Attributes:
+        pieces: bytes of the file; none for the whole of it.
+        size: bytes that it is to seem to have, if not those of the pieces.
+        frames: how many samples of each channel there are, where libsndfile would only guess.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        super().__init__(descriptor, closefd=False)
-
-    def readinto(self, buffer: Any) -> int:
-        """Read as any file does, but 8 for the form's size (bytes 4 to 7)."""
-        place = self.tell()
-        count = super().readinto(buffer) or 0
-        bytes_read = memoryview(buffer).cast("B")
-        for at, value in enumerate(struct.pack("<I", 8), 4 - place):
-            if 0 <= at < count:
-                bytes_read[at] = value
-        return count
+    pieces: tuple[Piece, ...] = ()
+    size: int | None = None
+    frames: int | None = None
 
 
-def _wav_samples(descriptor: int) -> tuple[int, int] | None:
-    """Where the samples of a RIFF WAVE file begin and how many bytes it states; None for anything else."""
-    head = os.pread(descriptor, 12, 0)
-    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return None
-    place = 12
-    for _ in range(MOST_CHUNKS):
-        chunk = os.pread(descriptor, 8, place)
-        if len(chunk) < 8:
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The sounds of a file, one behind the other.
+
+    Attributes:
+        streams: one, or those of a chain, or of files that were joined.
+        truncated: why the file is known to end too early, and what to do about it.
+        damage: what is odd and does not keep it from being read.
+        whole: looked at to its end; else another sound may follow behind the first one.
+    """
+
+    streams: tuple[Stream, ...] = (Stream(),)
+    truncated: tuple[str, str] | None = None
+    damage: str = ""
+    whole: bool = True
+
+
+PLAIN = Layout()
+OPEN = Layout(whole=False)
+
+
+def layout(descriptor: int, start: bytes, *, whole: bool = True) -> Layout:
+    """What an open file consists of.
+
+    A WAV file and its kin have to have the bytes that they promise, Ogg has to come to its stream's marked end, the
+    last frame of an MP3 has to be whole. An MP3 is counted, for most state no length or a wrong one.
+
+    Args:
+        descriptor: the file.
+        start: its first 64 bytes.
+        whole: read a FLAC file to its end, too, for others that were joined to it; else only if its size is odd.
+    """
+    if is_container(start):
+        return _joined_chunks(descriptor)
+    if start[:4] == b"fLaC":
+        odd = whole or _more_than_stated(descriptor, start)
+        return remembered(descriptor, _flac) if odd else OPEN
+    if start[:4] == b"OggS":
+        return remembered(descriptor, _ogg)
+    return remembered(descriptor, _mpeg) if looks_like_mpeg(start) else PLAIN
+
+
+def _mpeg_in_wav(descriptor: int) -> Layout:
+    """Frames of MPEG audio that are a WAV file's samples; libsndfile estimates how many there are."""
+    part = samples(descriptor)
+    assert part is not None
+    size = os.fstat(descriptor).st_size
+    stop = size if part.unstated else part.stop
+    if stop > size:
+        return Layout(truncated=(f"truncated: the header promises {stop - size} bytes more than the file has", AGAIN))
+    found = read_mpeg(descriptor, start=part.start, stop=stop)
+    return PLAIN if found is None else _mpeg_layout(found)
+
+
+def hidden_mpeg(descriptor: int) -> Layout | None:
+    """An MP3 that begins with something else, part of a frame perhaps, as recordings of radio streams do."""
+    found = read_mpeg(descriptor, junk=JUNK)
+    return None if found is None else _mpeg_layout(found)
+
+
+def _joined_chunks(descriptor: int) -> Layout:
+    """WAV and its kin: each stated size, and what follows where it ends."""
+    size = os.fstat(descriptor).st_size
+    parts: list[Samples] = []
+    base = 0
+    while len(parts) < MOST_JOINED and (part := samples(descriptor, base)) is not None:
+        parts.append(part)
+        following = _next_container(descriptor, part, size)
+        if following is None:
             break
-        place += 8
-        name, size = struct.unpack("<4sI", chunk)
-        if name == b"data":
-            return place, size
-        place += size + size % 2  # chunks start at even places
+        base = following
+    if not parts:
+        return PLAIN
+    last = parts[-1]
+    if len(parts) == 1 and last.codec in MPEG_TAGS:
+        return remembered(descriptor, _mpeg_in_wav)
+    missing = last.stop - size
+    if len(parts) == 1 and not missing and not last.unstated:
+        return PLAIN
+    if not last.unstated and missing > 0 and missing >= max(1, last.block):
+        reason = f"truncated: the header promises {missing} bytes more than the file has"
+        return Layout(truncated=(reason, AGAIN))
+    streams = []
+    for part, following in zip(parts, [*parts[1:], None], strict=True):
+        end = size if following is None else following.base
+        if following is not None and end <= part.start:
+            continue  # a header that was written twice
+        patches = sized(part, end) if part.unstated and _is_sound(descriptor, part, end) else {}
+        plain = len(parts) == 1 and not patches
+        streams.append(Stream(() if plain else patched(part.base, end, patches)))
+    return Layout(tuple(streams))
+
+
+def _is_sound(descriptor: int, part: Samples, end: int) -> bool:
+    """Whether samples follow the head that states no size for them, not nothing or another chunk."""
+    left = end - part.start
+    if left <= 0:
+        return False
+    if part.magic not in (b"RIFF", b"RIFX"):
+        return True
+    name, length = struct.unpack("<4sI", os.pread(descriptor, 8, part.start).ljust(8, b"\0"))
+    return not (all(0x20 <= letter < 0x7F for letter in name) and 8 + length <= left)
+
+
+def _next_container(descriptor: int, part: Samples, size: int) -> int | None:
+    """Where the next file begins that was joined to the one with these samples."""
+    if part.stop >= size and not part.unstated:
+        return None
+    if part.unstated:
+        places = {part.start, part.start + 4}  # a header that was written twice
+    else:
+        head = os.pread(descriptor, 24, part.base)
+        form = {b"RIFF": "<I", b"RIFX": ">I", b"FORM": ">I"}.get(part.magic)
+        end = part.base + 8 + struct.unpack(form, head[4:8])[0] if form else part.stop
+        places = {end, end + end % 2, part.stop, part.stop + -part.stop % 2, part.stop + -part.stop % 8}
+    for place in sorted(places):
+        if part.base < place < size and is_container(os.pread(descriptor, 24, place)):
+            return place
     return None
 
 
-def _ogg_is_cut(descriptor: int) -> bool:
-    """Whether the last page is not whole or not marked as its stream's last.
+def _flac(descriptor: int) -> Layout:
+    """A FLAC file and those that were joined to it, each from its marker on."""
+    size = os.fstat(descriptor).st_size
+    starts: list[int] = []
+    place = 0
+    while block := os.pread(descriptor, BLOCK, place):
+        for head in FLAC_HEADS:
+            at = block.find(head)
+            while at >= 0 and len(starts) < MOST_JOINED:
+                if _is_flac(os.pread(descriptor, FLAC_HEAD_BYTES, place + at)):
+                    starts.append(place + at)
+                at = block.find(head, at + 1)
+        place += max(1, len(block) - len(FLAC_HEADS[0]) + 1)
+        if len(block) < BLOCK:
+            break
+    starts.sort()
+    if len(starts) < 2:
+        return PLAIN
+    ends = [*starts[1:], size]
+    return Layout(tuple(Stream(((start, end),)) for start, end in zip(starts, ends, strict=True)))
 
-    Streams in a chain are marked each, so the last one's end is the file's. What is no page may follow it, be it the
-    zeros of a download that was broken off; so pages are looked for from the end on.
-    """
-    size = stop = os.fstat(descriptor).st_size
-    found = -1
-    while found < 0 and stop > 0:
-        start = max(0, stop - OGG_PAGE)
-        found = os.pread(descriptor, stop - start + 4, start).rfind(b"OggS\0")
-        stop = start
-    if found < 0:
-        return False  # other versions of Ogg do not exist; libsndfile says what it is
-    page = os.pread(descriptor, OGG_HEAD.size + 255, start + found)
-    if len(page) < OGG_HEAD.size:
-        return True
-    _, flags, segments = OGG_HEAD.unpack_from(page)
-    lengths = page[OGG_HEAD.size : OGG_HEAD.size + segments]
-    end = start + found + OGG_HEAD.size + segments + sum(lengths)
-    return not flags & OGG_LAST or len(lengths) < segments or end > size
+
+def _is_flac(head: bytes) -> bool:
+    """Whether values follow the marker that a stream can have, as no other bytes do by chance."""
+    if len(head) < FLAC_HEAD_BYTES:
+        return False
+    smallest, largest, _, _, rest = FLAC_FRAMES.unpack_from(head)
+    return 16 <= smallest <= largest and rest >> 44 > 0
+
+
+def _more_than_stated(descriptor: int, start: bytes) -> bool:
+    """Whether a FLAC file is larger than its own head allows, metadata apart."""
+    if len(start) < FLAC_HEAD_BYTES:
+        return False
+    _, block, _, frame, rest = FLAC_FRAMES.unpack_from(start)
+    largest = int.from_bytes(frame, "big")
+    total = rest & (1 << 36) - 1
+    if not (block and largest and total):
+        return False
+    surplus = os.fstat(descriptor).st_size - FLAC_HEAD_BYTES - -(-total // block) * largest
+    return surplus > 0 and surplus > _flac_metadata(descriptor)
+
+
+def _flac_metadata(descriptor: int) -> int:
+    """Bytes of the blocks of metadata behind the first."""
+    place = FLAC_HEAD_BYTES
+    for _ in range(128):
+        head = os.pread(descriptor, 4, place)
+        if len(head) < 4 or head[0] == 0xFF:
+            break
+        place += 4 + int.from_bytes(head[1:], "big")
+        if head[0] & 0x80:
+            break
+    return place - FLAC_HEAD_BYTES
+
+
+def _ogg(descriptor: int) -> Layout:
+    if ogg.is_cut(descriptor):
+        return Layout(truncated=("truncated: the file ends before its stream does", AGAIN))
+    links = ogg.links(descriptor)
+    return PLAIN if len(links) == 1 else Layout(tuple(Stream((link,)) for link in links))
+
+
+def _mpeg(descriptor: int) -> Layout:
+    found = read_mpeg(descriptor)
+    return _flac(descriptor) if found is None else _mpeg_layout(found)  # tags may stand before a FLAC file, too
+
+
+def _mpeg_layout(found: Mpeg) -> Layout:
+    if found.cut:
+        return Layout(truncated=("truncated: its last frame is not whole", AGAIN))
+    damage = ""
+    if short := next((stream for stream in found.streams if stream.short), None):
+        damage = f"its header promises {short.stated} frames, of which {short.frames} are there"
+    if found.plain:
+        return Layout(damage=damage)
+    return Layout(tuple(Stream(*stream.shown()) for stream in found.streams), damage=damage)

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from nota_cli.data.annotation import Row, row_id
-from nota_cli.data.audio import EXPANSION_GAP_SECONDS, header
-from nota_cli.errors import AudioError, listing_by_row, printable
+from nota_cli.data.audio import EXPANSION_GAP_SECONDS, stated_duration
+from nota_cli.errors import AudioError, listing, listing_by_row, printable
 
 ROWS_AT_ONCE = 128  # that a thread takes; so few jobs wait, however many rows there are
 
@@ -22,6 +22,7 @@ class BadFile:
         path: the file, as it is shown: on one line, what no terminal can print escaped.
         reason: what is wrong with it, in a few words.
         remedy: what to do about it, a sentence.
+        listed: an annotation has the row; otherwise the file itself was named on the command line.
     """
 
     row: int
@@ -29,9 +30,21 @@ class BadFile:
     path: str
     reason: str
     remedy: str
+    listed: bool = True
 
     def __str__(self) -> str:
-        return f"row {self.row} ({self.id}): {self.path}: {self.reason}. {self.remedy}"
+        return f"row {self.row} ({self.id}): {self.problem}" if self.listed else self.problem
+
+    @property
+    def problem(self) -> str:
+        """File, reason and remedy."""
+        return f"{self.path}: {self.reason}. {self.remedy}"
+
+
+def bad_file(row: Row, error: AudioError) -> BadFile:
+    """What an error says of a file of a row; stdin and files named on the command line go by the name given there."""
+    name = printable(row_id(row))
+    return BadFile(row.index, name, error.path if row.listed else name, error.reason, error.remedy, row.listed)
 
 
 class Scan(list[BadFile]):
@@ -51,24 +64,27 @@ def scan(
     audio_root: str | os.PathLike[str],
     *,
     workers: int = 8,
+    whole: bool = False,
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> Scan:
     """Find every file of the rows, `expand_wav` included, that is not there or whose header is no sound's.
 
-    Refused besides what `nota_cli.data.audio.header` refuses: paths that leave the audio root, by `..` or by being
+    Refused besides what `nota_cli.data.sound_file.sounds` refuses: paths that leave the audio root, by `..` or by being
     absolute. Where a symbolic link in it leads is its owner's business. Only headers are read, of each file once, so
-    what is wrong further inside shows when the file is decoded.
+    what is wrong further inside shows when the file is decoded; but where a header only guesses the length, as that of
+    an MP3 does, the file is counted.
 
     Args:
         rows: annotation rows.
         audio_root: the folder that their paths are relative to.
         workers: threads that read headers.
+        whole: read FLAC files to their ends, for others that were joined to them; else these show when decoded.
         on_progress: told how many more rows are done, in this thread.
 
     Returns:
         The bad files; none is good news. `durations` has each clip's length.
     """
-    look = _Look(audio_root)
+    look = _Look(audio_root, whole)
     found = Scan()
     groups = (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
     pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="scan")
@@ -84,14 +100,9 @@ def scan(
 
 def describe(bad: Sequence[BadFile], limit: int = 20) -> str:
     """The bad files one a line, and beyond `limit` of them the numbers of their rows."""
-    return listing_by_row(((each.row, f"({each.id}) {each.path}: {each.reason}. {each.remedy}") for each in bad), limit)
-
-
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    path: str
-    reason: str
-    remedy: str
+    if all(not each.listed for each in bad):
+        return listing([each.problem for each in bad], limit)
+    return listing_by_row(((each.row, f"({each.id}) {each.problem}") for each in bad), limit)
 
 
 @dataclass
@@ -99,8 +110,9 @@ class _Look:
     """Looks at files under one root, at each once; threads share it."""
 
     audio_root: str | os.PathLike[str]
+    whole: bool = False
     roots: tuple[str, ...] = ()
-    seen: dict[str, float | None | _Trouble] = field(default_factory=dict)
+    seen: dict[str, float | None | AudioError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         root = os.fspath(self.audio_root)
@@ -112,31 +124,30 @@ class _Look:
         for row in rows:
             seconds: float | None = EXPANSION_GAP_SECONDS * len(row.expand)
             for name in (row.path, *row.expand):
-                told = self.file(name, row.index)
-                if isinstance(told, _Trouble):
-                    bad.append(BadFile(row.index, printable(row_id(row)), told.path, told.reason, told.remedy))
+                told = self.file(name, row)
+                if isinstance(told, AudioError):
+                    bad.append(bad_file(row, told))
                     told = None
                 seconds = None if seconds is None or told is None else seconds + told
             durations.append(seconds)
         return bad, durations
 
-    def file(self, name: str, row: int) -> float | None | _Trouble:
+    def file(self, name: str, row: Row) -> float | None | AudioError:
         """Seconds of the file, None where its header does not say, or what is wrong with it."""
         if name not in self.seen:
             self.seen[name] = self._file(name, row)
         return self.seen[name]
 
-    def _file(self, name: str, row: int) -> float | None | _Trouble:
+    def _file(self, name: str, row: Row) -> float | None | AudioError:
         path = os.path.join(self.audio_root, name)
-        if (os.path.isabs(name) or ".." in name) and not self._inside(path):
+        if row.listed and (os.path.isabs(name) or ".." in name) and not self._inside(path):
             root = printable(os.fspath(self.audio_root))
             remedy = "Name a folder above it by --audio-root, or correct the path in the annotation."
-            return _Trouble(printable(path), f"lies outside the audio root {root}", remedy)
+            return AudioError(printable(path), f"lies outside the audio root {root}", remedy)
         try:
-            told = header(path, row=row)
+            return stated_duration(path, row=row.number, whole=self.whole)
         except AudioError as error:
-            return _Trouble(error.path, error.reason, error.remedy)
-        return None if told.frames is None else told.frames / told.rate
+            return AudioError(error.path, error.reason, error.remedy)  # without what the other holds of its frames
 
     def _inside(self, path: str) -> bool:
         return os.path.join(os.path.abspath(path), "").startswith(self.roots)

@@ -21,6 +21,7 @@ from nota_cli.errors import NotaError
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.build import build
 from nota_cli.model.inventory import Part, inventory
+from nota_cli.model.memory import memory_there, out_of_memory
 from nota_cli.recipe.load import recipe_hash
 from nota_cli.recipe.schema import LoadFormat, Recipe
 
@@ -67,7 +68,9 @@ def measure(
     try:
         model = build(recipe, device, load_format=load_format)
         prepare_to_run(model)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         parts = inventory(build(recipe, "meta", load_format="dummy"))
         raise _too_large(parts, place, gauge, "loading", Times()) from error
     loading = {"before_loading": before, "load_peak": gauge.peak()}
@@ -126,7 +129,9 @@ def measure_model(
         counted = run_rounds(clip, time.perf_counter() - begun, on_round)
         peak = gauge.peak()
         floor = _floor(model, place, counts, clip.autocast)
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
         raise _too_large(parts, place, gauge, times.running or "running", times) from error
     memory = {**(loading or {}), "after_loading": after, "idle": idle, "running_peak": peak}
     if peak is not None and first_peak is not None and after is not None and idle is not None:
@@ -195,6 +200,7 @@ def _too_large(parts: list[Part], device: torch.device, gauge: Meter, stage: str
     largest = max(parts, key=lambda part: part.bytes)
     rows = [(f"{part.name}, MB", f"{part.bytes / 1e6:,.1f}") for part in parts]
     rows.append(("all weights, MB", f"{sum(part.bytes for part in parts) / 1e6:,.1f}"))
+    rows += [(f"{label}, MB", f"{value / 1e6:,.1f}") for label, value in memory_there(str(device))]
     for label, value in (("in use now, MB", gauge.now()), ("peak, MB", gauge.peak())):
         if value is not None:
             rows.append((label, f"{value / 1e6:,.1f}"))

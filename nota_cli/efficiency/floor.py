@@ -17,6 +17,8 @@ BUFFER_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}  # far more than caches hold
 LARGEST_MATRIX = {"cpu": 4096, "cuda": 8192}
 TRIES = 8
 TRY_SECONDS = 1.0
+ATTENTIONS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention")
+"""torch's own ways to compute it. Its counter knows not all, and refuses keys with fewer heads than queries."""
 
 
 def bytes_per_token(model: AudioLM) -> int:
@@ -44,7 +46,7 @@ def operations(model: AudioLM, prefill: Callable[[], None]) -> dict[str, int]:
     products inside attention count as torch's own counter does.
     """
     adjust = 0
-    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    attention = {getattr(torch.ops.aten, f"_scaled_dot_product_{name}"): _attention for name in ATTENTIONS}
     counter = FlopCounterMode(display=False, custom_mapping=attention)
     inside: list[int] = []
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from nota_cli.console import say, table, warn
 from nota_cli.errors import DataError, UsageError
+from nota_cli.files import refuse_lfs_pointer
 
 Report = dict[str, Any]
 
@@ -75,6 +76,7 @@ def read_report(file: Path) -> Report:
     Raises:
         DataError: it is none.
     """
+    refuse_lfs_pointer(file, error=DataError)
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

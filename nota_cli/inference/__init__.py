@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nota_cli.data.annotation import Row
+from nota_cli.data.audio import AudioNote, warn_of
 from nota_cli.data.scan import scan
 from nota_cli.errors import DataError
 from nota_cli.inference.engine import Engine, Result, feature_spec
@@ -49,14 +50,17 @@ def predict(
     # A file that is bad is told of when it is decoded.
     seconds = [UNKNOWN if known is None else known for known in scan(rows, audio_root).durations]
     texts = [""] * len(rows)
+    notes: list[AudioNote] = []
 
     def finished(results: list[Result]) -> None:
         for result in results:
             if result.reason is not None:
                 raise DataError(result.reason)
             texts[result.row] = result.text
+            notes.extend(AudioNote(kind, text) for kind, text in result.notes.items())
         on_batch(len(results))
 
     order = longest_first(range(len(rows)), seconds, engine.spec.max_seconds)
     engine.run(order, [seconds[position] for position in order], finished)
+    warn_of(notes)
     return texts

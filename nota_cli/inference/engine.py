@@ -14,29 +14,33 @@ import torch
 
 from nota_cli.console import warn
 from nota_cli.data.annotation import Row
+from nota_cli.data.audio import AudioNote
 from nota_cli.data.batches import AHEAD, Batch, Decoded, FeatureSpec, RowBatches, dead_workers_told, tolerant_loader
 from nota_cli.errors import NotaError
 from nota_cli.inference.encoding import encode
 from nota_cli.inference.plan import Units, groups, units
 from nota_cli.long_audio import join
 from nota_cli.model.audio_lm import AudioLM
+from nota_cli.model.memory import out_of_memory
 from nota_cli.recipe.schema import Generate
 
 MEMORY_SHARE = 0.8  # of what is free on the device; the rest is for lengths and fragments nobody foresees
 LARGEST = 128  # clips in a batch; more make nothing faster, and lose more when a run is cut
 ROWS_AHEAD = 64  # clips that a worker may be ahead, so that large batches do not fill the memory
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
-"""What torch and CUDA's libraries say in errors that have no class of their own."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a row; `reason` why its audio cannot be used, in which case there is no text."""
+    """What became of a row; `reason` why its audio cannot be used, in which case there is no text.
+
+    `notes` has what is odd about the audio otherwise: sentences by kind (`nota_cli.data.audio.AudioNote`).
+    """
 
     row: int
     text: str
     looped: bool = False
     reason: str | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -70,6 +74,13 @@ class _Pieces:
 
     texts: list[str] = field(default_factory=list)
     looped: bool = False
+    notes: list[AudioNote] = field(default_factory=list)
+
+    def odd(self) -> dict[str, str]:
+        """What is odd about the row's audio: a row is silent only if all its windows are."""
+        silent = sum(note.kind == "silent" for note in self.notes)
+        kept = [note for note in self.notes if note.kind != "silent" or silent == len(self.texts)]
+        return {note.kind: note.text for note in kept}
 
 
 class Engine:
@@ -162,6 +173,9 @@ class Engine:
                     item = next(stream, None)
                 if item is None:
                     return
+                for place, note in item.notes:
+                    if todo[place].row not in self._bad:
+                        self._pieces.setdefault(todo[place].row, _Pieces()).notes.append(note)
                 if item.bad:
                     finished(self._unusable(item, todo))  # first, for it may be the end of the run
                 with timed(self.tally, "generate"):
@@ -220,7 +234,7 @@ class Engine:
                 raise
             if len(rows) == 1:
                 raise _TooLargeError(
-                    f"row {rows[0].index} ({rows[0].path}) does not fit the memory of {self.model.device} even alone: "
+                    f"{_name(rows[0])} does not fit the memory of {self.model.device} even alone: "
                     f"{_first_line(error)}. Free some, or choose another --device."
                 ) from error
             reason = _first_line(error)
@@ -251,7 +265,8 @@ class Engine:
         del self._pieces[unit.row]
         self.tally.rows += 1
         whole = text if unit.window is None else join(pieces.texts, self.rows[unit.row].task)
-        return [Result(unit.row, whole.lower(), pieces.looped)]  # in lower case, as the organisers submit
+        # In lower case, as the organisers submit.
+        return [Result(unit.row, whole.lower(), pieces.looped, notes=pieces.odd())]
 
 
 def feature_spec(model: AudioLM, device: torch.device | None = None) -> FeatureSpec:
@@ -288,11 +303,8 @@ def timed(record: object, stage: str) -> Iterator[None]:
     setattr(record, stage, getattr(record, stage) + time.monotonic() - started)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory, of whichever device, did not do."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY)
+def _name(row: Row) -> str:
+    return f"row {row.index} ({row.path})" if row.listed else row.path
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ EDGE = 2**20
 SUFFIXES = {".safetensors", ".json", ".yaml", ".pth", ".pt", ".bin", ".model", ".txt", ".jinja"}
 ASIDE = {"trainer", "samples", "metrics.json"}  # what of a checkpoint does not change what it says
 DIGITS = 16
+MACHINE_LOCAL_KEYS = ("audio_root", "recordings", "large_files")
+"""What of a stamp may differ between the machines of a run, and after its files were moved."""
 PLACES = {"speech_encoder": ("path",), "audio_encoder": ("path",), "decoder": ("path", "tokenizer")}
 
 
@@ -116,6 +118,19 @@ def combined(hashes: Mapping[str, Mapping[str, str]]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:DIGITS]
 
 
+def recordings_hash(names: Iterable[str], audio_root: Path) -> str:
+    """Hexadecimal digits that change with a recording's name, size or time of last change, not with the root."""
+    found = hashlib.sha256()
+    for name in dict.fromkeys(names):
+        try:
+            status = os.stat(os.path.join(audio_root, name))
+            about = f"{status.st_size} {status.st_mtime_ns}"
+        except (OSError, ValueError):  # the scan reports it
+            about = "absent"
+        found.update(f"{name}\0{about}\0".encode("utf-8", "surrogatepass"))
+    return found.hexdigest()[:DIGITS]
+
+
 def made_of(
     recipe: Recipe, test_set: dict[str, str], asked: dict[str, Any], how: dict[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -125,26 +140,31 @@ def made_of(
 
     Args:
         recipe: as it is run.
-        test_set: `annotation` (its path), `hash` (of its bytes) and `audio_root`.
+        test_set: `annotation` (its path; empty for recordings that were named themselves), `hash` (of its bytes, or
+            of the recordings' names), `audio_root` and `recordings` (see `recordings_hash`).
         asked: `task` and `limit`.
         how: `long` and `load_format`.
     """
     dummy = how["load_format"] == "dummy"  # its weights are none; of what shape they are, places tell
     parts = {} if dummy else weight_paths(recipe)
     weights, values = weight_hashes(parts), recipe_values(recipe, places=dummy)
-    told = {
-        "recipe": {"name": recipe.name, "hash": value_hash(values)},
-        "checkpoint": {"path": recipe.checkpoint, "hash": combined(weights), "files": weights},
-        "test_set": test_set | asked,
-    }
     stamp = {
         "recipe": values,
         "weights": weights,
         "large_files": large_files(parts),
-        "annotation": test_set["hash"],
+        "annotation" if test_set["annotation"] else "names": test_set["hash"],
         "audio_root": os.path.realpath(test_set["audio_root"]),
+        "recordings": test_set["recordings"],
+        **asked,
+        **how,
     }
-    return told, stamp | asked | how
+    told = {
+        "recipe": {"name": recipe.name, "hash": value_hash(values)},
+        "checkpoint": {"path": recipe.checkpoint, "hash": combined(weights), "files": weights},
+        "test_set": test_set | asked,
+        "run_key": value_hash({key: value for key, value in stamp.items() if key not in MACHINE_LOCAL_KEYS}),
+    }
+    return told, stamp
 
 
 def _files(path: Path) -> Iterator[tuple[str, Path]]:

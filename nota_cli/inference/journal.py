@@ -1,18 +1,21 @@
 """Finished rows on disk as soon as they are finished: one JSON line each, behind a header that says of which run."""
 
+import errno
 import fcntl
 import json
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nota_cli.errors import DataError, NotaError, UsageError, listing
+from nota_cli.files import sync
 
 FORMAT = 1
 DONE, BLANK, SKIPPED = "done", "blank", "skipped"
+ROOT, RECORDINGS = "audio_root", "recordings"  # keys of a stamp: where recordings lie, and their sizes and times
 MISSING = "nothing"  # how a value that one of two stamps lacks is shown
 
 
@@ -27,6 +30,7 @@ class Entry:
         looped: the answer repeated itself (see `generate.loop_guard`).
         reason: why the audio could not be used.
         seconds: the clip's length; 0 where its audio could not be used.
+        notes: what is odd about its audio, sentences by kind (`nota_cli.data.audio.AudioNote`).
     """
 
     row: int
@@ -35,6 +39,7 @@ class Entry:
     looped: bool = False
     reason: str = ""
     seconds: float = 0.0
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def journal_path(out: Path, rank: int | None = None) -> Path:
@@ -58,14 +63,15 @@ class Journal:
         path: the file; it is made if it is not there.
         stamp: what the run's texts depend on, as JSON values.
         restart: throw away what is there.
+        moved: the audio root may be another one. It always may where sizes and times of its recordings agree.
 
     Raises:
         UsageError: it cannot be opened, another process is writing to it, or it is of a run with another stamp.
         DataError: it is no journal.
     """
 
-    def __init__(self, path: Path, stamp: dict[str, Any], *, restart: bool = False) -> None:
-        self.path, self.stamp = path, stamp
+    def __init__(self, path: Path, stamp: dict[str, Any], *, restart: bool = False, moved: bool = False) -> None:
+        self.path, self.stamp, self._moved = path, stamp, moved
         self._rows = -1  # not known yet
         self._open()
         try:
@@ -80,8 +86,12 @@ class Journal:
                 self._rows = 0
                 self._write({"nota_journal": FORMAT, "stamp": stamp})
                 _sync_folder(path.parent)
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            with suppress(OSError):
+                self.close()
+            if isinstance(error, OSError):
+                message = f"cannot keep a journal at {path}: {error.strerror}. Choose another output path."
+                raise UsageError(message) from error
             raise
 
     def append(self, entries: list[Entry]) -> None:
@@ -140,12 +150,12 @@ class Journal:
         """Locks of this kind end with the process, and its children, which may outlive it a little, have none."""
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                return  # a file system without locks; two runs at a time would do rows twice and lose none
             raise UsageError(
                 f"{self.path}: another nota infer is writing there. Wait for it, or choose another --out."
             ) from None
-        except OSError:
-            return  # a file system without locks; two runs at a time would do rows twice and lose none
 
     def _write(self, *values: dict[str, Any]) -> None:
         data = "".join(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n" for value in values)
@@ -155,7 +165,7 @@ class Journal:
             os.lseek(self._file, self._end, os.SEEK_SET)
             while left:
                 left = left[os.write(self._file, left) :]
-            os.fsync(self._file)
+            sync(self._file)
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._file, self._end)
@@ -193,12 +203,20 @@ class Journal:
             or not isinstance(there.get("stamp"), dict)
         ):
             raise DataError(f"{self.path} is not a journal of this version of nota; --restart throws it away.")
-        changed = differences(there["stamp"], self.stamp)
+        before, now = ({k: v for k, v in stamp.items() if k != RECORDINGS} for stamp in (there["stamp"], self.stamp))
+        hint = ""
+        if before.get(ROOT) != now.get(ROOT):
+            # In the same folder a recording may have been mended since; in another one they must be the same.
+            if self._moved or (RECORDINGS in self.stamp and there["stamp"].get(RECORDINGS) == self.stamp[RECORDINGS]):
+                now[ROOT] = before.get(ROOT)
+            else:
+                hint = "If the recordings are the same and only lie elsewhere now, add --audio-root-moved. "
+        changed = differences(before, now)
         if changed:
             raise UsageError(
                 f"{self.path} holds finished rows of a run that was cut off, and since then has changed:\n"
                 f"{listing(changed)}\n"
-                "Undo that to go on with it, throw it away with --restart, or choose another --out."
+                f"{hint}Undo that to go on with it, throw it away with --restart, or choose another --out."
             )
 
 
@@ -236,8 +254,8 @@ def _entry(line: bytes) -> Entry | None:
         entry = Entry(**values)
     except TypeError:
         return None
-    known = isinstance(entry.row, int) and isinstance(entry.text, str) and entry.status in (DONE, BLANK, SKIPPED)
-    return entry if known else None
+    known = isinstance(entry.row, int) and isinstance(entry.text, str) and isinstance(entry.notes, dict)
+    return entry if known and entry.status in (DONE, BLANK, SKIPPED) else None
 
 
 def _json(line: bytes) -> Any:

@@ -20,6 +20,7 @@ class Outcomes:
         self._seconds = array("d", bytes(8 * count))
         self._texts = [""] * count
         self._reasons: dict[int, str] = {}
+        self._notes: dict[int, dict[str, str]] = {}
 
     def __len__(self) -> int:
         return len(self._status)
@@ -27,7 +28,8 @@ class Outcomes:
     def __getitem__(self, row: int) -> Entry:
         """What became of a row that is not missing."""
         status, looped = STATUSES[self._status[row]], bool(self._looped[row])
-        return Entry(row, self._texts[row], status, looped, self._reasons.get(row, ""), self._seconds[row])
+        reason, notes = self._reasons.get(row, ""), self._notes.get(row, {})
+        return Entry(row, self._texts[row], status, looped, reason, self._seconds[row], notes)
 
     def __iter__(self) -> Iterator[Entry]:
         return map(self.__getitem__, range(len(self)))
@@ -48,3 +50,7 @@ class Outcomes:
             self._reasons[row] = entry.reason
         else:
             self._reasons.pop(row, None)
+        if entry.notes:
+            self._notes[row] = entry.notes
+        else:
+            self._notes.pop(row, None)

@@ -38,14 +38,16 @@ class Policy:
             return []
         count = len({each.row for each in bad})
         said = f"{count} {'row has' if count == 1 else 'rows have'} audio that cannot be used"
+        if not bad[0].listed:
+            said = f"{count} {'recording' if count == 1 else 'recordings'} cannot be used"
         if self.wish == "stop":
             raise DataError(f"{said}:\n{describe(bad)}\n{REMEDY}")
         warn(f"{said} and {self._fate(count)}:\n{describe(bad)}")
         reasons: dict[int, str] = {}
         for each in bad:
-            told = f"{each.path}: {each.reason}. {each.remedy}"
-            reasons[each.row] = f"{reasons[each.row]} {told}" if each.row in reasons else told
-        return [self._entry(row, reason) for row, reason in reasons.items()]
+            reasons[each.row] = f"{reasons[each.row]} {each.problem}" if each.row in reasons else each.problem
+        positions = {row.index: position for position, row in enumerate(self.rows)}
+        return [self._entry(positions[index], reason) for index, reason in reasons.items()]
 
     def during(self, bad: Sequence[tuple[int, str]]) -> list[Entry]:
         """What becomes of rows, by position, whose audio turned out bad when it was decoded, and why.
@@ -61,7 +63,8 @@ class Policy:
             )
         for position, reason in bad:
             row = self.rows[position]
-            warn(f"row {row.index} ({row_id(row)}) {self._fate(1)}: {reason}")
+            name = f"row {row.index} ({row_id(row)})" if row.listed else row_id(row)
+            warn(f"{name} {self._fate(1)}: {reason}")
         return [self._entry(position, reason) for position, reason in bad]
 
     def _fate(self, count: int) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from nota_cli import __version__
 from nota_cli.data.annotation import Row, row_id
+from nota_cli.data.audio import NOTE_KINDS
 from nota_cli.inference.engine import Tally
 from nota_cli.inference.journal import BLANK, DONE, SKIPPED, Entry
 from nota_cli.inference.outcomes import Outcomes
@@ -81,6 +82,7 @@ def run_report(
         "looped": ids(lambda entry: entry.looped),
         "empty": ids(lambda entry: not entry.text.strip()),
         "cut": ids(lambda entry: entry.seconds > most),
+        **{kind: _noted(rows, outcomes, kind) for kind in NOTE_KINDS},
         "resumed_rows": facts.resumed,
         "computed_rows": computed,
         "audio_seconds": round(sum(entry.seconds for entry in outcomes if entry.status == DONE), 3),
@@ -112,6 +114,14 @@ def _unusable(rows: Sequence[Row], outcomes: Outcomes, status: str) -> list[dict
         {"row": row.index, "id": row_id(row), "reason": entry.reason}
         for row, entry in zip(rows, outcomes, strict=True)
         if entry.status == status
+    ]
+
+
+def _noted(rows: Sequence[Row], outcomes: Outcomes, kind: str) -> list[dict[str, Any]]:
+    return [
+        {"row": row.index, "id": row_id(row), "reason": entry.notes[kind]}
+        for row, entry in zip(rows, outcomes, strict=True)
+        if entry.status == DONE and kind in entry.notes
     ]
 
 

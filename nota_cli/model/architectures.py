@@ -7,6 +7,7 @@ from typing import Any
 
 from nota_cli.assets import home
 from nota_cli.errors import CheckpointError, RecipeError
+from nota_cli.files import refuse_lfs_pointer
 
 WEIGHT_SUFFIXES = (".pt", ".pth")
 
@@ -70,6 +71,7 @@ def _resolve(name: str) -> dict[str, Any]:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    refuse_lfs_pointer(file, error=CheckpointError)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

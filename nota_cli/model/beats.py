@@ -14,7 +14,8 @@ from torch import nn
 from nota_cli.errors import CheckpointError, DataError, listing
 from nota_cli.model.attention import gated_attention
 from nota_cli.model.keys import key_problems, known_values
-from nota_cli.model.weights import read_torch_file
+from nota_cli.model.state_dicts import plain_names
+from nota_cli.model.weights import read_torch_file, refuse_non_finite
 
 # In the published cfg, but of no consequence for the states: they steer fine-tuning or belong to the classifier.
 IGNORED_FIELDS = frozenset(
@@ -290,11 +291,13 @@ def load_beats(path: str | Path) -> BeatsEncoder:
 
     with torch.device("meta"):  # no memory and no time for an initialisation that is replaced at once
         encoder = BeatsEncoder(BeatsConfig.from_dict(checkpoint["cfg"]))
-    weights = {name: value for name, value in checkpoint["model"].items() if not name.startswith(CLASSIFIER_PREFIX)}
+    named = plain_names(checkpoint["model"], path, encoder.state_dict())
+    weights = {name: value for name, value in named.items() if not name.startswith(CLASSIFIER_PREFIX)}
     problems = _drop_repeated_tables(weights)
     problems += key_problems(weights, encoder.state_dict(), "cfg")
     if problems:
         raise CheckpointError(f"{path}: the weights do not fit the cfg:\n{listing(problems)}")
+    refuse_non_finite(path, weights)
     encoder.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
     return encoder.eval()
 

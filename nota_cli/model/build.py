@@ -12,12 +12,15 @@ from transformers import WhisperConfig
 from nota_cli.compress.weight_only import CPU_KERNELS, fast_int4pack, quantise_linears, repack_gptq
 from nota_cli.errors import RecipeError
 from nota_cli.hub import local_path
+from nota_cli.model.adapter import adopt, read_config
 from nota_cli.model.audio_lm import AudioLM
 from nota_cli.model.beats import BeatsConfig, BeatsEncoder, load_beats
 from nota_cli.model.ced import CedConfig, CedEncoder, load_ced
 from nota_cli.model.checkpoint import load_checkpoint, own_decoder
 from nota_cli.model.decoder import load_decoder, refuse_unknown
 from nota_cli.model.eat import EatConfig, EatEncoder, load_eat
+from nota_cli.model.inventory import inventory
+from nota_cli.model.memory import memory_explained
 from nota_cli.model.whisper import WhisperEncoder, load_whisper_encoder
 from nota_cli.recipe.schema import AudioEncoder, Decoder, Encoder, LoadFormat, Recipe, SpeechEncoder
 
@@ -49,14 +52,24 @@ def build(
     Raises:
         CheckpointError: weights are missing or do not fit.
         RecipeError: the recipe asks for what cannot be made, such as training a quantised encoder.
+        NotaError: memory does not do; the message has what each part needs, and what there is.
     """
-    pack = pack and not trainable
+    with memory_explained(lambda: inventory(_build(recipe, "meta", False, True, False, False)), device, recipe.name):
+        return _build(recipe, device, trainable, load_format == "dummy", allow_missing, pack and not trainable)
+
+
+def _build(recipe: Recipe, device: str, trainable: bool, dummy: bool, allow_missing: bool, pack: bool) -> AudioLM:
+    """As `build`; runs into the end of memory without an explanation."""
+    load_format: LoadFormat = "dummy" if dummy else "auto"
     cpu_kernel = _cpu_kernel(recipe.decoder, device)
-    dummy = load_format == "dummy"
     checkpoint = None if recipe.checkpoint is None or dummy else local_path(recipe.checkpoint, kind="checkpoint")
     if checkpoint is not None:
         decoder_spec = own_decoder(recipe.decoder, checkpoint)
         recipe = recipe.model_copy(update={"decoder": decoder_spec})
+    adapter = None
+    if checkpoint is not None and recipe.lora is not None:
+        adapter = read_config(checkpoint / "adapter")
+        recipe = recipe if adapter is None else adopt(recipe, adapter)
     loadable = recipe.decoder if cpu_kernel is None else recipe.decoder.model_copy(update={"kernel": "auto"})
     decoder = load_decoder(loadable, device, trainable=trainable, load_format=load_format)
     speech = _speech_encoder(recipe.speech_encoder, device, dummy, pack)
@@ -64,7 +77,7 @@ def build(
     with torch.device("meta") if device == "meta" else nullcontext():
         model = AudioLM(recipe, speech, audio, decoder)
     if recipe.lora is not None:
-        decoder.add_lora(recipe.lora)
+        decoder.add_lora(recipe.lora, adapter)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint, allow_missing=allow_missing)
     # Decoders are loaded to their device; bitsandbytes' refuse to be moved as a whole.

@@ -16,8 +16,9 @@ from torch import nn
 from nota_cli.data.features import BEATS_MEAN, BEATS_STD, INT16_SCALE
 from nota_cli.errors import CheckpointError, DataError, listing
 from nota_cli.model.keys import key_problems, known_values
+from nota_cli.model.state_dicts import WRAPPERS, plain_names
 from nota_cli.model.vit import Attention, DropPath, FeedForward
-from nota_cli.model.weights import read_json, read_safetensors, read_torch_file
+from nota_cli.model.weights import read_json, read_safetensors, read_torch_file, refuse_non_finite
 
 Scaling = Literal["published", "beats"]
 TokenOrder = Literal["time", "frequency"]
@@ -282,6 +283,7 @@ def load_ced(
     problems = key_problems(weights, published.state_dict(), "config" if path.is_dir() else "width and depth")
     if problems:
         raise CheckpointError(f"{path}: not the weights of a CED model:\n{listing(problems)}")
+    refuse_non_finite(path, weights)
     if config.steps < encoder.config.steps:
         size = (1, encoder.config.steps)
         weights[TABLE] = F.interpolate(weights[TABLE].float(), size=size, mode="bilinear", align_corners=False)
@@ -331,11 +333,12 @@ def _read_file(path: Path, heads: int | None) -> tuple[CedConfig, dict[str, torc
 
 def _tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
     """A file's weights by our names, without those that are left out."""
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        content = content["model"]
+    if isinstance(content, dict):
+        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), content)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not a CED checkpoint, which is a dictionary of weights.")
-    weights = {own_name(str(name)): value for name, value in content.items()}
+    named = {str(name): value for name, value in content.items()}
+    weights = plain_names(named, path, (), own_name)
     weights = {name: value for name, value in weights.items() if not name.startswith(LEFT_OUT)}
     others = [f"not a tensor: {name}" for name, value in weights.items() if not isinstance(value, torch.Tensor)]
     if others:

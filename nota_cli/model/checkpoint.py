@@ -5,23 +5,26 @@ own paths), `adapter/` (LoRA, PEFT's format), `decoder/` (where the decoder itse
 `metrics.json`.
 """
 
+import math
 import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nota_cli.console import say, warn
 from nota_cli.errors import CheckpointError, UsageError, listing
-from nota_cli.files import atomic_folder, atomic_path, write_text
+from nota_cli.files import atomic_folder, atomic_path, copy_folder, write_text
+from nota_cli.model import adapter
+from nota_cli.model.fit import shape_line
+from nota_cli.model.state_dicts import example_names, find_weights, plain_names
 from nota_cli.model.vocabulary import MAPPING
-from nota_cli.model.weights import read_torch_file
+from nota_cli.model.weights import read_safetensors, read_torch_file, refuse_non_finite
 from nota_cli.recipe.load import dump_recipe
 from nota_cli.recipe.schema import Data, Decoder, Recipe, Section
 
@@ -45,6 +48,14 @@ class KeyReport:
         return f"{len(self.matched)} matched, {len(self.missing)} missing, {len(self.unexpected)} unexpected"
 
 
+# What a team's `.pth` says about its own training (their config's `model` section), and where a recipe has it.
+STATED = {
+    "lora_rank": ("lora", "rank"),
+    "lora_alpha": ("lora", "alpha"),
+    "num_speech_query_token": ("connector", "queries"),
+    "second_per_window": ("connector", "window_seconds"),
+    "second_stride": ("connector", "stride_seconds"),
+}
 # The organisers' and the teams' names, and ours.
 RENAMES = [
     (re.compile(r"^speech_gemma_proj\."), "connector.speech_llama_proj."),
@@ -146,7 +157,7 @@ def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
         return recipe
     elif Path(recipe.decoder.path).resolve() != target.resolve():
         with atomic_folder(target) as part:
-            shutil.copytree(recipe.decoder.path, part, dirs_exist_ok=True)
+            copy_folder(Path(recipe.decoder.path), part)
     decoder = recipe.decoder.model_copy(update={"path": "./decoder", "config": None, "tokenizer": None})
     return recipe.model_copy(update={"decoder": decoder})
 
@@ -184,30 +195,51 @@ def load_checkpoint(model: "AudioLM", path: Path, *, allow_missing: bool = False
     Raises:
         CheckpointError: something is not there, does not fit, is missing or unexpected; every key is named.
     """
+    known = model.state_dict()
     if path.is_file():
-        state = {_our_name(name): tensor for name, tensor in read_pth(path).items()}
-        expected = set(own_state(model)) | {name for name in model.state_dict() if "lora_" in name}
+        content = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
+        _check_stated(content, model.recipe, path, allow_missing)
+        state = plain_names(find_weights(content, path), path, known, _our_name)
+        expected = set(own_state(model)) | {name for name in known if "lora_" in name}
         return _load(model, state, expected, path, allow_missing)
     if not path.exists():
         raise CheckpointError(f"checkpoint {path}: there is no such file or folder")
     if not (path / WEIGHTS).is_file():
         raise CheckpointError(f"checkpoint {path}: no {WEIGHTS} there. Train it first, or give another --checkpoint.")
-    state = _read(path / WEIGHTS)
+    state = plain_names(read_safetensors(path / WEIGHTS), path / WEIGHTS, known)
     expected = set(own_state(model))
     if model.recipe.lora is not None or (path / "adapter").is_dir():
-        state |= _read_adapter(path / "adapter")
+        state |= _read_adapter(path / "adapter", model)
     if model.recipe.lora is not None:
-        expected |= {name for name in model.state_dict() if "lora_" in name}
+        expected |= {name for name in known if "lora_" in name}
     return _load(model, state, expected, path, allow_missing)
 
 
-def read_pth(path: Path) -> dict[str, Tensor]:
-    """The trained weights of a `.pth`, read without running any code that it may hold."""
-    content = read_torch_file(path)
-    state = content.get("model") if isinstance(content, dict) else None
-    if not isinstance(state, dict):
-        raise CheckpointError(f"checkpoint {path} has no `model` entry with weights")
-    return state
+def _check_stated(content: Any, recipe: Recipe, path: Path, allow_missing: bool) -> None:
+    """Hold the training config that a team's `.pth` carries against the recipe, where shapes do not tell.
+
+    Raises:
+        CheckpointError: they differ, and not `allow_missing`.
+    """
+    config = content.get("config") if isinstance(content, dict) else None
+    config = config.get("model", config) if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        return
+    sections = {"lora": recipe.lora, "connector": recipe.connector}
+    problems = []
+    for key, (section, name) in STATED.items():
+        own = None if sections[section] is None else getattr(sections[section], name)
+        theirs = config.get(key)
+        numbers = type(theirs) in (int, float) and own is not None
+        if numbers and not math.isclose(float(theirs), own, rel_tol=1e-3):
+            problems.append(f"config.model.{key} is {theirs}, the recipe's {section}.{name} {own}")
+    if problems and not allow_missing:
+        raise CheckpointError(
+            f"checkpoint {path} was trained with other settings than recipe {recipe.name!r} has:\n{listing(problems)}\n"
+            "Take them over with --set, or use the weights all the same with --allow-missing."
+        )
+    if problems:
+        warn(f"checkpoint {path} was trained with other settings; the recipe's are used:\n{listing(problems)}")
 
 
 def _our_name(name: str) -> str:
@@ -218,21 +250,18 @@ def _our_name(name: str) -> str:
     return name
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"checkpoint {file} is damaged ({error}); copy or train it again") from error
-
-
-def _read_adapter(folder: Path) -> dict[str, Tensor]:
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        raise CheckpointError(f"checkpoint {folder.parent}: its LoRA weights should be in {file}, which is not there")
-    renamed = {}
-    for name, tensor in _read(file).items():
-        renamed["decoder.model." + re.sub(r"(lora_[AB])\.weight$", r"\1.default.weight", name)] = tensor
-    return renamed
+def _read_adapter(folder: Path, model: "AudioLM") -> dict[str, Tensor]:
+    if not any((folder / name).is_file() for name in adapter.WEIGHTS):
+        raise CheckpointError(
+            f"checkpoint {folder.parent}: its LoRA weights should be in {folder / adapter.WEIGHTS[0]}, "
+            "which is not there"
+        )
+    config = adapter.read_config(folder)
+    file, tensors = adapter.read_weights(folder)
+    if config is not None:
+        adapter.check_ranks(config, file, tensors)
+        adapter.refuse_other_scales(config, model.decoder.model)
+    return plain_names(tensors, file, model.state_dict(), adapter.own_name)
 
 
 def _load(model: "AudioLM", state: dict[str, Tensor], expected: set[str], path: Path, allow_missing: bool) -> KeyReport:
@@ -241,18 +270,22 @@ def _load(model: "AudioLM", state: dict[str, Tensor], expected: set[str], path: 
     known = expected | (set(state) & set(own))
     report = KeyReport(sorted(known & set(state)), sorted(expected - set(state)), sorted(set(state) - known))
     shapes = [
-        f"shape of {name}: {tuple(state[name].shape)} in the file, {tuple(own[name].shape)} in the model"
+        shape_line(name, state[name].shape, own[name].shape, model.recipe)
         for name in report.matched
         if state[name].shape != own[name].shape
     ]
     problems = [f"missing: {name}" for name in report.missing]
     problems += [f"unexpected: {name}" for name in report.unexpected]
     if shapes or (problems and not allow_missing) or not report.matched:
+        unlike = (
+            f"\nIt holds {example_names(state)}; expected: {example_names(expected)}." if not report.matched else ""
+        )
         raise CheckpointError(
-            f"checkpoint {path} does not fit recipe {model.recipe.name!r} ({report}):\n"
+            f"checkpoint {path} does not fit recipe {model.recipe.name!r} ({report}):{unlike}\n"
             f"{listing([*shapes, *problems])}\n"
             "Name the recipe that it was trained with, or load what fits with --allow-missing."
         )
+    refuse_non_finite(path if path.is_file() else path / WEIGHTS, {name: state[name] for name in report.matched})
     if problems:
         warn(f"checkpoint {path}: {report}:\n{listing(problems)}")
     elif path.is_file():

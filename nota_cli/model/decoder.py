@@ -1,7 +1,8 @@
 """The language model: quantised or not, its tokenizer, its LoRA; one way in, `embed`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -16,12 +17,26 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from nota_cli.console import say
 from nota_cli.errors import CheckpointError, RecipeError, listing
+from nota_cli.files import refuse_lfs_pointer
 from nota_cli.hub import local_path
 from nota_cli.model import llama_moe  # noqa: F401  (makes the family known to transformers)
+from nota_cli.model.adapter import AdapterConfig
 from nota_cli.model.attention import default_attention
+from nota_cli.model.fit import check_tied, check_tokenizer, layer_note, misfits
+from nota_cli.model.state_dicts import KEY_MAPPING, without_wrapping_modules
 from nota_cli.model.tokenizer import dummy_tokenizer, load_tokenizer, special_ids
 from nota_cli.model.vocabulary import keep_tokens
+from nota_cli.model.weights import (
+    INDEX,
+    SINGLE,
+    is_finite,
+    open_safetensors,
+    refuse_non_finite,
+    tensor_shapes,
+    weight_files,
+)
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 from nota_cli.recipe.schema import LoadFormat, Lora
 
@@ -83,11 +98,16 @@ class Decoder(nn.Module):
         """Token ids of any shape to embeddings, scaled as the decoder expects them."""
         return self.base.get_input_embeddings()(ids)
 
-    def add_lora(self, spec: Lora) -> None:
-        """Put fresh adapters on the linear layers that the recipe names.
+    def add_lora(self, spec: Lora, own: AdapterConfig | None = None) -> None:
+        """Put fresh adapters on the linear layers that the recipe names, or that an adapter to be loaded has.
+
+        Args:
+            spec: the recipe's section; of it the dropout alone counts where `own` is given.
+            own: the config of the adapter whose weights come next.
 
         Raises:
             RecipeError: the decoder has no such layers.
+            CheckpointError: the same of an adapter's own config.
         """
         from nota_cli.compress.gptq_runtime import quietly, silence_gptqmodel
 
@@ -95,16 +115,15 @@ class Decoder(nn.Module):
         with quietly():
             from peft import LoraConfig, get_peft_model
 
-        config = LoraConfig(
-            r=spec.rank,
-            lora_alpha=spec.alpha,
-            lora_dropout=spec.dropout,
-            target_modules=list(spec.targets),
-            task_type="CAUSAL_LM",
-        )
+        given: dict[str, Any] = {"r": spec.rank, "lora_alpha": spec.alpha, "target_modules": list(spec.targets)}
+        given |= {} if own is None else own.for_peft()
         try:
-            self.model = get_peft_model(self.model, config)
-        except ValueError as error:
+            with quietly():
+                config = LoraConfig(**given, lora_dropout=spec.dropout, task_type="CAUSAL_LM")
+                self.model = get_peft_model(self.model, config)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            if own is not None:
+                raise CheckpointError(f"{own.file}: PEFT cannot make this adapter here: {error}") from error
             raise RecipeError(f"lora.targets: {error}") from error
 
 
@@ -156,22 +175,78 @@ def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
 
 
 def _pretrained(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
+    """The decoder from its folder, its weights held against its config, its tokenizer, and finite."""
     folder = local_path(spec.path)
+    names = _stored_names(folder)
     tokenizer = load_tokenizer(spec)
+    decoder = _loaded(spec, folder, tokenizer, device, kernel, _without_prefixes(names, folder))
+    check_tied(decoder.model, folder)
+    keep_tokens(decoder.model, local_path(spec.tokenizer or spec.path, kind="tokenizer"))
+    rows = decoder.model.get_input_embeddings().weight.size(0)
+    check_tokenizer(tokenizer, rows, folder, Path(spec.tokenizer or folder))
+    broken = [name for name, tensor in decoder.model.state_dict().items() if not is_finite(tensor)]
+    if broken:
+        for file in weight_files(folder) if names else []:  # by file, and by the names in it
+            with open_safetensors(file) as tensors:
+                refuse_non_finite(file, ((name, tensors.get_tensor(name)) for name in tensors.keys()))  # noqa: SIM118
+        raise CheckpointError(
+            f"decoder {folder}: weights that are NaN or infinite in {spec.dtype}. If they are finite in the file, set "
+            f"decoder.dtype to bfloat16 or float32; else take another checkpoint.\n{listing(broken)}"
+        )
+    return decoder
+
+
+def _stored_names(folder: Path) -> list[str]:
+    """Names of the weights in a decoder folder; empty where they are no safetensors.
+
+    Raises:
+        CheckpointError: a file is a Git LFS pointer, a shard is missing or disagrees with the index.
+    """
+    for path in (*map(folder.joinpath, ("config.json", "generation_config.json")), *sorted(folder.glob("*.bin"))):
+        if path.suffix == ".json" or not (folder / SINGLE).is_file():
+            refuse_lfs_pointer(path, error=CheckpointError)
+    if not any((folder / name).is_file() for name in (SINGLE, INDEX)):
+        return []
+    return [name for file in weight_files(folder) for name in tensor_shapes(file)]
+
+
+def _without_prefixes(names: Iterable[str], folder: Path) -> dict[str, str] | None:
+    """transformers' `key_mapping` for names with the prefixes of DDP or `torch.compile`; None for plain ones."""
+    wrapped = [name for name in names if without_wrapping_modules(name) != name]
+    if not wrapped:
+        return None
+    prefix = wrapped[0].removesuffix(without_wrapping_modules(wrapped[0])) or wrapped[0]
+    say(f"decoder {folder}: {prefix} stripped from the names of its weights")
+    return KEY_MAPPING
+
+
+def _loaded(
+    spec: DecoderSpec,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    device: str,
+    kernel: str,
+    key_mapping: dict[str, str] | None,
+) -> Decoder:
     if spec.quantisation == "gptq":
         from nota_cli.compress.gptq import kernel_name, load_gptq_decoder
 
-        model = load_gptq_decoder(folder, kernel, _dtype(spec), device)
+        model = load_gptq_decoder(folder, kernel, _dtype(spec), device, key_mapping=key_mapping)
         return Decoder(model, tokenizer, kernel_name(model))
     if spec.quantisation == "nf4":
         from nota_cli.compress.nf4 import load_nf4_decoder
 
-        return Decoder(load_nf4_decoder(str(folder), _dtype(spec), device), tokenizer, "bitsandbytes")
+        return Decoder(
+            load_nf4_decoder(folder, _dtype(spec), device, key_mapping=key_mapping), tokenizer, "bitsandbytes"
+        )
+    from nota_cli.compress.gptq_format import quantization_method
+
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        if getattr(config, "quantization_config", None):
+        if method := quantization_method(folder):
             raise CheckpointError(
-                f"decoder {folder} is quantised; set decoder.quantisation to gptq or nf4, as its config.json says"
+                f"decoder {folder} is quantised; set decoder.quantisation to gptq or nf4, as its config.json says "
+                f"(quant_method is {method!r} there)"
             )
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -179,16 +254,15 @@ def _pretrained(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
             dtype=_dtype(spec),
             attn_implementation=default_attention(config),
             output_loading_info=True,
+            key_mapping=key_mapping,
             ignore_mismatched_sizes=True,  # they are reported below, with the rest
         )
     except (OSError, ValueError, StrictDataclassError, SafetensorError) as error:
         raise CheckpointError(f"decoder {folder}: {error}") from error
-    problems = [f"missing: {name}" for name in sorted(report["missing_keys"])]
-    problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"])]
-    problems += [f"of another shape: {key[0]}" for key in sorted(report["mismatched_keys"])]
+    problems = [f"{kind}: {line}" for kind, lines in misfits(config, report).items() for line in lines]
     if problems:
-        raise CheckpointError(f"decoder {folder}: the weights do not fit its config.json:\n{listing(problems)}")
-    keep_tokens(model, local_path(spec.tokenizer or spec.path, kind="tokenizer"))
+        note = layer_note(config, report)
+        raise CheckpointError(f"decoder {folder}: the weights do not fit its config.json:{note}\n{listing(problems)}")
     return Decoder(model.to(device), tokenizer)
 
 
@@ -198,7 +272,7 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     from nota_cli.model.architectures import architecture
 
     values = dict(spec.config) if spec.config is not None else dict(architecture(spec.path, "decoder")["config"])
-    stored = values.pop("quantization_config", None) or {}
+    packing = _packing(spec, values.pop("quantization_config", None)) if spec.quantisation == "gptq" else {}
     there = next(
         (path for path in (spec.tokenizer, spec.path) if path and (Path(path) / "tokenizer.json").is_file()), None
     )
@@ -208,9 +282,20 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     if spec.config is not None:
         values = {"vocab_size": len(tokenizer), **special_ids(tokenizer), **values}
     config = _from_values(values, known_only=spec.config is not None)
-    packing = {key: stored[key] for key in ("bits", "group_size") if key in stored and spec.quantisation == "gptq"}
     model = dummy_decoder(config, spec.quantisation, _dtype(spec), device, kernel=kernel, **packing)
     return Decoder(model, tokenizer, {"gptq": kernel_name(model), "nf4": "bitsandbytes"}.get(spec.quantisation, "none"))
+
+
+def _packing(spec: DecoderSpec, stored: dict[str, Any] | None) -> dict[str, int]:
+    """Bits and group size that dummy GPTQ weights have: those of the folder or of the published model."""
+    from nota_cli.compress.gptq_format import CONFIG, check_values, stated_settings
+
+    folder = Path(spec.path or "")
+    values = stated_settings(folder) if spec.path and folder.is_dir() else stored
+    if not values:
+        return {}
+    known = check_values(values, folder / CONFIG)
+    return {"bits": known.bits, "group_size": known.group_size}
 
 
 def _from_values(values: Mapping[str, object], known_only: bool = True) -> PreTrainedConfig:

@@ -14,8 +14,9 @@ from torch import nn
 
 from nota_cli.errors import CheckpointError, DataError, listing
 from nota_cli.model.keys import key_problems, known_values
+from nota_cli.model.state_dicts import plain_names
 from nota_cli.model.vit import Attention, DropPath, FeedForward
-from nota_cli.model.weights import read_json, read_safetensors, read_torch_file
+from nota_cli.model.weights import read_json, read_safetensors, read_torch_file, refuse_non_finite
 
 # In the published config.json, but of no consequence for the states: the classifier's, the length that training used,
 # the size of the position table (which is a formula), and what every Hugging Face configuration may carry.
@@ -219,13 +220,15 @@ def load_eat(path: str | Path) -> EatEncoder:
     config, found = _read_folder(path) if path.is_dir() else _read_fairseq(path)
     with torch.device("meta"):  # no memory and no time for an initialisation that is replaced at once
         encoder = EatEncoder(config)
-    weights = {own_name(name): value for name, value in found.items() if not own_name(name).startswith(LEFT_OUT)}
+    named = plain_names(found, path, encoder.state_dict(), own_name)
+    weights = {name: value for name, value in named.items() if not name.startswith(LEFT_OUT)}
     problems = [f"not a tensor: {name}" for name, value in weights.items() if not isinstance(value, torch.Tensor)]
     if not problems:
         problems += _position_problems(weights.pop(POSITIONS, None), config)
         problems += key_problems(weights, encoder.state_dict(), "config")
     if problems:
         raise CheckpointError(f"{path}: the weights do not fit the config:\n{listing(problems)}")
+    refuse_non_finite(path, weights)
     encoder.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
     return encoder.eval()
 

@@ -4,10 +4,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from nota_cli.errors import CheckpointError, RecipeError
+from nota_cli.files import refuse_lfs_pointer
 from nota_cli.hub import local_path
 from nota_cli.recipe.schema import Decoder
 
 BYTES = 256
+COMMON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+OLD_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt", "vocab.txt")
+"""What a tokenizer without tokenizer.json is built from."""
 
 
 def load_tokenizer(spec: Decoder) -> PreTrainedTokenizerBase:
@@ -19,7 +23,10 @@ def load_tokenizer(spec: Decoder) -> PreTrainedTokenizerBase:
     """
     folder = local_path(spec.tokenizer or spec.path, kind="tokenizer")
     # AutoTokenizer rebuilds some families' (Qwen 2) from vocabulary and merges alone; the file says more.
-    kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
+    has_file = (folder / "tokenizer.json").is_file()
+    for name in (*COMMON_FILES, *(() if has_file else OLD_FILES)):
+        refuse_lfs_pointer(folder / name, error=CheckpointError)
+    kind = PreTrainedTokenizerFast if has_file else AutoTokenizer
     try:
         tokenizer = kind.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:

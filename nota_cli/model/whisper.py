@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
 from transformers import WhisperConfig
 from transformers.models.whisper import modeling_whisper
 
 from nota_cli.errors import CheckpointError, DataError, listing
 from nota_cli.model.keys import key_problems
-from nota_cli.model.weights import weight_files
+from nota_cli.model.state_dicts import without_wrapping_modules
+from nota_cli.model.weights import open_safetensors, read_json, refuse_non_finite, weight_files
 
 ENCODER_PREFIXES = ("model.encoder.", "encoder.")  # with a language head, and without
 
@@ -86,10 +86,9 @@ def load_whisper_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder}: no Whisper model here (config.json is missing). Name a Hugging Face folder.")
+    read_json(folder / "config.json")  # whose errors say more than transformers'
     try:
         config = WhisperConfig.from_pretrained(folder, local_files_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder / 'config.json'}: not readable JSON. Download it again.") from error
     except StrictDataclassError as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}. Download it again.") from error
     weights: dict[str, torch.Tensor] = {}
@@ -110,13 +109,8 @@ def load_whisper_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -
 
 def _encoder_weights(file: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The encoder's tensors of one file by their names inside the encoder, read one by one: half the memory."""
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            return {
-                name.removeprefix(prefix): tensors.get_tensor(name).to(dtype)
-                for name in tensors.keys()  # noqa: SIM118  (it is no dict)
-                for prefix in ENCODER_PREFIXES
-                if name.startswith(prefix)
-            }
-    except SafetensorError as error:
-        raise CheckpointError(f"{file}: not a whole safetensors file ({error}). Download it again.") from error
+    with open_safetensors(file) as tensors:
+        names = {name: without_wrapping_modules(name) for name in tensors.keys()}  # noqa: SIM118  (it is no dict)
+        found = {bare: tensors.get_tensor(name) for name, bare in names.items() if bare.startswith(ENCODER_PREFIXES)}
+    refuse_non_finite(file, found)
+    return {name.removeprefix("model.").removeprefix("encoder."): value.to(dtype) for name, value in found.items()}

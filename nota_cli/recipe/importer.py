@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from nota_cli.errors import RecipeError, listing
+from nota_cli.files import refuse_lfs_pointer
 from nota_cli.recipe.schema import Recipe
 
 Stage = Literal[1, 2]
@@ -201,6 +202,7 @@ class _Config:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    refuse_lfs_pointer(file, error=RecipeError)
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -271,8 +273,7 @@ def _decoder(config: _Config) -> dict[str, Any]:
     if any([config.flag(key, False) for key in ("model.qlora", "model.load_in_4bit")]) and quantisation == "none":
         quantisation = "nf4"
     dtype = config.text("model.bnb_4bit_compute_dtype") or ("bfloat16" if quantisation == "nf4" else "float16")
-    dtype = dtype.removeprefix("torch.")
-    values = {"path": path, "quantisation": quantisation, "dtype": dtype, "pad_token": "[PAD]"}
+    values = {"path": path, "quantisation": quantisation, "dtype": dtype.removeprefix("torch."), "pad_token": "[PAD]"}
     if re.search(r"(^|[/_-])qwen", name) and "distill" not in name:
         config.note("Qwen's tokenizer names no first token; theirs began with <|im_start|>", "model.llama_path")
         values["bos_token"] = "<|im_start|>"

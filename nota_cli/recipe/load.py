@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from nota_cli.assets import home
 from nota_cli.errors import RecipeError, listing
+from nota_cli.files import refuse_lfs_pointer
 from nota_cli.recipe.schema import Recipe
 
 DEFAULT_RECIPE = "tiny"
@@ -50,12 +51,13 @@ def load_recipe(name: str = DEFAULT_RECIPE, settings: list[str] | None = None) -
         RecipeError: the file is not a recipe; every unknown key and bad value is named at once.
     """
     file = find_recipe(name)
-    values = _read(file, ())
+    files: list[Path] = []
+    values = _read(file, (), files)
     for setting in settings or []:
         _apply(values, setting)
     values.setdefault("name", file.stem)
     try:
-        return Recipe.model_validate(values)
+        return Recipe.model_validate(values).read_from(files)
     except ValidationError as error:
         raise RecipeError(f"recipe {file}:\n{listing(_problems(error))}") from None
 
@@ -80,26 +82,29 @@ def recipe_hash(recipe: Recipe) -> str:
     return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML that `load_recipe` reads back, defaults left out."""
+def dump_recipe(recipe: Recipe, *, ascii_only: bool = False) -> str:
+    """The recipe as YAML that `load_recipe` reads back, defaults left out; other characters as escapes if asked for."""
     values = recipe.model_dump(mode="json", exclude_defaults=True)
-    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=not ascii_only))
 
 
-def _read(file: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+def _read(file: Path, seen: tuple[Path, ...], files: list[Path]) -> dict[str, Any]:
+    """A recipe's values over those of its base; the files that were read are added to `files`."""
     if file in seen:
         raise RecipeError(f"recipe {file}: `base` goes round in a circle")
+    refuse_lfs_pointer(file, error=RecipeError)
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RecipeError(f"recipe {file} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {file} is not a mapping of keys to values")
+    files.append(file)
     values = dict(_resolve_paths(values, Path(os.path.abspath(file)).parent))
     base = values.pop("base", None)
     if base is None:
         return values
-    return _merge(_read(_find_base(str(base), file), (*seen, file)), values)
+    return _merge(_read(_find_base(str(base), file), (*seen, file), files), values)
 
 
 def _find_base(base: str, file: Path) -> Path:

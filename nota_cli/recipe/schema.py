@@ -1,8 +1,10 @@
 """The recipe's typed fields, their defaults and checks, and nothing else."""
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -324,6 +326,21 @@ class Recipe(Section):
     generate: Generate = Generate()
     data: Data = Data()
     train: Train = Train()
+    _files: tuple[Path, ...] = PrivateAttr(default=())
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it was read from: its own and those of its `base` chain; none if it was made otherwise."""
+        return self._files
+
+    def read_from(self, files: Iterable[Path]) -> "Recipe":
+        """Note the files that it was read from; returns the recipe itself."""
+        self._files = tuple(files)
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all values are the same, wherever they were read from."""
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
 
     @model_validator(mode="after")
     def _tasks_are_asked(self) -> "Recipe":

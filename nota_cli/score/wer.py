@@ -115,7 +115,7 @@ def normalise(text: str) -> str:
     normalizer, _ = _tools()
     try:
         return normalizer(text)
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, AttributeError, ValueError) as error:  # its assertions are gone under `python -O`
         raise DataError(f"Whisper's normaliser cannot take the text {text[:60]!r}...; shorten its numbers") from error
 
 

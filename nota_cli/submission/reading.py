@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from nota_cli.errors import UsageError
+from nota_cli.errors import DataError, UsageError
+from nota_cli.files import refuse_lfs_pointer
 from nota_cli.submission.problems import Log
 
 BLOCK = 1 << 20
@@ -55,6 +56,7 @@ def parse(path: Path, log: Log, delimiter: str | None = None) -> Iterator[Record
 
     Raises:
         UsageError: the file is not there or cannot be opened.
+        DataError: it is a Git LFS pointer.
     """
     try:
         file = Path(path).open("rb")  # noqa: SIM115 closed below, the generator's own `with`
@@ -62,6 +64,7 @@ def parse(path: Path, log: Log, delimiter: str | None = None) -> Iterator[Record
         raise UsageError(f"cannot read {path}: {error.strerror}. Give the path of a submission CSV.") from error
     with file:
         head = file.peek(4096)[:4096]
+        refuse_lfs_pointer(path, head, DataError)
         if label := _binary(head):
             log.add("not-text", f"this is {label}, not a CSV", 1, byte=0)
             return

@@ -289,7 +289,7 @@ def test_many_channels_at_a_high_rate_in_little_memory(tmp_path):
 def test_the_first_of_many_channels_read_in_parts_is_the_same(tmp_path, monkeypatch):
     path = write(tmp_path / "four.flac", np.random.default_rng(3).normal(0, 0.1, (40_000, 4)), 44_100)
     expected = load_audio(path)
-    monkeypatch.setattr("nota_cli.data.audio.BLOCK_SAMPLES", 4_000)
+    monkeypatch.setattr("nota_cli.data.sound_file.BLOCK_SAMPLES", 4_000)
     np.testing.assert_array_equal(load_audio(path), expected)
 
 

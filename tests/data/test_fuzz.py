@@ -32,6 +32,12 @@ fuzz = settings(
 
 
 @pytest.fixture(autouse=True)
+def _no_ffmpeg(monkeypatch):
+    """It is another program, and to start it for each example takes longer than all the rest."""
+    monkeypatch.setattr("nota_cli.data.ffmpeg.PROGRAM", "ffmpeg-is-not-fuzzed-here")
+
+
+@pytest.fixture(autouse=True)
 def _bounded():
     faulthandler.dump_traceback_later(HUNG * max(1, fuzz.max_examples // 500), exit=True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -287,7 +287,11 @@ def test_efficiency_measures_the_loop_that_runs(
     report = measure_model(model, "cpu", Settings(audio_seconds=1.0, tokens=3, rounds=2, warm_up=0))
     hook.remove()
     assert report["decoding"] == named
-    caches = {type(step["past_key_values"]).__name__ for step in steps if step.get("input_ids") is not None}
+    caches = {
+        type(step.get("cache", step.get("past_key_values"))).__name__
+        for step in steps
+        if step.get("input_ids") is not None
+    }
     assert caches == {"FixedCache" if decoding == "auto" else "DynamicCache"}
     assert report["seconds"]["tpot"]["count"] == 2 * 3
 

@@ -1,0 +1,104 @@
+"""What `nota infer` may write: nothing that it reads, and no finished CSV of another run."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from nota_cli.console import say, warn
+from nota_cli.data.annotation import Row
+from nota_cli.data.batches import clip_paths
+from nota_cli.errors import UsageError
+from nota_cli.files import leavings
+from nota_cli.inference.fingerprint import file_hash
+from nota_cli.inference.journal import journal_path, rank_journals
+from nota_cli.inference.report import report_path
+from nota_cli.outputs import Input, Output, check_outputs
+from nota_cli.recipe.inputs import recipe_inputs
+from nota_cli.recipe.schema import Recipe
+from nota_cli.submission import KINDS, examine
+from nota_cli.submission.problems import ERROR, WARNING
+
+REPORTED_ELSEWHERE = {"no-rows", "empty-text", "blank-text"}  # the run's own warnings name these rows
+
+
+def check_run_outputs(
+    out: Path, recipe: Recipe, annotation: Path | None, rows: Sequence[Row], audio_root: Path, processes: int = 1
+) -> None:
+    """Refuse a CSV that is, or whose report, journals or leavings are, something that the run reads.
+
+    Raises:
+        UsageError: naming which.
+    """
+    journals = [journal_path(out), *(journal_path(out, rank) for rank in range(1, processes)), *rank_journals(out)]
+    paths = [out, report_path(out), *journals, *leavings(out), *leavings(report_path(out))]
+    outputs = [Output("--out", path) for path in dict.fromkeys(paths)]
+    check_outputs(outputs, _inputs(recipe, annotation, rows, audio_root, any(path.exists() for path in paths)))
+
+
+def _inputs(
+    recipe: Recipe, annotation: Path | None, rows: Sequence[Row], audio_root: Path, something_is_there: bool
+) -> Iterator[Input]:
+    if annotation is not None:
+        yield Input("the annotation", annotation)
+    yield from recipe_inputs(recipe)
+    for row in rows if something_is_there else ():  # nothing new can be a recording
+        for path in clip_paths(row, audio_root):
+            name = f"the recording of annotation row {row.index}" if row.listed else "one of the recordings"
+            yield Input(name, path)
+
+
+def refuse_other_run(out: Path, run_key: str) -> None:
+    """Let a finished CSV be replaced by its own run alone, unless it is empty.
+
+    Args:
+        out: the CSV.
+        run_key: hash of what the texts depend on, as the report beside the CSV has it.
+
+    Raises:
+        UsageError: a CSV of another run is there, or one that was changed since, or that no report tells of.
+    """
+    if not out.is_file() or out.stat().st_size == 0:
+        return
+    report = _report(report_path(out))
+    if report.get("run_key") == run_key:
+        if report.get("csv_hash") == file_hash(out):
+            return
+        why = "has been changed since this command wrote it"
+    else:
+        why = "is of another run, or of none that a report beside it tells of"
+    raise UsageError(f"{out} is there and {why}. Choose another --out, or replace it with --overwrite.")
+
+
+def _report(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # none, or none of ours: the CSV is kept
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def check_submission(out: Path, task: str | None, *, named_by_path: bool = False) -> dict[str, Any]:
+    """Warn of everything that `nota validate-submission` has to say of a CSV, by kind and with its number.
+
+    Args:
+        out: the CSV as it was written.
+        task: `asr`, `aac` or `qa` where all rows are of one.
+        named_by_path: the rows are recordings by their paths, which is no submission: of ids nothing is said.
+
+    Returns:
+        For the report: `valid`, `errors`, `warnings`, and `counts` by code.
+    """
+    log = examine(out, (), task).log
+    first = {problem.code: problem for problem in reversed(log.sorted())}
+    aside = REPORTED_ELSEWHERE | ({"bad-id"} if named_by_path else set())
+    for code, count in log.counts.items():
+        if code not in aside:
+            severity, remedy = KINDS[code]
+            verdict = "the organisers would refuse the file" if severity == ERROR else "it would be taken, but look"
+            more = f", and {count - 1:,} more like it" if count > 1 else ""
+            warn(f"{code}: {first[code].message}{more}; {verdict}. {remedy}")
+    if log.counts.keys() - aside:
+        say(f"nota validate-submission {out} lists all of them")
+    errors, warnings = log.of(ERROR), log.of(WARNING)
+    return {"valid": not errors, "errors": errors, "warnings": warnings, "counts": dict(log.counts)}

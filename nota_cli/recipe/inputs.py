@@ -1,0 +1,30 @@
+"""The files and folders that a recipe makes a command read."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nota_cli.outputs import Input
+from nota_cli.recipe.schema import Recipe
+
+
+def recipe_inputs(recipe: Recipe) -> Iterator[Input]:
+    """The recipe's files, the weights and tokenizer that it names as local paths, and its annotations."""
+    for file in recipe.files:
+        yield Input("a file of the recipe", file)
+    weights = {
+        "the checkpoint": recipe.checkpoint,
+        "the checkpoint of train.init": recipe.train.init,
+        "the speech encoder": recipe.speech_encoder.path,
+        "the audio encoder": recipe.audio_encoder.path,
+        "the decoder": recipe.decoder.path,
+        "the tokenizer": recipe.decoder.tokenizer,
+    }
+    for label, path in weights.items():
+        if path is not None and Path(path).expanduser().exists():  # else a name on the hub
+            yield Input(label, Path(path).expanduser(), whole=True)
+    data = recipe.data
+    for source in (*data.train, *data.validation, *data.test.values()):
+        yield Input("an annotation of the recipe", Path(source.annotation))
+        background = getattr(source, "background", None)
+        if background is not None:
+            yield Input("an annotation of the recipe", Path(background))
