@@ -27,7 +27,7 @@ from nota_cli.model.attention import default_attention
 from nota_cli.model.fit import check_tied, check_tokenizer, layer_note, misfits
 from nota_cli.model.state_dicts import KEY_MAPPING, without_wrapping_modules
 from nota_cli.model.tokenizer import dummy_tokenizer, load_tokenizer, special_ids
-from nota_cli.model.vocabulary import keep_tokens
+from nota_cli.model.vocabulary import keep_tokens, kept_rows
 from nota_cli.model.weights import (
     INDEX,
     SINGLE,
@@ -281,6 +281,8 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     tokenizer = load_tokenizer(spec) if there else dummy_tokenizer(int(values["vocab_size"]))
     if spec.config is not None:
         values = {"vocab_size": len(tokenizer), **special_ids(tokenizer), **values}
+    elif there is not None and (kept := kept_rows(Path(there), int(values["vocab_size"]))) is not None:
+        values |= {"vocab_size": len(kept), **special_ids(tokenizer)}
     config = _from_values(values, known_only=spec.config is not None)
     model = dummy_decoder(config, spec.quantisation, _dtype(spec), device, kernel=kernel, **packing)
     return Decoder(model, tokenizer, {"gptq": kernel_name(model), "nf4": "bitsandbytes"}.get(spec.quantisation, "none"))

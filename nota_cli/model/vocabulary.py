@@ -13,10 +13,15 @@ MAPPING = "vocabulary.json"
 `vocab_size`, how many rows that has."""
 
 
-def keep_tokens(model: PreTrainedModel, tokenizer_folder: Path) -> None:
-    """Drop the rows of `model`'s embedding and output layer that the tokenizer in `tokenizer_folder` has no token for.
+def kept_rows(tokenizer_folder: Path, rows: int) -> list[int] | None:
+    """Which rows of a decoder's embedding the tokenizer in a folder has tokens for, in the tokenizer's order.
 
-    Does nothing where the folder has no `vocabulary.json`, or the model was trimmed before by the same.
+    Args:
+        tokenizer_folder: where `vocabulary.json` may lie.
+        rows: how many the decoder's embedding has.
+
+    Returns:
+        None where nothing is to be cut: there is no such file, or the decoder was trimmed before by the same.
 
     Raises:
         CheckpointError: the file is damaged, was made for a decoder of another size, or asks for rows that are not
@@ -24,7 +29,7 @@ def keep_tokens(model: PreTrainedModel, tokenizer_folder: Path) -> None:
     """
     file = tokenizer_folder / MAPPING
     if not file.is_file():
-        return
+        return None
     try:
         mapping = json.loads(file.read_text(encoding="utf-8"))
         full, old_ids = int(mapping["vocab_size"]), list(mapping["old_ids"])
@@ -32,9 +37,8 @@ def keep_tokens(model: PreTrainedModel, tokenizer_folder: Path) -> None:
         raise CheckpointError(
             f"{file}: not a file that `nota prune-vocabulary` wrote ({error}). Copy it again."
         ) from error
-    rows = model.get_input_embeddings().weight.size(0)
     if rows == len(old_ids):
-        return
+        return None
     if rows != full:
         raise CheckpointError(
             f"{file} was made for a decoder of {full:,} tokens, and this one has {rows:,}. Give the decoder that it "
@@ -42,6 +46,23 @@ def keep_tokens(model: PreTrainedModel, tokenizer_folder: Path) -> None:
         )
     if None in old_ids:
         raise CheckpointError(f"{file}: holds tokens that the full decoder has no row for; trim without `pad_token`.")
+    bad = [item for item in old_ids if not isinstance(item, int) or not 0 <= item < full]
+    if bad:
+        raise CheckpointError(f"{file}: {bad[0]!r} is no row of a decoder of {full:,} tokens. Copy the file again.")
+    return old_ids
+
+
+def keep_tokens(model: PreTrainedModel, tokenizer_folder: Path) -> None:
+    """Drop the rows of `model`'s embedding and output layer that the tokenizer in `tokenizer_folder` has no token for.
+
+    Does nothing where `kept_rows` is None.
+
+    Raises:
+        CheckpointError: as `kept_rows`.
+    """
+    old_ids = kept_rows(tokenizer_folder, model.get_input_embeddings().weight.size(0))
+    if old_ids is None:
+        return
     kept = torch.tensor(old_ids)
     tables = [table for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None]
     rows_kept = [table.weight.detach()[kept.to(table.weight.device)] for table in tables]
