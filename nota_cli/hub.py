@@ -118,6 +118,15 @@ def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     own = Path(os.environ.get("NOTA_WEIGHTS", "weights")) / name.repo.split("/")[1]
     if name.file is None and own.is_dir():
         return own
+    return hub_path(name, kind)
+
+
+def hub_path(name: HubName, kind: Kind = "model") -> Path:
+    """Where a repository, or the file of it, lies in the hub's cache; fetched if it is not there.
+
+    Raises:
+        CheckpointError: as `local_path`.
+    """
     return _cached(name, kind) or _fetch(name, kind)[0]
 
 

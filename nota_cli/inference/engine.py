@@ -15,7 +15,8 @@ import torch
 from nota_cli.console import warn
 from nota_cli.data.annotation import Row
 from nota_cli.data.audio import AudioNote
-from nota_cli.data.batches import AHEAD, Batch, Decoded, FeatureSpec, RowBatches, dead_workers_told, tolerant_loader
+from nota_cli.data.batches import Batch, Decoded, FeatureSpec, RowBatches, tolerant_loader
+from nota_cli.data.workers import AHEAD, dead_workers_told
 from nota_cli.errors import NotaError
 from nota_cli.inference.encoding import encode
 from nota_cli.inference.plan import Units, groups, units
