@@ -1,7 +1,9 @@
 """A full decoder cut down to a trimmed tokenizer's tokens as it is loaded."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -11,6 +13,8 @@ from nota_cli.errors import CheckpointError
 MAPPING = "vocabulary.json"
 """Beside a trimmed tokenizer: `old_ids`, for each of its tokens the row in the full decoder (null for a new one), and
 `vocab_size`, how many rows that has."""
+
+SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")
 
 
 def kept_rows(tokenizer_folder: Path, rows: int) -> list[int] | None:
@@ -66,22 +70,30 @@ def keep_tokens(model: PreTrainedModel, tokenizer_folder: Path) -> None:
     kept = torch.tensor(old_ids)
     tables = [table for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None]
     rows_kept = [table.weight.detach()[kept.to(table.weight.device)] for table in tables]
-    padding = tables[0].padding_idx
+    padding, new = tables[0].padding_idx, {old: place for place, old in enumerate(old_ids)}
     model.resize_token_embeddings(len(old_ids), mean_resizing=False)  # minds the sizes that are written elsewhere, too
     tables = [table for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None]
     with torch.no_grad():
         for table, weight in zip(tables, rows_kept, strict=True):
             table.weight.copy_(weight)
-    tables[0].padding_idx = None if padding is None else new_id(padding, old_ids)
+    tables[0].padding_idx = new.get(padding)
     for config in (model.config, model.generation_config):
-        for key, value in config.to_dict().items():
-            if key.endswith("token_id") and value is not None:
-                several = isinstance(value, list)
-                ids = [new_id(item, old_ids) for item in (value if several else [value])]
-                ids = [item for item in ids if item is not None]
-                setattr(config, key, (ids or None) if several else (ids[0] if ids else None))
+        values = config.to_dict()
+        for key, value in renumber(values, new).items():
+            if value != values[key]:
+                setattr(config, key, value)
 
 
-def new_id(old: int, old_ids: list[int]) -> int | None:
-    """Where a token of the full vocabulary is now; None if it was dropped."""
-    return old_ids.index(old) if old in old_ids else None
+def renumber(values: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
+    """A model's config, or how it generates, for other tokens; an id that is no token's becomes null.
+
+    Args:
+        values: as in the file.
+        new: for each token that is kept, by its old id, the new one.
+    """
+    changed: dict[str, Any] = {"vocab_size": len(new)} if "vocab_size" in values else {}
+    for key, value in values.items():
+        if key.endswith("token_id") or key in SUPPRESSED:
+            several = isinstance(value, list)
+            changed[key] = [new[item] for item in value if item in new] or None if several else new.get(value)
+    return {**values, **changed}
