@@ -441,7 +441,7 @@ def test_absent_weights_name_the_recipes_own_remedies(tmp_path: Path) -> None:
             "--audio-root",
             str(tmp_path),
         ]
-        command += [*settings, "--out", str(tmp_path / "out.csv")]
+        command += ["--out", str(tmp_path / "out.csv")]
         environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
         environment |= {"NOTA_WEIGHTS": str(tmp_path / "none"), "NO_COLOR": "1"}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

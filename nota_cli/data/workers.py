@@ -39,6 +39,7 @@ def made_ahead(make: Callable[[int], Any], order: Sequence[int], workers: int, a
         _Guarded(make),
         batch_size=None,
         sampler=order,
+        collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=ahead if workers else None,
         worker_init_fn=partial(_start_worker, os.getpid()),
@@ -130,6 +131,11 @@ def _write(file: Any, view: memoryview) -> None:
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _as_it_is(item: Any) -> Any:
+    """Torch would look into an item for arrays, and make tensors of them."""
+    return item
 
 
 class _Guarded(Dataset[Any]):
