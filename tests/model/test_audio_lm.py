@@ -214,7 +214,7 @@ def test_the_decoder_sees_prompt_audio_prompt_and_answer_in_this_order(
         embeds, mask = model.prompt_embeds(batch.features, batch.queries)
     else:
         embeds, mask = model.answer_embeds(batch.features, batch.queries, texts)
-    assert len({len(row) for row in expected}) == 3
+    assert len({len(row) for row in expected}) > 1
     for row, own in enumerate(expected):
         place = slice(mask.size(1) - len(own), None) if left else slice(len(own))
         assert mask[row].sum() == mask[row, place].sum() == len(own)
