@@ -8,6 +8,7 @@ import typer
 
 from nota_cli import __version__
 from nota_cli.cli_chat import chat_app
+from nota_cli.cli_completion import complete_recipe, complete_task
 from nota_cli.cli_compress import compress_app
 from nota_cli.cli_leaderboard import leaderboard_app
 from nota_cli.cli_listen import listen_app
@@ -19,10 +20,12 @@ from nota_cli.cli_options import (
     DeviceOption,
     JsonOption,
     LoadFormatOption,
+    RecipeArgument,
     RecipeOption,
     SetOption,
     TaskOption,
     check_sources,
+    expand_paths,
     pick_batch_size,
     pick_load_format,
     pick_one,
@@ -151,11 +154,11 @@ def infer(
 
 
 @app.command(
-    epilog="Example: `nota train mine.yaml --out checkpoints/mine`; README.md has a mine.yaml that runs right "
-    "after the installation. `nota train tiny` needs the corpora that the shipped model was trained on."
+    epilog="Example: `nota train tiny-samples --out checkpoints/mine`, a minute's run on the sample recordings. "
+    "`nota train tiny` needs the corpora that the shipped model was trained on."
 )
 def train(
-    recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
+    recipe: RecipeArgument,
     out: Annotated[Path | None, typer.Option(help="Checkpoint folder; checkpoints/RECIPE if not given.")] = None,
     init: Annotated[Path | None, typer.Option(help="Checkpoint folder to start from.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run that was cut off.")] = False,
@@ -165,9 +168,10 @@ def train(
     """Train what the recipe trains; a run that was killed goes on with `--resume`."""
     from nota_cli.guards import check_checkpoint
     from nota_cli.recipe.load import load_recipe
+    from nota_cli.recipe.sources import with_data_there
 
     changes = [*(settings or []), *([] if init is None else [f"train.init={json.dumps(str(init))}"])]
-    loaded = load_recipe(recipe, changes)
+    loaded = with_data_there(load_recipe(recipe, changes), recipe)
     folder = out or Path("checkpoints") / loaded.name
     check_checkpoint(folder, loaded)
     say(f"loading recipe {loaded.name} ...")
@@ -182,7 +186,7 @@ def train(
 def score(
     csv: Annotated[Path, typer.Argument(help="The submission CSV.")],
     annotation: Annotated[Path, typer.Option(help="Annotation JSON with the references.")],
-    task: Annotated[str, typer.Option(help="asr, aac or qa.")],
+    task: Annotated[str, typer.Option(help="asr, aac or qa.", autocompletion=complete_task)],
     profile: Annotated[
         str, typer.Option(help="organisers, or standard: the figures that papers publish (aac: the extra `spider`).")
     ] = "organisers",
@@ -303,7 +307,12 @@ def prepare_esc10(
 
 @prepare_app.command("tokenizer", epilog="Example: `nota prepare tokenizer tiny-stage1 --out data/tiny-tokenizer`")
 def prepare_tokenizer(
-    recipe: Annotated[str, typer.Argument(help="The recipe whose prompts and training texts give the words.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="The recipe whose prompts and training texts give the words.", autocompletion=complete_recipe
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the tokenizer.")],
 ) -> None:
     """Build a word-level tokenizer for a decoder that starts from random weights."""
@@ -315,6 +324,9 @@ def prepare_tokenizer(
 def _summary(written: "list[Prepared]") -> None:
     rows = [[str(file.path), f"{file.rows:,}", str(len(file.groups)), f"{file.seconds / 60:.1f}"] for file in written]
     table("Prepared", ["file", "rows", "speakers or classes", "minutes"], rows)
+
+
+expand_paths(app)
 
 
 def main() -> None:

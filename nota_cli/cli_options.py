@@ -1,12 +1,16 @@
 """What commands share: the options that mean the same everywhere, and what becomes of their values."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from nota_cli.cli_completion import complete_checkpoint, complete_recipe, complete_task
 from nota_cli.console import say
 from nota_cli.errors import UsageError
+from nota_cli.paths import expand_path
 
 if TYPE_CHECKING:
     from nota_cli.recipe.schema import LoadFormat, Recipe
@@ -14,10 +18,23 @@ if TYPE_CHECKING:
 Choice = TypeVar("Choice", bound=str)
 
 RecipeOption = Annotated[
-    str | None, typer.Option("--recipe", "-r", help="Recipe: a name, a YAML file or a checkpoint folder.")
+    str | None,
+    typer.Option(
+        "--recipe",
+        "-r",
+        help="Recipe: a name, a YAML file or a checkpoint folder.",
+        autocompletion=complete_recipe,
+    ),
+]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.", autocompletion=complete_recipe),
 ]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe value: generate.beams=1.")]
-CheckpointOption = Annotated[Path | None, typer.Option(help="Trained weights: a checkpoint folder or a .pth file.")]
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(help="Trained weights: a checkpoint folder or a .pth file.", autocompletion=complete_checkpoint),
+]
 RecordingsArgument = Annotated[
     list[str],
     typer.Argument(
@@ -28,7 +45,7 @@ AnnotationOption = Annotated[Path | None, typer.Option(help="Annotation JSON.")]
 AudioRootOption = Annotated[
     Path | None, typer.Option(help="Folder that the paths in --annotation are relative to; its own if not given.")
 ]
-TaskOption = Annotated[str | None, typer.Option(help="asr, aac or qa.")]
+TaskOption = Annotated[str | None, typer.Option(help="asr, aac or qa.", autocompletion=complete_task)]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 LoadFormatOption = Annotated[
     str, typer.Option(help="auto, or dummy: random weights of the true size, nothing downloaded, texts meaningless.")
@@ -39,13 +56,50 @@ AllowMissingOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 
-def pick_task(task: str | None) -> str | None:
-    """The task, if there is such a one."""
-    from nota_cli.data.annotation import FAMILIES
+def expand_paths(app: typer.Typer) -> None:
+    """Let every command of an app, and of the apps in it, get its paths with `~`, `~user` and `file://` written out.
 
-    if task is not None and task not in FAMILIES:
-        raise UsageError(f"--task {task!r}: there are {', '.join(FAMILIES)}")
-    return task
+    A shell does so only at the beginning of a word, so that `--out=~/x.csv` arrives as it was typed.
+    """
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.callback = _expanding(command.callback)
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            expand_paths(group.typer_instance)
+
+
+def _expanding(callback: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(callback)  # typer reads the options off its signature
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return callback(*args, **{name: _expanded(value) for name, value in kwargs.items()})
+
+    return wrapper
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_expanded(each) for each in value)
+    if not isinstance(value, Path):
+        return value
+    try:
+        return Path(expand_path(str(value)))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def pick_task(task: str | None) -> str | None:
+    """The task, in capitals or not, if there is such a one."""
+    from nota_cli.data.annotation import FAMILIES
+    from nota_cli.data.tasks import near_tasks
+
+    if task is None or task in FAMILIES:
+        return task
+    near = near_tasks(task, FAMILIES, {name: name for name in FAMILIES})
+    if near and near[0] == task.lower():
+        return near[0]
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise UsageError(f"--task {task!r}: {hint}there are {', '.join(FAMILIES)}")
 
 
 def check_sources(

@@ -1,5 +1,6 @@
 """The command `nota validate-submission` and what it shows."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,7 @@ from rich.text import Text
 
 from nota_cli.cli_options import JsonOption
 from nota_cli.console import fail, out, print_json, say
-from nota_cli.errors import DataError, UsageError
+from nota_cli.errors import DataError, UsageError, printable
 
 if TYPE_CHECKING:
     from nota_cli.submission import Log, Problem, Repair, Report
@@ -60,7 +61,10 @@ def validate_submission(
             _show_log("both together", pair.together, strict)
         _end(logs, strict)
         return
-    path = csv or asr or aac or find_submission(Path.cwd())
+    path = csv or asr or aac
+    if path is None:
+        path = find_submission(Path.cwd())
+        say(f"no CSV is named, so this is {printable(os.path.relpath(path))}")
     task = "asr" if asr else "aac" if aac else None
     report = examine(path, annotation or [], task)
     if fix is not None:

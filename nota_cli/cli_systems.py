@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from nota_cli.cli_options import JsonOption, SetOption, pick_recipe
+from nota_cli.cli_completion import complete_recipe
+from nota_cli.cli_options import JsonOption, RecipeArgument, SetOption, pick_recipe
 from nota_cli.console import print_json, say, table
 
 systems_app = typer.Typer()
@@ -15,7 +16,7 @@ checkpoint_app = typer.Typer(help="Trained weights in other formats.", no_args_i
 
 @systems_app.command(epilog="Example: `nota download gemma2-2b-gptq`")
 def download(
-    recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
+    recipe: RecipeArgument,
     settings: SetOption = None,
 ) -> None:
     """Fetch every part of a recipe from the hub, verify it, and say where it lies."""
@@ -30,18 +31,18 @@ def download(
 @recipes_app.command("list", epilog="Example: `nota recipes list`")
 def recipes_list(as_json: JsonOption = False) -> None:
     """Every recipe that ships with nota, with its parts and its size."""
-    from nota_cli.commands import list_recipes
+    from nota_cli.commands_recipes import list_recipes
 
     rows = list_recipes()
     if as_json:
         print_json({"recipes": rows})
     else:
-        table("Recipes", list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+        table("Recipes", list(rows[0]), [[str(value) for value in row.values()] for row in rows], whole=True)
 
 
 @recipes_app.command("show", epilog="Example: `nota recipes show gemma2-2b-gptq`")
 def recipes_show(
-    recipe: Annotated[str, typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.")],
+    recipe: RecipeArgument,
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -79,7 +80,12 @@ def recipes_import(
 @checkpoint_app.command("convert", epilog="Example: `nota checkpoint convert theirs.pth -r salmonn-3b --out mine`")
 def checkpoint_convert(
     file: Annotated[Path, typer.Argument(help="A team's .pth.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="The recipe of the system that it belongs to.")],
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe", "-r", help="The recipe of the system that it belongs to.", autocompletion=complete_recipe
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
     settings: SetOption = None,
 ) -> None:

@@ -1,14 +1,14 @@
 """What the longer commands do, step by step; the others are one call each."""
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from nota_cli.commands_recipes import source_of
 from nota_cli.compress.merge import prepare_to_run
-from nota_cli.console import fits_stdout, progress, say, waiting, warn
+from nota_cli.console import fits_stdout, say, waiting, warn
 from nota_cli.data.annotation import read_annotation
-from nota_cli.errors import CheckpointError, UsageError
+from nota_cli.errors import CheckpointError
 from nota_cli.files import check_writable, write_text
 from nota_cli.guards import check_checkpoint, check_import, check_tokenizer
 from nota_cli.model.audio_lm import AudioLM
@@ -18,11 +18,8 @@ from nota_cli.model.inventory import inventory
 from nota_cli.outputs import Input
 from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.importer import import_config
-from nota_cli.recipe.load import dump_recipe, load_recipe, recipe_names
-from nota_cli.recipe.schema import Decoder as DecoderSpec
-from nota_cli.recipe.schema import Encoder, LoadFormat, Recipe
-
-NAME_WIDTH = 40  # characters of a weights' name that a table has room for
+from nota_cli.recipe.load import dump_recipe, load_recipe
+from nota_cli.recipe.schema import LoadFormat, Recipe
 
 
 @dataclass(frozen=True)
@@ -58,41 +55,12 @@ def run_prepare_tokenizer(recipe_name: str, out: Path) -> int:
     return len(build_word_tokenizer(texts, out))
 
 
-def list_recipes() -> list[dict[str, object]]:
-    """One row a shipped recipe: its parts, all parameters, all bytes in GB (10^9)."""
-    names = recipe_names()
-    rows: list[dict[str, object]] = []
-    with progress() as bar:
-        shown = bar.add_task("recipes", total=len(names), detail="")
-        for name in names:
-            bar.update(shown, detail=name)
-            recipe = load_recipe(name)
-            size: dict[str, object] = {"parameters": "?", "GB": "?"}
-            try:
-                parts = inventory(build(recipe, "meta", load_format="dummy"))
-                size["parameters"] = f"{sum(part.parameters for part in parts) / 1e6:,.1f} M"
-                size["GB"] = round(sum(part.bytes for part in parts) / 1e9, 3)
-            except UsageError as error:  # one that lacks a file or package of the user's own does not hide the others
-                warn(f"{name}: {error}")
-            rows.append(
-                {
-                    "recipe": name,
-                    "speech encoder": _short(recipe.speech_encoder),
-                    "audio encoder": _short(recipe.audio_encoder),
-                    "decoder": f"{_short(recipe.decoder)} {_weights(recipe)}",
-                    **size,
-                }
-            )
-            bar.advance(shown)
-    return rows
-
-
 def show_recipe(recipe: Recipe) -> list[dict[str, object]]:
     """One row a part: where its weights come from, parameters, bytes, bytes by type of number; then their sum."""
     sources = {
-        "speech_encoder": _source(recipe.speech_encoder),
-        "audio_encoder": _source(recipe.audio_encoder),
-        "decoder": _source(recipe.decoder),
+        "speech_encoder": source_of(recipe.speech_encoder),
+        "audio_encoder": source_of(recipe.audio_encoder),
+        "decoder": source_of(recipe.decoder),
     }
     parts = inventory(build(recipe, "meta", load_format="dummy"))
     rows = [
@@ -108,24 +76,6 @@ def show_recipe(recipe: Recipe) -> list[dict[str, object]]:
     total: Counter[str] = sum((Counter(part.by_type) for part in parts), Counter())
     parameters, size = sum(part.parameters for part in parts), sum(part.bytes for part in parts)
     return [*rows, {"part": "all", "from": "", "parameters": parameters, "bytes": size, "by_type": dict(total)}]
-
-
-def _source(spec: Encoder | DecoderSpec) -> str:
-    if getattr(spec, "kind", "") == "none":
-        return "none"
-    if spec.path is None:
-        return "trained here"
-    return min(os.path.relpath(spec.path), spec.path, key=len) if os.path.isabs(spec.path) else spec.path
-
-
-def _short(spec: Encoder | DecoderSpec) -> str:
-    """The last part of where weights come from; the kind of encoder for a long file name."""
-    name = os.path.basename(_source(spec))
-    return name if len(name) <= NAME_WIDTH else getattr(spec, "kind", name)
-
-
-def _weights(recipe: Recipe) -> str:
-    return recipe.decoder.dtype if recipe.decoder.quantisation == "none" else recipe.decoder.quantisation
 
 
 def run_import(config: Path, out: Path | None) -> str:

@@ -1,6 +1,5 @@
 """Score and efficiency reports on disk, joined into runs."""
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 from nota_cli.console import say
 from nota_cli.errors import DataError, UsageError, listing
 from nota_cli.files import refuse_lfs_pointer
+from nota_cli.parsing import parse_json
 
 SCORES = {"asr": ("wer", "wer"), "aac": ("spider", "cider_d_x100"), "qa": ("qa", "exact_match")}
 """Task of a score report -> the figure that it gives and the key under which it lies."""
@@ -158,7 +158,7 @@ def _report(path: Path) -> Report:
         raise DataError(f"{path}: not UTF-8 text, so no report; {REMEDY}") from error
     refuse_lfs_pointer(path, text.encode(), DataError)
     try:
-        values = json.loads(text)
+        values = parse_json(text, allow_nan=True)  # such figures count as missing
     except ValueError as error:
         raise DataError(f"{path}: cannot be read as JSON ({error}); {REMEDY}") from error
     if isinstance(values, dict) and values.keys() >= MEASUREMENT:

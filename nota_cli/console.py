@@ -18,6 +18,7 @@ from rich.table import Table
 from nota_cli.errors import AudioWarning
 
 MOST_AUDIO_WARNINGS = 20  # of a process; a corpus may have thousands
+PIPE_WIDTH = 200  # most columns of a table that goes whole into a pipe or a file
 NARROWEST = 20  # columns; in fewer a table shows nothing
 
 if os.environ.get("COLUMNS", "").isdigit() and int(os.environ["COLUMNS"]) < NARROWEST:
@@ -134,14 +135,28 @@ def fits_stdout(text: str) -> bool:
     return True
 
 
-def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table of results on stdout; numbers are set to the right."""
+def table(title: str, columns: list[str], rows: list[list[str]], *, whole: bool = False) -> None:
+    """A table of results on stdout; numbers are set to the right.
+
+    Names, in the first column, stay whole where they take half of the width at most.
+
+    Args:
+        title: stands above it.
+        columns: their heads.
+        rows: a text for each column.
+        whole: in a pipe or a file keep all cells whole, so that they can be searched for, whatever the width.
+    """
     drawn = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        names = index == 0 and max((len(row[0]) for row in rows), default=0) <= out.width // 2
+        drawn.add_column(column, justify="left" if index == 0 else "right", overflow="fold", no_wrap=names)
     for row in rows:
         drawn.add_row(*(escape(cell) for cell in row))
+    width = out.width
+    if whole and not out.is_terminal:
+        out.width = max(width, out.measure(drawn, options=out.options.update(width=PIPE_WIDTH)).maximum)
     out.print(drawn)
+    out.width = width
 
 
 def progress(shown: bool = True) -> Progress:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from nota_cli.console import say
 from nota_cli.errors import CheckpointError, NotaError, listing
+from nota_cli.paths import path_note
 from nota_cli.recipe.load import recipe_names
 from nota_cli.recipe.schema import Recipe
 
@@ -112,8 +113,8 @@ def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     name = hub_name(str(path))
     if name is None:
         raise CheckpointError(
-            f"there is no file or folder {str(path)!r}. Name one that is there, or one on the hub as ORG/NAME or "
-            "ORG/NAME/FILE.pt."
+            f"there is no file or folder {str(path)!r}. "
+            + (path_note(str(path)) or "Name one that is there, or one on the hub as ORG/NAME or ORG/NAME/FILE.pt.")
         )
     own = Path(os.environ.get("NOTA_WEIGHTS", "weights")) / name.repo.split("/")[1]
     if name.file is None and own.is_dir():

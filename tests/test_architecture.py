@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "nota_cli"
-BASE = {"errors", "files", "console", "assets", "outputs", ""}
+BASE = {"errors", "files", "parsing", "paths", "console", "assets", "outputs", ""}
 MAY = {
     "errors": set(),
     "files": {"errors"},
-    "assets": set(),
+    "parsing": set(),
+    "paths": {"errors"},
+    "assets": {"errors"},
     "console": {"errors"},
     "outputs": {"errors"},
     "recipe": BASE | {"recipe"},
@@ -52,6 +54,7 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
     if room in {
         "cli",
         "cli_chat",
+        "cli_completion",
         "cli_options",
         "cli_systems",
         "cli_compress",
@@ -61,6 +64,7 @@ def test_rooms_import_only_what_they_may(path: Path) -> None:
         "commands",
         "commands_compress",
         "commands_infer",
+        "commands_recipes",
         "guards",
         "process",
         "__init__",

@@ -261,7 +261,7 @@ def test_infer_over_recordings_goes_on_where_it_was_cut(
     shutil.copy(folder / FIVE[0], folder / "calls" / "new.wav")
     capsys.readouterr()
     assert nota(*arguments) == 2
-    assert "- recordings: it was" in capsys.readouterr().err
+    assert "- recording_names: it was" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ WRITES: dict[str, dict[str, tuple[str, ...]]] = {
 """What each option writes: behind its value (`infer`, and files), or inside the folder that it names."""
 
 READS = {
-    "infer": {"recipe", "checkpoint", "annotation", "audio_root"},
+    "infer": {"audio", "recipe", "checkpoint", "annotation", "audio_root"},
+    "transcribe": {"audio", "recipe", "checkpoint"},
+    "caption": {"audio", "recipe", "checkpoint"},
     "train": {"recipe", "init"},
     "score": {"csv", "annotation"},
     "efficiency": {"recipe", "checkpoint", "comparison"},
@@ -280,6 +282,17 @@ def test_nothing_is_written_into_or_as_a_folder_of_weights(
             assert nota(*scenario.arguments, "--out", out) == 2, out
             assert contents(place) == before
             assert str(out) in capsys.readouterr().err.replace("\n", "")
+
+
+def test_recordings_that_are_named_themselves_are_not_written_over(
+    nota: Nota, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recording, checkpoint = place / "clips" / "audio" / "c1.wav", place / "checkpoint"
+    before = contents(place)
+    for named in (recording, recording.parent):
+        assert nota("infer", named, "--task", "asr", "--checkpoint", checkpoint, "--out", recording) == 2
+        assert "one of the recordings" in capsys.readouterr().err
+        assert contents(place) == before
 
 
 def test_two_outputs_are_not_one_file(nota: Nota, place: Path) -> None:

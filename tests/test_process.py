@@ -50,7 +50,7 @@ def test_a_terminal_that_lacks_characters_gets_escapes(terminal: dict[str, str],
     values = json.loads(run("validate-submission", korean, "--json", **terminal).stdout)
     assert not values["valid"]
     if terminal is not LC:
-        assert rb"\uc81c\ucd9c.csv" in done.stdout
+        assert rb"\uc81c\ucd9c.csv" in done.stdout.replace(b"\n", b"")  # a long path is broken over lines
         assert values["file"] == str(korean)
     sent = run("submit", korean.with_name("없음.csv"), "--competition", "x", "-m", "한글", "--dry-run", **terminal)
     assert sent.returncode == 2  # no such file, and its name is printed
@@ -167,7 +167,8 @@ def test_a_table_that_cannot_be_drawn_costs_nothing(
 
 def test_a_second_interrupt_ends_at_once_without_a_traceback(tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom nota_cli import process\n"
+        "import signal, sys, time\nfrom nota_cli import process\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the suite may run where it is ignored
         "def app():\n"
         "    print('ready', flush=True)\n"
         "    try:\n        time.sleep(60)\n"

@@ -196,6 +196,29 @@ def test_find_submission(tmp_path):
     assert find_submission(tmp_path) == tmp_path / "submission.csv"
 
 
+def test_hidden_files_and_other_tables_are_no_submissions(tmp_path):
+    folder = tmp_path / "submissions"
+    folder.mkdir()
+    others = {
+        "._good.csv": b"Mac OS X",
+        ".good.csv": OK,
+        "details.csv": b"testset_id,edits,hypothesis,reference\ntest0000,1,a,b\n",
+        "binary.csv": b"PK\x03\x04rest",
+        "empty.csv": b"",
+        "names.csv": b"id;caption\n1;2\n",
+    }
+    for name, content in others.items():
+        (folder / name).write_bytes(content)
+    (folder / "folder.csv").mkdir()
+    with pytest.raises(UsageError, match=r"no header of testset_id, text: binary\.csv, details\.csv"):
+        find_submission(tmp_path)
+    for name, content in (("good.csv", OK), ("bom.csv", b"\xef\xbb\xbf" + OK), ("semi.csv", OK.replace(b",", b";"))):
+        (folder / name).write_bytes(content)
+        os.utime(folder / name, (100, 100))
+        assert find_submission(tmp_path) == folder / name
+        (folder / name).unlink()
+
+
 def test_validation_imports_nothing_heavy(tmp_path):
     (tmp_path / "s.csv").write_bytes(OK)
     annotation = _annotation(tmp_path, [{"path": "x"}])

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def test_infer_gives_the_teams_texts(
 
 @pytest.mark.parametrize("team", TEAMS)
 def test_states_embeddings_logits_and_loss_are_the_teams(
-    team: str, shared: Path, golden_recipe: Callable[..., Path]
+    team: str, shared: Path, golden_recipe: Callable[..., Path], exact_fft: Callable[[], AbstractContextManager[None]]
 ) -> None:
     folder = shared / "golden" / team
     golden = load_file(folder / "golden.safetensors")
@@ -59,7 +60,11 @@ def test_states_embeddings_logits_and_loss_are_the_teams(
         for index, batch in enumerate(loader(batches, range(len(rows)), 0)):
             encoded = model.encode(batch.features)
             if f"audio_encoder{index}" in golden:  # the figures hold it for four of the six clips
-                assert closeness(encoded.audio_states, golden[f"audio_encoder{index}"]) < 1e-4
+                with exact_fft():
+                    exact = model.encode(batches[index].features).audio_states
+                rounding = closeness(encoded.audio_states, exact)
+                assert closeness(encoded.audio_states, golden[f"audio_encoder{index}"]) < max(1e-4, 2 * rounding)
+                assert rounding < 1e-3
             assert closeness(encoded.embeds, golden[f"speech_embeds{index}"]) < 1e-4
             embeds, mask = model.prompt_embeds(batch.features, batch.queries)
             logits = model.decoder.model(inputs_embeds=embeds, attention_mask=mask).logits[:, -1]

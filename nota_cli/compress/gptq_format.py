@@ -3,7 +3,6 @@
 Kernels differ in which of these words they believe; here all are checked once, so that every kernel gives the same.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,7 @@ from nota_cli.errors import CheckpointError, listing
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.model.state_dicts import without_wrapping_modules
 from nota_cli.model.weights import INDEX, SINGLE, open_safetensors, tensor_shapes, weight_files
+from nota_cli.parsing import decode, parse_json
 
 CONFIG, OLD_CONFIG = "config.json", "quantize_config.json"
 BITS = (2, 3, 4, 8)
@@ -161,7 +161,7 @@ def _stated(file: Path) -> dict[str, Any] | None:
         return None
     refuse_lfs_pointer(file, error=CheckpointError)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(decode(file.read_bytes()), allow_nan=True)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file} is not JSON: {error}") from error
     if isinstance(content, dict) and file.name == CONFIG:

@@ -1,6 +1,5 @@
 """4-bit nf4 decoders (Dettmers et al. 2023, QLoRA) through bitsandbytes: folders of them, and on the fly."""
 
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from nota_cli.errors import CheckpointError, UsageError, listing
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.model.attention import default_attention
 from nota_cli.model.fit import layer_note, misfits
+from nota_cli.parsing import decode, parse_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -163,7 +163,7 @@ def _stored_quantisation(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"decoder {folder}: no config.json there. Name a Hugging Face folder.")
     refuse_lfs_pointer(path, error=CheckpointError)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8")).get("quantization_config") or {}
+        stored = parse_json(decode(path.read_bytes()), allow_nan=True).get("quantization_config") or {}
     except (ValueError, AttributeError) as error:
         raise CheckpointError(f"{path} is not a model's JSON: {error}") from error
     if not stored:

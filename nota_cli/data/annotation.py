@@ -1,16 +1,20 @@
 """Annotation files: JSON to checked rows, with every problem of a file reported at once."""
 
-import difflib
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nota_cli.data.tasks import near_tasks
 from nota_cli.errors import DataError, UsageError, listing_by_row, printable
+from nota_cli.files import refuse_lfs_pointer
+from nota_cli.parsing import ParseError, decode, parse_json
+from nota_cli.paths import audio_path, check_audio_root, path_note
 
 FAMILIES = {
     "asr": frozenset({"asr"}),
@@ -23,6 +27,17 @@ FAMILY_TASK = {"asr": "asr", "aac": "audiocaption_v2", "qa": "QA"}
 """The task of a row that names none, once a family has been asked for."""
 
 LONGEST_QUOTE = 60  # characters of a file's own words repeated in a message
+SHAPE = '{"annotation": [{"path": ..., "text": ..., "task": ...}, ...]}'
+WRAP_LINES = (
+    'Put the objects, with commas between them, into {"annotation": [...]}, for example by '
+    "jq -s '{annotation: .}' ROWS.jsonl > ROWS.json"
+)
+PUNCTUATION = re.compile(r"[\W_]+")
+KEYS = {
+    PUNCTUATION.sub("", key).lower(): key
+    for key in ("path", "task", "text", "Q", "testset_id", "expand_wav", "label", "speaker", "texts")
+}
+KNOWN_KEYS = frozenset(KEYS.values())
 HALF_A_PAIR = "half of a surrogate pair, which is no character; write the text again as UTF-8"
 
 KNOWN_TASKS = frozenset().union(
@@ -133,7 +148,8 @@ def annotation_bytes(path: Path | str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         shown = printable(str(path))
-        raise UsageError(f"cannot read the annotation {shown}: {error.strerror}. Check the path.") from error
+        note = (path_note(os.fspath(path)) if isinstance(error, FileNotFoundError) else None) or "Check the path."
+        raise UsageError(f"cannot read the annotation {shown}: {error.strerror}. {note}") from error
 
 
 def parse_annotation(
@@ -165,23 +181,26 @@ def missing_files(rows: Iterable[Row], audio_root: Path | str) -> list[str]:
 
 
 def _missing(rows: Iterable[Row], audio_root: Path | str) -> Iterator[tuple[int, str]]:
-    root = os.fspath(audio_root)
+    check_audio_root(audio_root)
     verdicts: dict[str, str | None] = {}
     for row in rows:
         for name in (row.path, *row.expand):
             if name not in verdicts:
-                verdicts[name] = _file_problem(os.path.join(root, name))
+                verdicts[name] = _file_problem(name, audio_root)
             problem = verdicts[name]
             if problem is not None:
                 yield row.index, problem
 
 
-def _file_problem(file: str) -> str | None:
+def _file_problem(name: str, audio_root: Path | str) -> str | None:
+    file = audio_path(audio_root, name)
     shown = printable(file)
     try:
         size = os.stat(file).st_size
     except (FileNotFoundError, NotADirectoryError):
-        return f"there is no file {shown}; correct `path` or the audio root"
+        note = path_note(name, audio_root)
+        remedy = note[0].lower() + note[1:-1] if note else "correct `path` or the audio root"
+        return f"there is no file {shown}; {remedy}"
     except OSError as error:
         return f"cannot look at {shown}: {error.strerror}"
     except ValueError:  # a NUL in it
@@ -193,48 +212,78 @@ def _file_problem(file: str) -> str | None:
 
 def _items(data: bytes, shown: str) -> list[Any]:
     """The list under `annotation`."""
+    refuse_lfs_pointer(shown, data, DataError)
     try:
-        content = json.loads(data.decode("utf-8-sig"))
+        text = decode(data)
+        content = parse_json(text)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise DataError(f"{shown}: line {line} is not UTF-8 (byte {error.start}). Save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
+        if _is_json_lines(text):
+            raise DataError(f"{shown}: holds one JSON object a line (JSON lines). {WRAP_LINES}") from error
         where = f"line {error.lineno}, column {error.colno}"
         raise DataError(f"{shown}: not JSON: {error.msg} at {where}. Mend the file there.") from error
+    except ParseError as error:
+        raise DataError(f"{shown}: {error}") from error
     except ValueError as error:  # a number of more digits than Python converts
         raise DataError(f"{shown}: holds a number of thousands of digits. Mend the file.") from error
     except RecursionError as error:
         raise DataError(f"{shown}: the JSON is nested too deeply to be an annotation.") from error
-    shape = '{"annotation": [{"path": ..., "text": ..., "task": ...}, ...]}'
+    if isinstance(content, list):
+        raise DataError(f"{shown}: is a list. Put it under the key `annotation`: {SHAPE}.")
+    if isinstance(content, dict) and "annotation" not in content and "path" in content:
+        raise DataError(f"{shown}: is a single row. {WRAP_LINES}")
     if not isinstance(content, dict) or "annotation" not in content:
-        raise DataError(f"{shown}: lacks the key `annotation`. The file must look like {shape}.")
+        raise DataError(f"{shown}: lacks the key `annotation`. The file must look like {SHAPE}.")
     items = content["annotation"]
     if not isinstance(items, list):
-        raise DataError(f"{shown}: `annotation` is {_kind(items)}, not a list. The file must look like {shape}.")
+        raise DataError(f"{shown}: `annotation` is {_kind(items)}, not a list. The file must look like {SHAPE}.")
     if not items:
         raise DataError(f"{shown}: `annotation` is empty. Add at least one row.")
     return items
 
 
+def _is_json_lines(text: str) -> bool:
+    """Whether a text that is not one JSON document is objects one after the other."""
+    decoder, at, count = json.JSONDecoder(), 0, 0
+    try:
+        while at < len(text):
+            if text[at].isspace():
+                at += 1
+                continue
+            value, at = decoder.raw_decode(text, at)
+            if not isinstance(value, dict):
+                return False
+            count += 1
+    except (ValueError, RecursionError):
+        # The rows are, and one of them is not whole.
+        return count > 1
+    return count > 1
+
+
 def _row(index: int, item: dict[str, Any], default_task: str | None) -> Row:
+    text, texts = item.get("text"), tuple(item.get("texts") or ())
+    if isinstance(text, list):
+        text, texts = text[0], (*text[1:], *texts)
     return Row(
         index=index,
         path=item["path"],
         task=sys.intern(item.get("task") or default_task or ""),
-        text=item.get("text"),
+        text=text,
         question=item.get("Q"),
         id=item.get("testset_id"),
         expand=tuple(item.get("expand_wav") or ()),
         label=item.get("label"),
         speaker=item.get("speaker"),
-        texts=tuple(item.get("texts") or ()),
+        texts=texts,
     )
 
 
 def _row_problems(item: Any, default_task: str | None) -> list[str]:
     if not isinstance(item, dict):
         return [f'is {_kind(item)}, not an object; write {{"path": ..., "text": ..., "task": ...}}']
-    problems = []
+    problems = _misspelt_keys(item)
     path = item.get("path")
     if path is None:
         problems.append("lacks `path`; name the audio file, relative to the audio root")
@@ -250,14 +299,20 @@ def _row_problems(item: Any, default_task: str | None) -> list[str]:
     problems += _task_problems(task)
     for key in ("text", "Q", "testset_id", "label", "speaker"):
         value = item.get(key)
+        if key == "text" and isinstance(value, list):
+            continue  # wordings, looked at below
         if value is not None and not isinstance(value, str):
             problems.append(f"`{key}` is {_kind(value)}, not a string; put it in quotes or remove it")
         elif value is not None and not _encodes(value):
             problems.append(f"`{key}` holds {HALF_A_PAIR}")
     if item.get("testset_id") == "":
         problems.append("`testset_id` is empty; write an id such as test0000 or remove the key")
-    for key in ("expand_wav", "texts"):
+    if item.get("text") == []:
+        problems.append("`text` is an empty list; write the reference, or remove the key")
+    for key in ("expand_wav", "texts", "text"):
         value = item.get(key)
+        if key == "text" and not isinstance(value, list):
+            continue
         if value is not None and not (isinstance(value, list) and all(isinstance(v, str) and v for v in value)):
             problems.append(f"`{key}` is not a list of non-empty strings")
         elif value and not all(_encodes(v, "surrogateescape" if key == "expand_wav" else "strict") for v in value):
@@ -265,6 +320,17 @@ def _row_problems(item: Any, default_task: str | None) -> list[str]:
     if isinstance(task, str) and task in FAMILIES["qa"] and item.get("Q") in (None, ""):
         problems.append(f"task {task!r} needs a question; add `Q`")
     return problems
+
+
+def _misspelt_keys(item: dict[str, Any]) -> list[str]:
+    """Keys that would be read if they were written as ours are, and would be lost as they stand; others are allowed."""
+    if item.keys() <= KNOWN_KEYS:
+        return []
+    return [
+        f"the key {_quoted(key)} is not read; did you mean `{KEYS[plain]}`?"
+        for key in item.keys() - KNOWN_KEYS
+        if (plain := PUNCTUATION.sub("", key).lower()) in KEYS and KEYS[plain] not in item
+    ]
 
 
 def _task_problems(task: Any) -> list[str]:
@@ -277,9 +343,7 @@ def _task_problems(task: Any) -> list[str]:
 
 @functools.lru_cache(maxsize=256)
 def _unknown_task(task: str) -> str:
-    by_lower = {known.lower(): known for known in sorted(KNOWN_TASKS)}
-    word = task[:LONGEST_QUOTE].lower()
-    near = [by_lower[name] for name in difflib.get_close_matches(word, by_lower, n=3)]
+    near = near_tasks(task[:LONGEST_QUOTE], KNOWN_TASKS, FAMILY_TASK)
     remedy = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(sorted(KNOWN_TASKS))}"
     return f"unknown task {_quoted(task)}; {remedy}"
 

@@ -17,6 +17,7 @@ from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix,
 from nota_cli.data.inputs import Features, extract
 from nota_cli.data.workers import AHEAD, made_ahead
 from nota_cli.errors import DataError
+from nota_cli.paths import audio_path
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import Augment, Source
 
@@ -96,7 +97,8 @@ def query_of(row: Row) -> Query:
 
 def clip_paths(row: Row, audio_root: str | Path) -> list[Path]:
     """The row's file and those that `expand_wav` appends to it."""
-    return [Path(audio_root) / name for name in (row.path, *row.expand)]
+    names = (row.path, *row.expand)
+    return [Path(audio_path(audio_root, name) if row.listed else Path(audio_root) / name) for name in names]
 
 
 def in_order(count: int, size: int) -> list[list[int]]:

@@ -14,6 +14,7 @@ import soundfile
 
 from nota_cli.errors import DataError, UsageError, listing
 from nota_cli.files import write_text
+from nota_cli.parsing import decode, parse_json
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FSDD_HOME = "https://github.com/Jakobovski/free-spoken-digit-dataset"
@@ -282,7 +283,7 @@ def caption_accuracy_of_csv(submission: Path, annotation: Path) -> float:
     """
     captions = _read_submission(Path(submission))
     try:
-        rows = json.loads(Path(annotation).read_text(encoding="utf-8"))["annotation"]
+        rows = parse_json(decode(Path(annotation).read_bytes()))["annotation"]
         labels = {row["testset_id"]: row.get("label") or caption_label(row["text"]) for row in rows}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from nota_cli.data.annotation import Row, row_id
 from nota_cli.data.audio import EXPANSION_GAP_SECONDS, stated_duration
 from nota_cli.errors import AudioError, listing, listing_by_row, printable
+from nota_cli.paths import audio_path, check_audio_root, path_note
 
 ROWS_AT_ONCE = 128  # that a thread takes; so few jobs wait, however many rows there are
 
@@ -81,9 +82,14 @@ def scan(
         whole: read FLAC files to their ends, for others that were joined to them; else these show when decoded.
         on_progress: told how many more rows are done, in this thread.
 
+    Raises:
+        UsageError: the audio root is no folder.
+
     Returns:
         The bad files; none is good news. `durations` has each clip's length.
     """
+    if rows:
+        check_audio_root(audio_root)
     look = _Look(audio_root, whole)
     found = Scan()
     groups = (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
@@ -139,15 +145,18 @@ class _Look:
         return self.seen[name]
 
     def _file(self, name: str, row: Row) -> float | None | AudioError:
-        path = os.path.join(self.audio_root, name)
-        if row.listed and (os.path.isabs(name) or ".." in name) and not self._inside(path):
+        path = audio_path(self.audio_root, name) if row.listed else os.path.join(self.audio_root, name)
+        note = None if os.path.lexists(path) else path_note(name, self.audio_root)
+        leaves = row.listed and (".." in name or name.startswith(("/", "~", "file:/")))
+        if leaves and not self._inside(path) and (note is None or ".." in name):
             root = printable(os.fspath(self.audio_root))
             remedy = "Name a folder above it by --audio-root, or correct the path in the annotation."
             return AudioError(printable(path), f"lies outside the audio root {root}", remedy)
         try:
             return stated_duration(path, row=row.number, whole=self.whole)
         except AudioError as error:
-            return AudioError(error.path, error.reason, error.remedy)  # without what the other holds of its frames
+            # A new one, without what the other holds of its frames.
+            return AudioError(error.path, error.reason, error.remedy if note is None else note)
 
     def _inside(self, path: str) -> bool:
         return os.path.join(os.path.abspath(path), "").startswith(self.roots)

@@ -1,12 +1,12 @@
 """Measurements as tables and side by side."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from nota_cli.console import say, table, warn
 from nota_cli.errors import DataError, UsageError
 from nota_cli.files import refuse_lfs_pointer
+from nota_cli.parsing import decode, parse_json
 
 Report = dict[str, Any]
 
@@ -78,7 +78,7 @@ def read_report(file: Path) -> Report:
     """
     refuse_lfs_pointer(file, error=DataError)
     try:
-        report = json.loads(file.read_text(encoding="utf-8"))
+        report = parse_json(decode(file.read_bytes()))
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read as a measurement: {error}") from error
     if not (isinstance(report, dict) and {"recipe", "seconds", "weights_mb", "memory_mb"} <= set(report)):

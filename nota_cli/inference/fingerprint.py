@@ -10,6 +10,7 @@ from typing import Any
 from nota_cli.errors import DataError
 from nota_cli.hub import local_path, weights_of
 from nota_cli.model.checkpoint import own_decoder
+from nota_cli.paths import audio_path
 from nota_cli.recipe.schema import Recipe
 
 WHOLE = 64 * 2**20  # bytes up to which a file is read from end to end
@@ -128,7 +129,7 @@ def recordings_hash(names: Iterable[str], audio_root: Path) -> str:
     found = hashlib.sha256()
     for name in dict.fromkeys(names):
         try:
-            status = os.stat(os.path.join(audio_root, name))
+            status = os.stat(audio_path(audio_root, name))
             about = f"{status.st_size} {status.st_mtime_ns}"
         except (OSError, ValueError):  # the scan reports it
             about = "absent"
@@ -157,7 +158,7 @@ def made_of(
         "recipe": values,
         "weights": weights,
         "large_files": large_files(parts),
-        "annotation" if test_set["annotation"] else "names": test_set["hash"],
+        "annotation" if test_set["annotation"] else "recording_names": test_set["hash"],
         "audio_root": os.path.realpath(test_set["audio_root"]),
         "recordings": test_set["recordings"],
         **asked,

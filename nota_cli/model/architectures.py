@@ -1,13 +1,13 @@
 """Published models by name: the shape of each, so that one is built at its true size with nothing downloaded."""
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
 from nota_cli.assets import home
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.files import refuse_lfs_pointer
+from nota_cli.parsing import decode, parse_json
 
 WEIGHT_SUFFIXES = (".pt", ".pth")
 
@@ -73,7 +73,7 @@ def _resolve(name: str) -> dict[str, Any]:
 def _read(file: Path) -> dict[str, Any]:
     refuse_lfs_pointer(file, error=CheckpointError)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_json(decode(file.read_bytes()), allow_nan=True)
     except ValueError as error:
         raise CheckpointError(f"{file} is not JSON: {error}") from error
     if not isinstance(content, dict):

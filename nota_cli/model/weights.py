@@ -1,6 +1,5 @@
 """Reading files of weights: no code that they bring is run, and what is wrong with them is named before any use."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import load_file
 
 from nota_cli.errors import CheckpointError, listing
 from nota_cli.files import refuse_lfs_pointer
+from nota_cli.parsing import decode, parse_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CHUNK = 1 << 22  # values that are looked at one by one where a sum is not finite
@@ -89,7 +89,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     """
     refuse_lfs_pointer(path, error=CheckpointError)
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(decode(Path(path).read_bytes()), allow_nan=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: no such file. Download it or mend the path.") from error
     except (OSError, ValueError) as error:

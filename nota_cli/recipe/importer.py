@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import ValidationError
 
 from nota_cli.errors import RecipeError, listing
 from nota_cli.files import refuse_lfs_pointer
+from nota_cli.parsing import decode, parse_json, parse_yaml
 from nota_cli.recipe.schema import Recipe
 
 Stage = Literal[1, 2]
@@ -204,8 +204,8 @@ class _Config:
 def _read(file: Path) -> dict[str, Any]:
     refuse_lfs_pointer(file, error=RecipeError)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = parse_yaml(decode(file.read_bytes()))
+    except (OSError, ValueError) as error:
         raise RecipeError(f"{file} cannot be read as YAML: {error}") from error
     if not isinstance(content, dict) or not any(isinstance(content.get(key), dict) for key in ("model", "model_S")):
         raise RecipeError(f"{file} has no section `model`: not a config of SALMONN, the organisers or a team")
@@ -320,7 +320,7 @@ def _tasks(config: _Config) -> dict[str, str] | None:
             config.note("not found from the config's folder upwards; the recipe has SALMONN's prompts", key)
         return None
     try:
-        prompts = json.loads(file.read_text(encoding="utf-8"))
+        prompts = parse_json(decode(file.read_bytes()))
         choices = {str(task): [prompt] if isinstance(prompt, str) else list(prompt) for task, prompt in prompts.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise RecipeError(f"{config.file}: {key} is {file}, which is not JSON of a prompt a task: {error}") from error

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from nota_cli.assets import home
 from nota_cli.errors import RecipeError, listing
 from nota_cli.files import refuse_lfs_pointer
+from nota_cli.parsing import decode, dump_yaml, parse_yaml
+from nota_cli.paths import expand_path, near_paths
 from nota_cli.recipe.schema import Recipe
 
 DEFAULT_RECIPE = "tiny"
@@ -28,7 +29,7 @@ def find_recipe(name: str) -> Path:
     Raises:
         RecipeError: there is none; the message suggests near names.
     """
-    path = Path(name)
+    path = Path(_expanded(name))
     if path.is_dir() and (path / "recipe.yaml").is_file():
         return path / "recipe.yaml"
     if path.is_file():
@@ -36,28 +37,47 @@ def find_recipe(name: str) -> Path:
     names = recipe_names()
     if name in names:
         return names[name]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(names) or 'none'}."
-    raise RecipeError(f"no recipe {name!r}: neither a file nor a recipe's name; {hint}")
+    files = [near for near, _ in near_paths(name) if _is_recipe(Path(near))]
+    near = files or difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.4)
+    what = "a folder without recipe.yaml" if path.is_dir() else "neither a file nor a recipe's name"
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    elif path.is_dir() or path.suffix or os.sep in name:
+        hint = "check the path, or take one of `nota recipes list`."
+    else:
+        hint = f"there are: {', '.join(names) or 'none'}."
+    raise RecipeError(f"no recipe {name!r}: {what}; {hint}")
+
+
+def _is_recipe(path: Path) -> bool:
+    return (path / "recipe.yaml").is_file() or (path.is_file() and path.suffix in (".yaml", ".yml"))
+
+
+def _expanded(path: str) -> str:
+    try:
+        return expand_path(path)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
 
 
 def load_recipe(name: str = DEFAULT_RECIPE, settings: list[str] | None = None) -> Recipe:
-    """Read a recipe by name, file or checkpoint folder, and apply `a.b=value` settings (values are YAML).
+    """Read a recipe by name, file or checkpoint folder, and lay `a.b=value` settings over it (values are YAML).
+
+    A setting merges into a section as a recipe does into its `base:`; any other value, a list too, is replaced.
 
     Relative paths of weights, annotations and audio roots are resolved against the recipe file's own folder when
     they exist there (or begin with a dot), and otherwise left as they are: relative to the working folder, or hub ids.
+    What a recipe that ships with nota names, and nota does not ship, is the user's: it lies in the working folder.
 
     Raises:
         RecipeError: the file is not a recipe; every unknown key and bad value is named at once.
     """
     file = find_recipe(name)
-    files: list[Path] = []
-    values = _read(file, (), files)
-    for setting in settings or []:
-        _apply(values, setting)
+    chain = _chain(file)
+    values = _merge(_merged(chain), parse_settings(settings or []))
     values.setdefault("name", file.stem)
     try:
-        return Recipe.model_validate(values).read_from(files)
+        return Recipe.model_validate(values).read_from([each for each, _ in reversed(chain)])
     except ValidationError as error:
         raise RecipeError(f"recipe {file}:\n{listing(_problems(error))}") from None
 
@@ -85,26 +105,37 @@ def recipe_hash(recipe: Recipe) -> str:
 def dump_recipe(recipe: Recipe, *, ascii_only: bool = False) -> str:
     """The recipe as YAML that `load_recipe` reads back, defaults left out; other characters as escapes if asked for."""
     values = recipe.model_dump(mode="json", exclude_defaults=True)
-    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=not ascii_only))
+    return dump_yaml(values, ascii_only=ascii_only)
 
 
-def _read(file: Path, seen: tuple[Path, ...], files: list[Path]) -> dict[str, Any]:
-    """A recipe's values over those of its base; the files that were read are added to `files`."""
+def named_in(name: str) -> dict[str, Path]:
+    """For each value that a recipe or one of its bases gives, by its dotted key, the file that gives it."""
+    return {key: file for file, values in _chain(find_recipe(name)) for key, _ in _leaves(values, "")}
+
+
+def _merged(chain: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+    """A recipe's values over those of its bases."""
+    merged: dict[str, Any] = {}
+    for _, values in chain:
+        merged = _merge(merged, values)
+    return merged
+
+
+def _chain(file: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
+    """The file of each recipe and what it says itself, the base of all first."""
     if file in seen:
         raise RecipeError(f"recipe {file}: `base` goes round in a circle")
     refuse_lfs_pointer(file, error=RecipeError)
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        values = parse_yaml(decode(file.read_bytes()))
+    except (OSError, ValueError) as error:
         raise RecipeError(f"recipe {file} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {file} is not a mapping of keys to values")
-    files.append(file)
-    values = dict(_resolve_paths(values, Path(os.path.abspath(file)).parent))
+    values = dict(_resolve_paths(values, Path(os.path.abspath(file)).parent, _ships(file)))
     base = values.pop("base", None)
-    if base is None:
-        return values
-    return _merge(_read(_find_base(str(base), file), (*seen, file), files), values)
+    above = [] if base is None else _chain(_find_base(str(base), file), (*seen, file))
+    return [*above, (file, values)]
 
 
 def _find_base(base: str, file: Path) -> Path:
@@ -127,37 +158,64 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 PATH_KEYS = {"path", "tokenizer", "checkpoint", "annotation", "audio_root", "background", "background_root", "init"}
 
 
-def _resolve_paths(node: Any, folder: Path) -> Any:
+def _resolve_paths(node: Any, folder: Path, shipped: bool) -> Any:
     if isinstance(node, list):
-        return [_resolve_paths(item, folder) for item in node]
+        return [_resolve_paths(item, folder, shipped) for item in node]
     if not isinstance(node, dict):
         return node
     resolved = {}
     for key, value in node.items():
         if key in PATH_KEYS and isinstance(value, str) and (value.startswith(".") or (folder / value).exists()):
             # Not resolve(): links that a user set up (a data folder on another disk) stay as they are named.
-            resolved[key] = os.path.normpath(folder / value)
+            path = os.path.normpath(folder / value)
+            resolved[key] = path if not shipped or os.path.exists(path) else os.path.relpath(path, home())
         else:
-            resolved[key] = _resolve_paths(value, folder)
+            resolved[key] = _resolve_paths(value, folder, shipped)
     return resolved
 
 
-def _apply(values: dict[str, Any], setting: str) -> None:
-    key, separator, text = setting.partition("=")
-    if not separator or not key:
-        raise RecipeError(f"--set {setting!r}: write it as key=value, for example --set generate.beams=1")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {setting!r}: the value is not YAML: {error}") from error
-    *parents, last = key.split(".")
-    node = values
-    for parent in parents:
-        inner = node.setdefault(parent, {})
-        if not isinstance(inner, dict):
-            raise RecipeError(f"--set {setting!r}: {parent} is a value, not a section")
-        node = inner
-    node[last] = value
+def _ships(file: Path) -> bool:
+    return home() / "configs" in Path(os.path.abspath(file)).parents
+
+
+def parse_settings(settings: list[str]) -> dict[str, Any]:
+    """The values of `--set a.b=value`, nested as in a recipe.
+
+    Raises:
+        RecipeError: one is no key=value or no YAML, or two of them set the same key to different values.
+    """
+    values: dict[str, Any] = {}
+    by_key: dict[str, tuple[Any, str]] = {}
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        key = key.strip()
+        if not separator or not all(key.split(".")):
+            raise RecipeError(f"--set {setting!r}: write it as key=value, for example --set generate.beams=1")
+        try:
+            value = parse_yaml(text)
+        except ValueError as error:
+            raise RecipeError(f"--set {setting!r}: the value is not YAML: {error}") from error
+        for path, leaf in _leaves(value, key):
+            for other, (theirs, earlier) in by_key.items():
+                same = other == path and theirs == leaf and type(theirs) is type(leaf)
+                if not same and (other == path or _is_under(other, path) or _is_under(path, other)):
+                    raise RecipeError(f"--set {earlier!r} and --set {setting!r} contradict each other; leave one out")
+            by_key[path] = (leaf, setting)
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        values = _merge(values, value)
+    return values
+
+
+def _leaves(value: Any, key: str) -> list[tuple[str, Any]]:
+    """Every value in nested sections that is no section itself, by its dotted key."""
+    if isinstance(value, dict) and value:
+        return [leaf for name, inner in value.items() for leaf in _leaves(inner, f"{key}.{name}" if key else str(name))]
+    return [(key, value)]
+
+
+def _is_under(key: str, section: str) -> bool:
+    return key.startswith(f"{section}.")
 
 
 def _problems(error: ValidationError) -> list[str]:

@@ -4,13 +4,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, model_validator
+
+from nota_cli.paths import expand_path
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 LoadFormat = Literal["auto", "dummy"]
 LOAD_FORMATS: tuple[LoadFormat, ...] = get_args(LoadFormat)
 """How weights come into a model: from files, or at random at their true size."""
+PathText = Annotated[str, AfterValidator(expand_path)]
+"""A file, a folder or a hub id; `~`, `~user` and `file://` are written out."""
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -34,7 +38,7 @@ class Audio(Section):
 class Encoder(Section):
     """One encoder, from published weights (`path`) or from random weights of a given shape (`config`)."""
 
-    path: str | None = None
+    path: PathText | None = None
     config: dict[str, Any] | None = None
     dtype: Dtype = "float32"
     quantisation: Literal["none", "int8", "int4"] = "none"
@@ -98,9 +102,9 @@ class Connector(Section):
 class Decoder(Section):
     """The language model: a folder or hub id (`path`), or random weights of a given shape (`config`)."""
 
-    path: str | None = None
+    path: PathText | None = None
     config: dict[str, Any] | None = None
-    tokenizer: str | None = None
+    tokenizer: PathText | None = None
     """Where the tokenizer is, if not beside the weights. One that `nota prune-vocabulary` trimmed (it has a
     `vocabulary.json`) cuts the full decoder in `path` down to its tokens as that is loaded."""
     bos_token: str | None = None
@@ -225,17 +229,19 @@ class Generate(GenerateTask):
 class Source(Section):
     """One annotation file and where its audio lies."""
 
-    annotation: str
-    audio_root: str
+    annotation: PathText
+    audio_root: PathText
+    optional: bool = False
+    """Train without this source, with a warning, where its annotation is not there."""
     weight: float = Field(1.0, gt=0)
     """Share of the training rows drawn from this source, relative to the others."""
     join: Positive = 1
     """Up to so many rows of one `speaker` are joined into one clip, their texts with spaces."""
     gap_seconds: tuple[float, float] = (0.0, 0.3)
     """Silence between joined rows, drawn uniformly."""
-    background: str | None = None
+    background: PathText | None = None
     """An annotation (same audio root rules as `background_root`) whose sounds are mixed under this source's clips."""
-    background_root: str | None = None
+    background_root: PathText | None = None
     background_probability: Probability = 0.4
     crop_seconds: float | None = Field(None, gt=0)
     """Longer clips are cut to a random stretch of this length in training."""
@@ -301,7 +307,7 @@ class Train(Section):
     save_every: Positive = 1000
     workers: int = Field(1, ge=0)
     seed: int = Field(0, ge=0)
-    init: str | None = None
+    init: PathText | None = None
     """Checkpoint folder to start from (stage 2 starts from stage 1's weights)."""
     augment: Augment = Augment()
     augment_ramp: int = Field(0, ge=0)
@@ -314,7 +320,7 @@ class Recipe(Section):
 
     name: str
     description: str = ""
-    checkpoint: str | None = None
+    checkpoint: PathText | None = None
     """Trained weights to load: our folder format, or a team's `.pth`."""
     audio: Audio = Audio()
     speech_encoder: SpeechEncoder

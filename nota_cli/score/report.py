@@ -20,7 +20,11 @@ from nota_cli.submission.problems import printable
 PROFILES = ("organisers", "standard")
 CIDER_NOTE = "this is CIDEr-D x 100, which the organisers print under the name SPIDEr; it is not SPIDEr"
 EXACT_MATCH_NOTE = "percent of answers equal to the reference after normalisation; the organisers print no such figure"
-WHISPER = "Whisper's English normaliser as published (whisper-normalizer without its four rewrites of its own)"
+WHISPER = (
+    "Whisper's English normaliser as published before openai/whisper pull request 2836 of August 2026, from "
+    f"whisper-normalizer {version('whisper-normalizer')} without its four rewrites of its own"
+)
+"""The later one keeps the 1 of `one dollar`, `one percent` and `three point one`, and so gives other rates."""
 _ORGANISERS = f"{WHISPER}, sacrebleu's 13a tokens, punctuation dropped, lower case"
 _LIBRARIES = ("whisper-normalizer", "sacrebleu", "jiwer", "numpy")
 

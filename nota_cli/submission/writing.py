@@ -7,6 +7,8 @@ from pathlib import Path
 
 from nota_cli.errors import UsageError
 from nota_cli.files import atomic_path
+from nota_cli.submission.problems import Log, printable
+from nota_cli.submission.reading import parse
 from nota_cli.submission.rows import COLUMNS
 
 
@@ -23,7 +25,9 @@ def write_submission(path: Path, rows: Iterable[tuple[str, str]]) -> None:
 
 
 def find_submission(folder: Path) -> Path:
-    """`submission.csv` in a folder, else the newest CSV in its `submissions/`.
+    """`submission.csv` in a folder, else the newest submission in its `submissions/`.
+
+    Hidden files are passed over, and CSVs whose header lacks a submission's columns, such as `score --details` tables.
 
     Raises:
         UsageError: there is neither.
@@ -31,7 +35,15 @@ def find_submission(folder: Path) -> Path:
     here = Path(folder) / "submission.csv"
     if here.is_file():
         return here
-    found = [path for path in (Path(folder) / "submissions").glob("*.csv") if path.is_file()]
+    visible = [path for path in (Path(folder) / "submissions").glob("*.csv") if not path.name.startswith(".")]
+    found = [path for path in visible if path.is_file() and _has_columns(path)]
     if not found:
-        raise UsageError("no submission.csv here and no CSV in submissions/. Give the path of a submission.")
+        others = ", ".join(printable(path.name) for path in sorted(visible))
+        why = f"; no header of {', '.join(COLUMNS)}: {others}" if others else ""
+        raise UsageError(f"no submission.csv here and no CSV in submissions/{why}. Give the path of a submission.")
     return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def _has_columns(path: Path) -> bool:
+    first = next(parse(path, Log()), None)
+    return first is not None and {name.strip().lower() for name in first.fields} >= set(COLUMNS)

@@ -24,10 +24,9 @@ ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "checkpoints" / "tiny"
 SMALL = {"embed_dim": 32, "depth": 3, "num_heads": 2}
 AUDIO = {
-    "beats": ["audio_encoder.config.encoder_layers=3"],
-    "ced": [f"audio_encoder={json.dumps({'kind': 'ced', 'config': SMALL, 'token_order': 'frequency'})}"],
-    "eat": [f"audio_encoder={json.dumps({'kind': 'eat', 'config': SMALL})}"],
-    "none": ["audio_encoder={kind: none}"],
+    "ced": {"kind": "ced", "config": SMALL, "token_order": "frequency"},
+    "eat": {"kind": "eat", "config": SMALL},
+    "none": {"kind": "none"},
 }
 Keep = Mapping[str, Sequence[int]]
 
@@ -36,7 +35,13 @@ def make(tiny_recipe: Path, folder: Path, kind: str = "beats", *settings: str) -
     """A checkpoint with three layers in every part, adapters on, and nothing at a value that would hide a mistake."""
     layers = ["speech_encoder.config.encoder_layers=3", "decoder.config.num_hidden_layers=3"]
     window = ["decoder.config.sliding_window=4", "lora={rank: 4}"]
-    recipe = load_recipe(str(tiny_recipe), [*layers, *window, *AUDIO[kind], *settings])
+    if kind in AUDIO:
+        values = yaml.safe_load(tiny_recipe.read_text()) | {"audio_encoder": AUDIO[kind]}
+        tiny_recipe = tiny_recipe.with_name(f"layers-{kind}.yaml")  # its paths are relative to the folder
+        tiny_recipe.write_text(yaml.safe_dump(values))
+    else:
+        layers.append("audio_encoder.config.encoder_layers=3")
+    recipe = load_recipe(str(tiny_recipe), [*layers, *window, *settings])
     torch.manual_seed(5)
     model = build(recipe)
     with torch.no_grad():
@@ -255,7 +260,7 @@ def test_a_published_decoder_stays_where_it_is_if_it_loses_nothing(
 def test_it_infers_and_heals(
     nota: Callable[..., int], tiny_checkpoint: Path, tiny_recipe: Path, clips: Path, tmp_path: Path
 ) -> None:
-    out, run, csv = tmp_path / "out", tmp_path / "run", tmp_path / "out.csv"
+    out, run = tmp_path / "out", tmp_path / "run"
     prune_layers(tiny_checkpoint, out, {"decoder": [1]})
     recipe = tmp_path / "healing.yaml"
     data = yaml.safe_load(tiny_recipe.read_text())["data"]
@@ -267,6 +272,7 @@ def test_it_infers_and_heals(
     assert before.keys() == after.keys()
     assert any(not torch.equal(before[name], after[name]) for name in before)
     for folder in (out, run):
+        csv = tmp_path / f"{folder.name}.csv"
         assert nota("infer", "--recipe", folder, "--annotation", clips / "all.json", "--out", csv) == 0
         assert len(csv.read_text().splitlines()) == 6
 

@@ -31,9 +31,11 @@ ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_pro
 
 def make(tiny_recipe: Path, folder: Path, *settings: str) -> Path:
     """A checkpoint whose adapters change the texts."""
-    lora = f"lora={json.dumps({'rank': 4, 'alpha': 16, 'targets': ALL})}"
+    lora = ["lora.rank=4", "lora.alpha=16"]
+    if not any(setting.startswith("lora.targets=") for setting in settings):
+        lora.append(f"lora.targets={json.dumps(ALL)}")
     torch.manual_seed(5)
-    model = build(load_recipe(str(tiny_recipe), [lora, *settings]))
+    model = build(load_recipe(str(tiny_recipe), [*lora, *settings]))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter += (0.2 if "lora_" in name else 0.05) * torch.randn_like(parameter)
@@ -169,7 +171,7 @@ def test_a_merged_checkpoint_says_the_same(
     assert difference(logits(merged), logits(model)) < 1e-5
     texts = []
     for folder in (adapted, out):
-        csv = tmp_path / "out.csv"
+        csv = tmp_path / f"{folder.name}.csv"
         assert nota("infer", "--recipe", folder, "--annotation", clips / "all.json", "--out", csv) == 0
         texts.append(csv.read_text())
     assert texts[0] == texts[1]

@@ -75,7 +75,7 @@ def test_byte_order_mark_is_read_over(tmp_path):
         (b"path,text\na.wav,hello\n", "not JSON"),
         (b'{"annotation":\n [{"path": "caf\xe9"}]}', "line 2 is not UTF-8 (byte 30)"),
         (b"[" * 100_000, "nested too deeply"),
-        (b"[]", "lacks the key `annotation`"),
+        (b"[]", "is a list. Put it under the key `annotation`"),
         (b'{"annotations": []}', "lacks the key `annotation`"),
         (b'{"annotation": {}}', "`annotation` is an object, not a list"),
         (b'{"annotation": null}', "`annotation` is null, not a list"),
@@ -88,6 +88,61 @@ def test_unusable_file(tmp_path, content, expected):
         read_annotation(tmp_path / "a.json")
     assert expected in str(caught.value)
     assert str(tmp_path / "a.json") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b'{"annotation": [{"path": "a"}],\n "annotation": []}', "'annotation' is on line 1 and again on line 2"),
+        (b'{"annotation": [{"path": "a",\n"task": "asr", "task": "QA"}]}', "'task' is on line 2 and again on line 2"),
+        (b'{"annotation": [{"path": "a", "task": "asr", "more": {"x": 1, "x": 2}}]}', "'x' is on line 1"),
+        (b'{"annotation": [{"path": "a", "task": "asr", "seconds": NaN}]}', "NaN on line 1"),
+        (b'{"path": "a"}\n{"path": "b"}\n', "one JSON object a line (JSON lines)"),
+        (b'\n{"path": "a"}\n{"path": "b"}\n{"pa', "jq -s"),
+        (b'{"path": "a", "task": "asr"}\n', "is a single row"),
+        (b'[{"path": "a", "task": "asr"}]', "is a list. Put it under the key `annotation`"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
+    ],
+)
+def test_what_would_lose_rows_is_refused_with_the_remedy(tmp_path, content, expected):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read_annotation(tmp_path / "a.json")
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
+def test_json_in_its_other_encodings_is_read(tmp_path, encoding):
+    content = json.dumps({"annotation": [GOOD | {"text": "강아지"}]}, ensure_ascii=False)
+    (tmp_path / "a.json").write_bytes(content.encode(encoding))
+    assert read_annotation(tmp_path / "a.json")[0].text == "강아지"
+
+
+def test_of_a_list_of_texts_the_first_is_the_text(tmp_path):
+    rows = [GOOD | {"text": ["one", "two", "three"], "texts": ["four"]}, GOOD | {"text": ["only"], "testset_id": "b"}]
+    first, second = read_annotation(_file(tmp_path, rows))
+    assert (first.text, first.texts) == ("one", ("two", "three", "four"))
+    assert (second.text, second.texts) == ("only", ())
+
+
+@pytest.mark.parametrize(
+    ("task", "meant"),
+    [("aac", "audiocaption_v2"), ("Caption", "audiocaption_v2"), ("qa", "QA"), ("question", "QA"), ("ASR ", "asr")]
+    + [("transcribe", "asr"), ("Gender-QA", "gender_QA"), ("captionn", "audiocaption_v2"), ("asr-de", "asr_de")],
+)
+def test_near_words_of_tasks(tmp_path, task, meant):
+    with pytest.raises(DataError, match=f"unknown task .*; did you mean {meant}"):
+        read_annotation(_file(tmp_path, [GOOD | {"task": task}]))
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("Speaker", "speaker"), ("Label ", "label"), (" q", "Q"), ("expandWav", "expand_wav")]
+)
+def test_keys_that_would_be_lost_are_named_and_others_are_allowed(tmp_path, key, meant):
+    with pytest.raises(DataError, match=f"is not read; did you mean `{meant}`"):
+        read_annotation(_file(tmp_path, [GOOD | {key: "x"}]))
+    assert read_annotation(_file(tmp_path, [GOOD | {"seconds": 3, "corpus": "x"}]))
+    assert read_annotation(_file(tmp_path, [GOOD | {meant: [] if meant == "expand_wav" else "x", key: "x"}]))
 
 
 def test_absent_file_is_wrong_use(tmp_path):
@@ -112,7 +167,8 @@ def test_absent_file_is_wrong_use(tmp_path):
         (GOOD | {"task": ["asr"]}, "`task` is a list, not a string"),
         (GOOD | {"task": ""}, "unknown task ''"),
         (GOOD | {"text": 7}, "`text` is a number"),
-        (GOOD | {"text": ["a"]}, "`text` is a list"),
+        (GOOD | {"text": []}, "`text` is an empty list"),
+        (GOOD | {"text": ["a", 7]}, "`text` is not a list of non-empty strings"),
         (GOOD | {"Q": {}}, "`Q` is an object"),
         (GOOD | {"testset_id": 1}, "`testset_id` is a number"),
         (GOOD | {"testset_id": True}, "`testset_id` is true or false"),

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from importlib.metadata import version
 
 import pytest
 
@@ -34,6 +35,8 @@ def test_standard_word_error_rate_is_whisper_s_normaliser_alone(tmp_path):
     assert (report["edits"], report["reference_words"], report["wer"]) == (2, 4, 50.0)
     assert report["printed"] == "WER: 50.0000%"
     assert (report["profile"], "13a" in report["normaliser"]) == ("standard", False)
+    assert f"whisper-normalizer {version('whisper-normalizer')}" in report["normaliser"]
+    assert "before openai/whisper pull request 2836" in report["normaliser"]
 
 
 def test_the_report_is_stamped(tmp_path):

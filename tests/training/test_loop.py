@@ -154,7 +154,7 @@ def test_lora_trains_on_the_frozen_decoder_of_an_earlier_stage(
     unbroken: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:
     changes = [
-        f"decoder={{path: {unbroken / 'decoder'}}}",
+        f"decoder={{path: {unbroken / 'decoder'}, config: null, tokenizer: null, train: false}}",
         f"train.init={unbroken}",
         "speech_encoder.train=false",
         "audio_encoder.train=false",
