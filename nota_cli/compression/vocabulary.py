@@ -35,19 +35,18 @@ from nota_cli.compression.vocabulary_weights import (
 from nota_cli.errors import CheckpointError, UsageError, listing
 from nota_cli.files import atomic_folder, copy_folder, write_text
 from nota_cli.hub import local_path
+from nota_cli.models.vocabulary import MAPPING, renumber
 from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.load import dump_recipe, load_recipe
 from nota_cli.recipe.schema import Decoder, Recipe
 from nota_cli.weights.files import tensor_shapes
 
-MAPPING = "vocabulary.json"
 CONFIGS = ("config.json", "generation_config.json")
 ADDED = "added_tokens.json"
 COMPANIONS = ("tokenizer_config.json", "special_tokens_map.json", ADDED)
 # Of tokenizers without tokenizer.json, or full of old ids: they would be stale.
 STALE = {"tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", *CONFIGS, *COMPANIONS, MAPPING}
 NOT_COPIED = {".safetensors", ".bin", ".pth", ".pt", ".gguf", ".onnx", ".h5", ".msgpack", ".model", ".py"}
-SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")
 UNCLEAR = ("bad_words_ids", "sequence_bias", "forced_decoder_ids")
 
 
@@ -181,7 +180,7 @@ def prune_vocabulary(
             if path.is_file() and not stale:  # licence, chat template, how it was quantised
                 shutil.copyfile(path, part / path.name)
         for name, values in configs.items():
-            write_json(part / name, _renumber(values, new))
+            write_json(part / name, renumber(values, new))
         write_json(part / "tokenizer.json", trim(content, new), indent=None)
         left = {token: new[number] for token, number in ids.items() if number in new}
         for name, values in companions.items():
@@ -335,13 +334,3 @@ def _config_ids(values: Mapping[str, Any]) -> set[Any]:
     """Ids of the tokens that a model's config names, and what it says where there is none."""
     named = [value for key, value in values.items() if key.endswith("token_id")]
     return {item for value in named for item in (value if isinstance(value, list) else [value])}
-
-
-def _renumber(values: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:
-    """A model's config for the tokens of `new`; an id that is no token's becomes null."""
-    changed: dict[str, Any] = {"vocab_size": len(new)} if "vocab_size" in values else {}
-    for key, value in values.items():
-        if key.endswith("token_id") or key in SUPPRESSED:
-            several = isinstance(value, list)
-            changed[key] = [new[item] for item in value if item in new] or None if several else new.get(value)
-    return {**values, **changed}

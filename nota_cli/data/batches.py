@@ -1,34 +1,26 @@
 """Annotation rows to batches of features: at random for training, in order for inference."""
 
-import os
-import signal
-import threading
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Stream
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.random import Generator
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from nota_cli.data.annotation import Row, read_annotation, row_id
 from nota_cli.data.audio.clip import SAMPLE_RATE, AudioNote, load_clip
 from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll, weaken
-from nota_cli.errors import DataError, NotaError
+from nota_cli.data.workers import AHEAD, made_ahead
+from nota_cli.errors import DataError
 from nota_cli.features.batch import Features, extract
 from nota_cli.paths import audio_path
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import Augment, Source
 
-AHEAD = 4  # batches that each worker makes ahead of the device
-LOOK_SECONDS = 1.0
 Window = tuple[float, float]
 CACHE_BYTES = 512 * 2**20  # decoded clips kept by each worker, so that a small corpus is decoded once
 
@@ -227,10 +219,14 @@ class _Corpus:
         mates = self.mates[first.speaker]
         count = int(rng.integers(1, self.source.join + 1))
         chosen = [first, *(mates[rng.integers(len(mates))] for _ in range(count - 1))]
-        pieces = [self._silence(rng)]
+        pieces, texts = [self._silence(rng)], []
         for row in chosen:
-            pieces += [self._load(row, self.source.audio_root, 0.0), self._silence(rng)]
-        return np.concatenate(pieces), " ".join(row.text or "" for row in chosen)
+            wave = self._load(row, self.source.audio_root, 0.0)
+            if texts and sum(map(len, pieces)) + len(wave) > self.max_seconds * SAMPLE_RATE:
+                break  # the end would be cut off, and its text be asked for all the same
+            pieces += [wave, self._silence(rng)]
+            texts.append(row.text or "")
+        return np.concatenate(pieces), " ".join(texts)
 
     def _silence(self, rng: Generator) -> np.ndarray:
         return np.zeros(int(rng.uniform(*self.source.gap_seconds) * SAMPLE_RATE), dtype=np.float32)
@@ -289,7 +285,7 @@ def loader(dataset: Dataset[Batch], order: Sequence[int], workers: int) -> Itera
     """
     late = dataset if isinstance(dataset, RowBatches) and dataset.spec.device is not None else None
     make = dataset.__getitem__ if late is None else lambda index: late.decode(index).whole()
-    for batch in _made_ahead(make, order, workers):
+    for batch in made_ahead(make, order, workers):
         yield batch if late is None else late.finish(batch)
 
 
@@ -306,63 +302,7 @@ def tolerant_loader(
         workers: processes that work ahead.
         ahead: groups that each of them may be ahead.
     """
-    yield from _made_ahead(dataset.ahead, order, workers, ahead)
-
-
-def _made_ahead(make: Callable[[int], Any], order: Sequence[int], workers: int, ahead: int = AHEAD) -> Iterator[Any]:
-    """What `make` gives for each index, in order."""
-    batches = DataLoader(
-        _Guarded(make),
-        batch_size=None,
-        sampler=order,
-        num_workers=workers,
-        prefetch_factor=ahead if workers else None,
-        worker_init_fn=partial(_start_worker, os.getpid()),
-        generator=torch.Generator(),  # its own, or starting it would move the random state that training resumes from
-    )
-    with explain_worker_crash():
-        for batch in batches:
-            if isinstance(batch, NotaError):
-                raise batch
-            yield replace(batch, features=batch.features.tensors()) if isinstance(batch, Batch) else batch
-
-
-@contextmanager
-def explain_worker_crash() -> Iterator[None]:
-    """Turn torch's word of a worker that died, which comes at any moment, into an error that tells what to do.
-
-    Raises:
-        NotaError: a worker died, or memory did not do to decode a clip.
-    """
-    try:
-        yield
-    except MemoryError as error:
-        raise NotaError("there is not memory enough to decode audio: use fewer --workers.") from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise NotaError(
-            f"a process that decodes audio died: {str(error).splitlines()[0].strip()} Out of memory (or of shared "
-            "memory, /dev/shm) is the usual cause: use fewer --workers, or 0 to decode in the main process."
-        ) from error
-
-
-class _Guarded(Dataset[Any]):
-    """Carries errors over the process border as values; torch would wrap them in a traceback of its own.
-
-    Features go as arrays, through a pipe. Tensors would go through shared memory, and where that is full be lost
-    without a word while the reader waits.
-    """
-
-    def __init__(self, make: Callable[[int], Any]) -> None:
-        self.make = make
-
-    def __getitem__(self, index: int) -> Any:
-        try:
-            item = self.make(index)
-        except NotaError as error:
-            return error
-        return replace(item, features=item.features.arrays()) if isinstance(item, Batch) else item
+    yield from made_ahead(dataset.ahead, order, workers, ahead)
 
 
 def _mask(features: Features, augment: Augment, rng: Generator) -> None:
@@ -371,23 +311,6 @@ def _mask(features: Features, augment: Augment, rng: Generator) -> None:
     if features.fbank is not None and features.fbank_lengths is not None:
         for row, length in zip(features.fbank, features.fbank_lengths.tolist(), strict=True):
             row[:length] = mask_spectrogram(row[:length], augment, rng)
-
-
-def _start_worker(parent: int, _: int) -> None:
-    # Ctrl-C reaches all processes of a terminal. One that died of it with its queue full would be waited for.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this worker when the process that reads from it is gone; one that was killed closes nothing behind it.
-
-    Otherwise a worker waits for ever for somebody to take its last batch.
-    """
-    while os.getppid() == parent:
-        time.sleep(LOOK_SECONDS)
-    os._exit(1)
 
 
 def _groups(rows: list[Row], field: str) -> dict[str, list[Row]]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,10 +42,10 @@ class Features:
         lengths = None if self.fbank_lengths is None else self.fbank_lengths.to(device)
         return Features(self.log_mel.to(device), self.log_mel_lengths.to(device), fbank, lengths)
 
-    def arrays(self) -> "Arrays":
-        """The same numbers as arrays; on the CPU no copy is made."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as arrays: between processes, torch would put tensors into /dev/shm, however full that is."""
         every = (self.log_mel, self.log_mel_lengths, self.fbank, self.fbank_lengths)
-        return Arrays(tuple(None if tensor is None else tensor.numpy(force=True) for tensor in every))
+        return _from_arrays, tuple(None if tensor is None else tensor.numpy(force=True) for tensor in every)
 
     def part(self, chosen: slice) -> "Features":
         """Those of some clips, padded as `extract` pads these alone."""
@@ -57,15 +58,8 @@ class Features:
         return Features(mel, lengths, self.fbank[chosen, : int(fbank_lengths.max())], fbank_lengths)
 
 
-@dataclass(frozen=True)
-class Arrays:
-    """What `Features` hold, without tensors."""
-
-    values: tuple[np.ndarray | None, ...]
-
-    def tensors(self) -> Features:
-        """Back again."""
-        return Features(*(None if array is None else torch.from_numpy(array) for array in self.values))
+def _from_arrays(*arrays: np.ndarray | None) -> Features:
+    return Features(*(None if array is None else torch.from_numpy(array) for array in arrays))
 
 
 def extract(

@@ -15,7 +15,8 @@ import torch
 from nota_cli.console import warn
 from nota_cli.data.annotation import Row
 from nota_cli.data.audio.clip import AudioNote
-from nota_cli.data.batches import AHEAD, Batch, Decoded, FeatureSpec, RowBatches, explain_worker_crash, tolerant_loader
+from nota_cli.data.batches import Batch, Decoded, FeatureSpec, RowBatches, tolerant_loader
+from nota_cli.data.workers import AHEAD, explain_worker_crash
 from nota_cli.errors import NotaError
 from nota_cli.inference.batching import Segments, groups, segments
 from nota_cli.inference.encoding import encode

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nota_cli.errors import DataError
-from nota_cli.hub import local_path
+from nota_cli.hub import local_path, weights_of
 from nota_cli.models.checkpoint import own_decoder
 from nota_cli.paths import audio_path
 from nota_cli.recipe.schema import Recipe
@@ -96,6 +96,11 @@ def weight_paths(recipe: Recipe) -> dict[str, Path]:
     Raises:
         CheckpointError: they are neither here nor on the hub.
     """
+    with weights_of(recipe):
+        return _weight_paths(recipe)
+
+
+def _weight_paths(recipe: Recipe) -> dict[str, Path]:
     named = {"speech_encoder": recipe.speech_encoder.path, "audio_encoder": recipe.audio_encoder.path}
     decoder = recipe.decoder
     found = {}

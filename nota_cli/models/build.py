@@ -10,7 +10,7 @@ from torch import nn
 from transformers import WhisperConfig
 
 from nota_cli.errors import RecipeError
-from nota_cli.hub import local_path
+from nota_cli.hub import local_path, weights_of
 from nota_cli.models.adapter import adopt, read_config
 from nota_cli.models.checkpoint import load_checkpoint, own_decoder
 from nota_cli.models.decoders.decoder import load_decoder, refuse_unknown
@@ -19,7 +19,7 @@ from nota_cli.models.encoders.ced import CedConfig, CedEncoder, load_ced
 from nota_cli.models.encoders.eat import EatConfig, EatEncoder, load_eat
 from nota_cli.models.encoders.whisper import WhisperEncoder, load_whisper_encoder
 from nota_cli.models.families.salmonn import AudioLM
-from nota_cli.models.inventory import inventory
+from nota_cli.models.inventory import Part, inventory
 from nota_cli.models.memory import memory_explained
 from nota_cli.quantization.weight_only import CPU_KERNELS, fast_int4pack, quantise_linears, repack_gptq
 from nota_cli.recipe.schema import AudioEncoder, Decoder, Encoder, LoadFormat, Recipe, SpeechEncoder
@@ -54,7 +54,11 @@ def build(
         RecipeError: the recipe asks for what cannot be made, such as training a quantised encoder.
         NotaError: memory does not do; the message has what each part needs, and what there is.
     """
-    with memory_explained(lambda: inventory(_build(recipe, "meta", False, True, False, False)), device, recipe.name):
+
+    def parts() -> list[Part]:
+        return inventory(_build(recipe, "meta", False, True, False, False))
+
+    with memory_explained(parts, device, recipe.name), weights_of(recipe):
         return _build(recipe, device, trainable, load_format == "dummy", allow_missing, pack and not trainable)
 
 

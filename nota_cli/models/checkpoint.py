@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safetensors.torch import save_file
+import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nota_cli.console import say, warn
 from nota_cli.errors import CheckpointError, UsageError, listing
 from nota_cli.files import atomic_folder, atomic_path, copy_folder, write_text
 from nota_cli.models import adapter
+from nota_cli.models.vocabulary import MAPPING
 from nota_cli.recipe.load import dump_recipe
 from nota_cli.recipe.schema import Data, Decoder, Recipe, Section
 from nota_cli.weights.files import read_safetensors, read_torch_file, refuse_non_finite
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from nota_cli.models.families.salmonn import AudioLM
 
 WEIGHTS = "model.safetensors"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 Part = TypeVar("Part", bound=Section)
 
 
@@ -88,15 +91,20 @@ def saved_names(model: "AudioLM") -> set[str]:
     return set(own_state(model)) | {name for name in names if name.startswith("decoder.")}
 
 
-def save_checkpoint(model: "AudioLM", folder: Path) -> None:
+def save_checkpoint(model: "AudioLM", folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write the folder that `load_checkpoint` and `AudioLM.from_pretrained` read, `recipe.yaml` last.
+
+    Args:
+        model: what is saved.
+        folder: where; files of an earlier checkpoint there are replaced.
+        dtype: number type of what was trained outside the decoder, and of the adapters. Half precision halves the file.
 
     Raises:
         UsageError: the folder cannot be written to.
     """
     recipe = _self_contained(model, folder)
     with atomic_path(folder / WEIGHTS) as part:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in own_state(model).items()}, part)
+        save_file({name: _stored(tensor, dtype) for name, tensor in own_state(model).items()}, part)
     if recipe.lora is not None:
         peft = model.decoder.model
         if not hasattr(peft, "peft_config"):
@@ -104,10 +112,19 @@ def save_checkpoint(model: "AudioLM", folder: Path) -> None:
         peft.peft_config["default"].base_model_name_or_path = recipe.decoder.path  # else where it lay on this machine
         with atomic_folder(folder / "adapter") as part:
             peft.save_pretrained(part, save_embedding_layers=False)
+            if dtype != torch.float32:
+                file = part / "adapter_model.safetensors"
+                save_file({name: _stored(tensor, dtype) for name, tensor in load_file(file).items()}, file)
             (part / "README.md").unlink(missing_ok=True)  # PEFT's template, nothing filled in
     elif (folder / "adapter").is_dir():
         shutil.rmtree(folder / "adapter")  # of an earlier model in this folder
     write_text(folder / "recipe.yaml", dump_recipe(recipe))
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """As it goes into a file: only float32 numbers take another type."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.to(dtype) if tensor.dtype == torch.float32 else tensor
 
 
 def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
@@ -120,6 +137,15 @@ def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
     recipe = model.recipe.model_copy(update={"checkpoint": None, "data": Data(), "train": train})
     parts = {name: _from_anywhere(getattr(recipe, name)) for name in ("speech_encoder", "audio_encoder", "decoder")}
     recipe = recipe.model_copy(update=parts)
+    if recipe.decoder.tokenizer is not None and (Path(recipe.decoder.tokenizer) / MAPPING).is_file():
+        # A trimmed tokenizer was made for this system and is small; nobody else has it.
+        tokens = folder / "tokenizer"
+        if Path(recipe.decoder.tokenizer).resolve() != tokens.resolve():
+            with atomic_folder(tokens) as part:
+                for file in sorted(Path(recipe.decoder.tokenizer).iterdir()):
+                    if file.is_file() and (file.name == MAPPING or file.name in TOKENIZER_FILES):
+                        shutil.copyfile(file, part / file.name)
+        recipe = recipe.model_copy(update={"decoder": recipe.decoder.model_copy(update={"tokenizer": "./tokenizer"})})
     target = folder / "decoder"
     if makes_decoder(recipe):
         base = model.decoder.base

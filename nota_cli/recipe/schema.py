@@ -105,7 +105,8 @@ class Decoder(Section):
     path: PathText | None = None
     config: dict[str, Any] | None = None
     tokenizer: PathText | None = None
-    """Where the tokenizer is, if not beside the weights."""
+    """Where the tokenizer is, if not beside the weights. One that `nota prune-vocabulary` trimmed (it has a
+    `vocabulary.json`) cuts the full decoder in `path` down to its tokens as that is loaded."""
     bos_token: str | None = None
     """The token before everything else, where the tokenizer names none (Qwen)."""
     pad_token: str | None = None
@@ -289,10 +290,17 @@ class Train(Section):
     clip_norm: float = Field(1.0, gt=0)
     autocast: bool = True
     """bfloat16 autocast in the forward pass."""
+    decoder_weight: float = Field(1.0, ge=0)
+    """Weight of the decoder's cross-entropy. 0 teaches the connector by `alignment_weight` alone, and the decoder is
+    never run: many times faster."""
+    alignment_weight: float = Field(0.0, ge=0)
+    """Weight of a CTC loss that moves the connector's output towards the decoder's embeddings of the spoken tokens."""
     ctc_weight: float = Field(0.0, ge=0)
     """Weight of a CTC loss on the speech encoder's states (tokens of the reference text); its head is thrown away."""
     label_weight: float = Field(0.0, ge=0)
     """Weight of a classification loss on the audio encoder's mean state (a row's `label`); its head is thrown away."""
+    save_dtype: Dtype = "float32"
+    """Number type of the trained weights in the checkpoint; training itself keeps them in float32."""
     average: float = Field(0.0, ge=0, lt=1)
     """Decay of the moving average of the weights that is saved; 0 saves the weights as they are."""
     validate_every: Positive = 3000

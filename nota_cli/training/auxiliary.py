@@ -1,7 +1,8 @@
-"""Helper losses for encoders that start from random weights; their heads are thrown away after training.
+"""Helper losses beside the decoder's own; their heads are thrown away after training.
 
-A decoder that must discover by itself which states carry a word needs thousands of steps before it starts to listen;
-a CTC loss on the speech encoder (Graves et al., 2006) and a classification loss on the audio encoder show it at once.
+A decoder that must discover by itself which states carry a word needs thousands of steps before it starts to listen.
+A CTC loss (Graves et al., 2006) on the speech encoder and a classification loss on the audio encoder show it at once
+where these start from random weights; a CTC loss on the connector's output does so where they are frozen.
 """
 
 import torch
@@ -13,6 +14,7 @@ from nota_cli.data.batches import Batch
 from nota_cli.models.families.salmonn import AudioLM, Encoded
 from nota_cli.recipe.schema import Train
 
+CONFIDENT = 12.0  # the alignment's score of an output that is exactly a token's embedding
 CTC_POOL = 4  # states averaged for one CTC frame: with 80 ms instead of 20 ms there are far fewer blanks to get lost in
 
 
@@ -33,6 +35,7 @@ class AuxiliaryHeads(nn.Module):
         self.label_index = {label: index for index, label in enumerate(labels)}
         self.ctc = nn.Linear(model.speech_encoder.output_dim, self.blank + 1) if spec.ctc_weight else None
         wanted = spec.label_weight > 0 and model.audio_encoder is not None
+        self.alignment = AlignmentHead(model) if spec.alignment_weight else None
         self.label = nn.Linear(model.audio_encoder.output_dim, len(labels)) if wanted else None
 
     def forward(self, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
@@ -41,6 +44,9 @@ class AuxiliaryHeads(nn.Module):
         spoken = [i for i, query in enumerate(batch.queries) if family(query.task) == "asr"]
         if self.ctc is not None and spoken:
             losses["ctc"] = self.spec.ctc_weight * self._ctc_loss(encoded, batch, spoken)
+        if self.alignment is not None and spoken:
+            targets = [self.token_ids(batch.texts[i]) for i in spoken]
+            losses["alignment"] = self.spec.alignment_weight * self.alignment(encoded, spoken, targets)
         labelled = [i for i, label in enumerate(batch.labels) if label in self.label_index]
         if self.label is not None and labelled:
             losses["label"] = self.spec.label_weight * self._label_loss(encoded, batch, labelled)
@@ -50,19 +56,57 @@ class AuxiliaryHeads(nn.Module):
         states = encoded.speech_states[rows]
         states = states[:, : states.size(1) // CTC_POOL * CTC_POOL].unflatten(1, (-1, CTC_POOL)).mean(2)
         scores = self.ctc(states).float().log_softmax(-1)
-        targets = [torch.tensor(self.token_ids(batch.texts[i])) for i in rows]
         lengths = encoded.speech_mask[rows].sum(-1) // CTC_POOL
-        return F.ctc_loss(
-            scores.transpose(0, 1),
-            torch.cat(targets).to(scores.device),
-            lengths,
-            torch.tensor([len(target) for target in targets], device=scores.device),
-            blank=self.blank,
-            zero_infinity=True,
-        )
+        return _ctc(scores, lengths, [self.token_ids(batch.texts[i]) for i in rows], self.blank)
 
     def _label_loss(self, encoded: Encoded, batch: Batch, rows: list[int]) -> Tensor:
         mask = encoded.audio_mask[rows].unsqueeze(-1)
         mean = (encoded.audio_states[rows] * mask).sum(1) / mask.sum(1)
         targets = torch.tensor([self.label_index[batch.labels[i]] for i in rows], device=mean.device)
         return F.cross_entropy(self.label(mean).float(), targets, label_smoothing=0.1)
+
+
+class AlignmentHead(nn.Module):
+    """CTC of the connector's outputs over the decoder's own vocabulary, blank added.
+
+    The score of a token is the output's product with that token's embedding, so an output that spells a token well
+    also looks like it to the decoder. The embeddings are the decoder's and stay as they are; blank is learned.
+
+    Args:
+        model: the model whose connector is taught.
+    """
+
+    def __init__(self, model: AudioLM) -> None:
+        super().__init__()
+        ids = torch.arange(len(model.decoder.tokenizer), device=model.device)
+        # What the connector has to say for the decoder to see exactly a token's embedding.
+        table = (model.decoder.embed(ids) / model.decoder.audio_scale).detach()
+        self._table = [table]  # in a list, so that it is no weight of this module
+        power = float(table.float().square().sum(-1).mean())
+        self.scale = CONFIDENT / power
+        self.blank = nn.Parameter(torch.randn(table.size(1), device=table.device) * (power / table.size(1)) ** 0.5)
+
+    def forward(self, encoded: Encoded, rows: list[int], targets: list[list[int]]) -> Tensor:
+        """The loss of some rows of a batch, per target token.
+
+        Args:
+            encoded: the batch.
+            rows: which of its clips are speech.
+            targets: token ids of what is spoken in each of them.
+        """
+        outputs, mask = encoded.embeds[rows], encoded.mask[rows]
+        table = torch.cat([self._table[0].to(outputs.dtype), self.blank[None].to(outputs.dtype)])
+        scores = (self.scale * F.linear(outputs, table)).float().log_softmax(-1)
+        return _ctc(scores, mask.sum(-1), targets, table.size(0) - 1)
+
+
+def _ctc(scores: Tensor, lengths: Tensor, targets: list[list[int]], blank: int) -> Tensor:
+    """CTC loss of log probabilities [rows, frames, tokens + blank]; a text too long for its clip counts as zero."""
+    return F.ctc_loss(
+        scores.transpose(0, 1),
+        torch.tensor([token for target in targets for token in target], device=scores.device),
+        lengths,
+        torch.tensor([len(target) for target in targets], device=scores.device),
+        blank=blank,
+        zero_infinity=True,
+    )

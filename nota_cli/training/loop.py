@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nota_cli.console import progress, say
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.batches import TrainingBatches, loader
+from nota_cli.data.batches import Batch, TrainingBatches, loader
 from nota_cli.errors import CheckpointError, NotaError, RecipeError, UsageError
 from nota_cli.files import check_writable, write_text
 from nota_cli.inference.engine import feature_spec
@@ -80,8 +80,7 @@ class _Trainer:
         for _ in range(self.spec.accumulation):
             batch = next(source)
             with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.autocast):
-                loss, encoded = self.model(batch.features, batch.queries, batch.texts)
-                losses = {"loss": loss, **self.heads(encoded, batch)}
+                losses = self._losses(batch)
             total = torch.stack(list(losses.values())).sum() / self.spec.accumulation
             self.accelerator.backward(total)
             for name, value in losses.items():
@@ -98,6 +97,13 @@ class _Trainer:
             decay = min(self.spec.average, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(self.average.values()), [p.detach() for _, p in self.parameters], 1 - decay)
         return sums
+
+    def _losses(self, batch: Batch) -> dict[str, Tensor]:
+        """The weighted losses of a batch by name."""
+        if self.spec.decoder_weight == 0:
+            return self.heads(self.model.encode(batch.features), batch)
+        loss, encoded = self.model(batch.features, batch.queries, batch.texts)
+        return {"loss": self.spec.decoder_weight * loss, **self.heads(encoded, batch)}
 
     def _average_gradients(self) -> None:
         """Mean over the processes, in one message; a process whose batch left a part unused counts as zero there."""
@@ -217,7 +223,7 @@ def train(
         metrics = look(last)  # outside the loop: a run that was cut here has no step left to do
     if last == spec.steps and accelerator.is_main_process:
         with trainer.averaged():
-            save_checkpoint(trainer.model, folder)
+            save_checkpoint(trainer.model, folder, getattr(torch, spec.save_dtype))
         write_text(folder / "metrics.json", json.dumps({"steps": last, **metrics}, indent=2) + "\n")
         (trainer_folder / STATE_FILE).unlink()
     accelerator.wait_for_everyone()

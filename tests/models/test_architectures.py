@@ -19,6 +19,8 @@ from nota_cli.recipe.load import load_recipe, recipe_names
 PUBLISHED = {
     "whisper-large-v2": 637e6,  # the encoder
     "whisper-large-v3-turbo": 637e6,  # the encoder
+    "whisper-tiny.en": 8_208_384,  # the encoder
+    "whisper-base": 20_590_592,  # the encoder
     "beats_iter3_plus_as2m_finetuned_on_as2m_cpt2": 90e6,
     "beats_iter3_plus_as20k_finetuned_on_as2m_cpt2": 90e6,
     "ced-tiny": 5.5e6,
@@ -36,6 +38,7 @@ PUBLISHED = {
     "gemma-2-2b-it": 2_614_341_888,
     "gemma-2-2b-it-gptq": 2_614_341_888,
     "gemma-2-2b-it-4bit-gptq": 2_614_341_888,
+    "gemma-3-270m": 268_098_176,
     "qwen2.5-0.5b-instruct": 494_032_768,
     "deepseek-r1-distill-qwen-1.5b": 1_777_088_000,
     "llama-moe-v1-3_5b-2_8": 6.7e9,  # all experts

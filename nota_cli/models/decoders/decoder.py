@@ -24,6 +24,7 @@ from nota_cli.hub import local_path
 from nota_cli.models.adapter import AdapterConfig
 from nota_cli.models.decoders import llama_moe  # noqa: F401  (makes the family known to transformers)
 from nota_cli.models.decoders.tokenizer import dummy_tokenizer, load_tokenizer, special_ids
+from nota_cli.models.vocabulary import keep_tokens, kept_rows
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 from nota_cli.recipe.schema import LoadFormat, Lora
 from nota_cli.weights.attention import default_attention
@@ -180,6 +181,7 @@ def _pretrained(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     tokenizer = load_tokenizer(spec)
     decoder = _loaded(spec, folder, tokenizer, device, kernel, _without_prefixes(names, folder))
     check_tied(decoder.model, folder)
+    keep_tokens(decoder.model, local_path(spec.tokenizer or spec.path, kind="tokenizer"))
     rows = decoder.model.get_input_embeddings().weight.size(0)
     check_tokenizer(tokenizer, rows, folder, Path(spec.tokenizer or folder))
     broken = [name for name, tensor in decoder.model.state_dict().items() if not is_finite(tensor)]
@@ -279,6 +281,8 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     tokenizer = load_tokenizer(spec) if there else dummy_tokenizer(int(values["vocab_size"]))
     if spec.config is not None:
         values = {"vocab_size": len(tokenizer), **special_ids(tokenizer), **values}
+    elif there is not None and (kept := kept_rows(Path(there), int(values["vocab_size"]))) is not None:
+        values |= {"vocab_size": len(kept), **special_ids(tokenizer)}
     config = _from_values(values, known_only=spec.config is not None)
     model = dummy_decoder(config, spec.quantisation, _dtype(spec), device, kernel=kernel, **packing)
     return Decoder(model, tokenizer, {"gptq": kernel_name(model), "nf4": "bitsandbytes"}.get(spec.quantisation, "none"))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
@@ -255,27 +256,34 @@ class AudioLM(nn.Module):
         Returns:
             Embeddings [batch, length, width], attention mask and labels [batch, length].
         """
-        audio = encoded.embeds * self.decoder.audio_scale
-        rows, labels = [], []
         heads = self.prompt_heads(queries)
-        for index, (query, head, answer) in enumerate(zip(queries, heads, answers, strict=True)):
-            _, after = wrap(self.recipe.prompts, query)
-            tail = self.decoder.token_ids(after) + answer
-            sound = audio[index, encoded.mask[index]]
-            ids = torch.tensor(head + tail, device=audio.device)
-            text = self.decoder.embed(ids)
-            rows.append(torch.cat([text[: len(head)], sound.to(text.dtype), text[len(head) :]]))
-            labels.append([IGNORED] * (len(rows[-1]) - len(answer)) + answer)
-        length = max(len(row) for row in rows)
-        embeds = rows[0].new_zeros(len(rows), length, rows[0].size(-1))
-        mask = torch.zeros(len(rows), length, dtype=torch.long, device=audio.device)
-        targets = torch.full((len(rows), length), IGNORED, device=audio.device)
-        for index, row in enumerate(rows):
-            place = slice(length - len(row), length) if left else slice(0, len(row))
-            embeds[index, place] = row
-            mask[index, place] = 1
-            targets[index, place] = torch.tensor(labels[index], device=audio.device)
-        return embeds, mask, targets
+        ends = [wrap(self.recipe.prompts, query)[1] for query in queries]
+        known = {text: self.decoder.token_ids(text) for text in set(ends)}
+        tails = [known[text] for text in ends]
+        sounds = encoded.mask.sum(-1).tolist()
+        lengths = [len(h) + n + len(t) + len(a) for h, n, t, a in zip(heads, sounds, tails, answers, strict=True)]
+        length = max(lengths)
+        ids = np.zeros((len(queries), length), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        audio = np.zeros(ids.shape, dtype=bool)
+        labels = np.full_like(ids, IGNORED)
+        for row, (head, sound, tail, answer) in enumerate(zip(heads, sounds, tails, answers, strict=True)):
+            start = length - lengths[row] if left else 0
+            middle = start + len(head)
+            end = start + lengths[row]
+            ids[row, start:middle] = head
+            audio[row, middle : middle + sound] = True
+            ids[row, middle + sound : end] = [*tail, *answer]
+            mask[row, start:end] = 1
+            labels[row, end - len(answer) : end] = answer
+        # Whole batches at a time: on a GPU a copy for each row costs more than the decoder's own work.
+        device = encoded.embeds.device
+        real = torch.from_numpy(mask).to(device)
+        text = self.decoder.embed(torch.from_numpy(ids).to(device))
+        states = (encoded.embeds * self.decoder.audio_scale)[encoded.mask].to(text.dtype)
+        embeds = text.masked_scatter(torch.from_numpy(audio).to(device).unsqueeze(-1), states)
+        embeds = embeds.masked_fill(real.unsqueeze(-1) == 0, 0.0)
+        return embeds, real, torch.from_numpy(labels).to(device)
 
 
 class _Drawn(LogitsProcessor):

@@ -7,12 +7,14 @@ from safetensors.torch import load_file, save_file
 
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.audio.clip import load_audio
+from nota_cli.data.batches import RowBatches
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.features.batch import extract
+from nota_cli.inference.engine import feature_spec
 from nota_cli.inference.predict import predict
 from nota_cli.models.build import build
 from nota_cli.models.families.salmonn import AudioLM
-from nota_cli.prompts import Query
+from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.load import load_recipe
 
 
@@ -188,3 +190,33 @@ def test_the_output_layer_gets_states_that_cost_no_copy_of_its_weights(dtype: st
         dtype == "bfloat16"
     )  # in float32 it costs nothing, and the sums stay as they are
     torch.testing.assert_close(last, whole[:, -1:], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_the_decoder_sees_prompt_audio_prompt_and_answer_in_this_order(
+    left: bool, tiny_checkpoint: Path, clips: Path
+) -> None:
+    """Put together row by row here, of rows whose clips, questions and answers differ in length."""
+    model = AudioLM.from_pretrained(tiny_checkpoint)
+    rows = read_annotation(clips / "all.json")[:3]
+    batch = RowBatches(rows, [[0, 1, 2]], clips, feature_spec(model))[0]
+    texts = ["rain", "three seven one", ""]
+    embed = model.decoder.embed
+    encoded = model.encode(batch.features)
+    expected = []
+    for row, (query, text) in enumerate(zip(batch.queries, texts, strict=True)):
+        before, after = wrap(model.recipe.prompts, query)
+        head = [model.decoder.tokenizer.bos_token_id, *model.decoder.token_ids(before)]
+        tail = model.decoder.token_ids(after)
+        tail += [] if left else model.decoder.token_ids(text + model.end_symbol)
+        sound = encoded.embeds[row, encoded.mask[row].bool()] * model.decoder.audio_scale
+        expected.append(torch.cat([embed(torch.tensor(head)), sound, embed(torch.tensor(tail))]))
+    if left:
+        embeds, mask = model.prompt_embeds(batch.features, batch.queries)
+    else:
+        embeds, mask = model.answer_embeds(batch.features, batch.queries, texts)
+    assert len({len(row) for row in expected}) > 1
+    for row, own in enumerate(expected):
+        place = slice(mask.size(1) - len(own), None) if left else slice(len(own))
+        assert mask[row].sum() == mask[row, place].sum() == len(own)
+        torch.testing.assert_close(embeds[row, place], own)
