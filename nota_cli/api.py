@@ -102,14 +102,16 @@ class AudioLM:
         """
         return self._answers(files, "qa", question, long)
 
-    def hear(self, file: File) -> "Recording":
-        """A recording that much is to be asked about: it is read and encoded once.
+    def load_recording(self, file: File) -> "Recording":
+        """Read and encode a recording once, to ask several things about it.
 
         Raises:
             DataError: the file cannot be used; the message names it.
             UsageError: `file` is no path.
         """
         return Recording(self, file)
+
+    hear = load_recording  # its name until 0.1
 
     @property
     def max_seconds(self) -> float:

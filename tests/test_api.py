@@ -63,7 +63,7 @@ def test_answers_to_questions(small: AudioLM, clips: Path) -> None:
     answers = small.ask(files, "what is it")
     assert len(answers) == 3
     assert small.ask(files[1], "what is it") == answers[1]
-    recording = small.hear(files[1])
+    recording = small.load_recording(files[1])
     assert recording.ask("what is it") == answers[1]
     assert recording.transcribe() == small.transcribe(files[1])
     assert recording.caption() == small.caption(files[1])
@@ -96,13 +96,13 @@ def test_a_flac_that_does_not_state_its_length(seconds: float, small: AudioLM, t
     streamed.write_bytes(content)
     assert small.transcribe(streamed) == small.transcribe(whole)
     assert small.transcribe(streamed, long="chunk") == small.transcribe(whole, long="chunk")
-    assert small.hear(streamed).seconds == pytest.approx(seconds)
-    assert small.hear(streamed).caption() == small.caption(whole)
+    assert small.load_recording(streamed).seconds == pytest.approx(seconds)
+    assert small.load_recording(streamed).caption() == small.caption(whole)
 
 
 def test_threads_may_share_a_model(model: AudioLM) -> None:
     files = sorted((SAMPLES / "audio").iterdir())[:6]
-    recording = model.hear(files[0])
+    recording = model.load_recording(files[0])
     asked = [lambda file=file: model.transcribe(file) for file in files]
     asked += [lambda: model.caption(files[:3]), recording.transcribe, recording.caption]
     expected = [ask() for ask in asked]
@@ -117,8 +117,8 @@ def test_what_is_no_path_and_no_question(small: AudioLM, clips: Path) -> None:
         with pytest.raises(UsageError, match="path is wanted.*write samples to a file"):
             small.transcribe(wrong)
     with pytest.raises(UsageError, match="path is wanted"):
-        small.hear(np.zeros(16_000))
-    for ask in (lambda question: small.ask([good, good], question), small.hear(good).ask):
+        small.load_recording(np.zeros(16_000))
+    for ask in (lambda question: small.ask([good, good], question), small.load_recording(good).ask):
         with pytest.raises(UsageError, match="one text"):
             ask(["what is it", "who is it"])
 
@@ -127,7 +127,7 @@ def test_errors_name_the_file(small: AudioLM, clips: Path, tmp_path: Path) -> No
     (tmp_path / "notes.wav").write_text("no sound at all")
     good = clips / "audio" / "c0.wav"
     for bad in (tmp_path / "none.wav", tmp_path / "notes.wav", tmp_path):
-        for ask in (small.transcribe, small.hear):
+        for ask in (small.transcribe, small.load_recording):
             with pytest.raises(DataError, match=bad.name):
                 ask([good, bad] if ask == small.transcribe else bad)
     with pytest.raises(UsageError, match="question is empty"):

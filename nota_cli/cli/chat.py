@@ -64,7 +64,7 @@ def chat(
     from nota_cli.models.loading import Loading, load
 
     model = AudioLM(load(chosen, pick_device(device), Loading(pick_load_format(load_format), allow_missing)))
-    recording = model.hear(audio)
+    recording = model.load_recording(audio)
     if prompt is not None:
         typer.echo(_answer(recording, prompt.strip()))
     elif sys.stdin is not None and sys.stdin.isatty():

@@ -152,7 +152,7 @@ def test_predict_and_the_python_api_warn(tiny_checkpoint: Path, odd: Path) -> No
     with pytest.warns(AudioWarning, match=r"zeros\.wav.*silent"):
         model.transcribe(odd.parent / "zeros.wav")
     with pytest.warns(AudioWarning, match=r"percent\.wav"):
-        model.hear(odd.parent / "percent.wav")
+        model.load_recording(odd.parent / "percent.wav")
     with pytest.warns(AudioWarning, match=r"long\.wav.*silent"):
         model.caption(odd.parent / "long.wav")
 
