@@ -445,7 +445,13 @@ def test_absent_weights_name_the_recipes_own_remedies(tmp_path: Path) -> None:
         command += ["--out", str(tmp_path / "out.csv")]
         environment = {**os.environ, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
         environment |= {"NOTA_WEIGHTS": str(tmp_path / "none"), "NO_COLOR": "1"}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "nota_cli.cli", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert done.returncode == 1, done.stderr
         return " ".join(done.stderr.split())
 
