@@ -1,9 +1,7 @@
 """A tiny system with random weights and a few clips, built once a run: the real code paths at the smallest size."""
 
-import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from helpers.paths import REPOSITORY, SHARED
+from helpers.paths import SHARED
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time, and none has work enough for two cores
@@ -175,7 +173,7 @@ def golden_recipe(tmp_path: Path) -> Callable[..., Path]:
             audio = {"kind": "ced", "path": str(folder / "ced.pt"), **settings}
         recipe = {
             "checkpoint": str(folder / "checkpoint.pth"),
-            "speech_encoder": {"path": str(golden_whisper(folder, tmp_path / "whisper"))},
+            "speech_encoder": {"path": str(folder / "whisper")},
             "audio_encoder": audio,
             "connector": expected["qformer"],
             "decoder": {"path": str(folder / "llm"), "pad_token": "[PAD]"},
@@ -192,25 +190,6 @@ def golden_recipe(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def golden_whisper(folder: Path, target: Path) -> Path:
-    """The Whisper folder of a golden system, mended where it was saved too early (tests/golden/README.md)."""
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
-    weights = folder / "whisper" / "model.safetensors"
-    mend = REPOSITORY / "tests" / "golden" / "whisper" / f"{folder.name}.safetensors"
-    if not mend.exists():
-        return folder / "whisper"
-    with safe_open(mend, framework="pt") as file:
-        known = file.metadata()["stands_in_for"]
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != known:
-        return folder / "whisper"
-    target.mkdir(exist_ok=True)
-    shutil.copyfile(folder / "whisper" / "config.json", target / "config.json")
-    save_file({**load_file(weights), **load_file(mend)}, target / "model.safetensors")
-    return target
 
 
 @pytest.fixture

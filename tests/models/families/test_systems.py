@@ -16,12 +16,30 @@ from nota_cli.inference.engine import feature_spec
 from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_recipe
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 TEAMS = ["nota", "cv03", "nlp07", "cv16"]
 
 
 def closeness(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     assert ours.shape == theirs.shape
     return float((ours - theirs).norm() / theirs.norm())
+
+
+def texts_of(
+    folder: Path, beams: int, batch_size: int, tmp_path: Path, recipe: Callable[..., Path], nota: Callable[..., int]
+) -> list[str]:
+    """What `nota infer` writes for a system's clips."""
+    out = tmp_path / "out.csv"
+    data = ["--annotation", folder / "manifest.json", "--audio-root", folder / "audio"]
+    search = ["--set", f"generate.beams={beams}", "--set", f"generate.batch_size={batch_size}"]
+    assert nota("infer", "--recipe", recipe(folder), *data, *search, "--out", out) == 0
+    with out.open(newline="") as file:
+        return [row["text"] for row in csv.DictReader(file)]
+
+
+def expected_texts(folder: Path, beams: int) -> list[str]:
+    rows = json.loads((folder / "expected.json").read_text())["rows"]
+    return [row[f"text_beam{beams}"].strip() for row in rows]
 
 
 @pytest.mark.parametrize("batch_size", [1, 6])
@@ -36,14 +54,24 @@ def test_infer_gives_the_teams_texts(
     golden_recipe: Callable[..., Path],
     nota: Callable[..., int],
 ) -> None:
-    folder, out = shared / "golden" / team, tmp_path / "out.csv"
-    data = ["--annotation", folder / "manifest.json", "--audio-root", folder / "audio"]
-    search = ["--set", f"generate.beams={beams}", "--set", f"generate.batch_size={batch_size}"]
-    assert nota("infer", "--recipe", golden_recipe(folder), *data, *search, "--out", out) == 0
-    with out.open(newline="") as file:
-        texts = [row["text"] for row in csv.DictReader(file)]
-    expected = json.loads((folder / "expected.json").read_text())["rows"]
-    assert texts == [row[f"text_beam{beams}"].strip() for row in expected]
+    folder = shared / "golden" / team
+    assert texts_of(folder, beams, batch_size, tmp_path, golden_recipe, nota) == expected_texts(folder, beams)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("team", TEAMS)
+def test_the_shipped_part_of_each_system_gives_the_teams_texts(
+    team: str,
+    beams: int,
+    batch_size: int,
+    tmp_path: Path,
+    golden_recipe: Callable[..., Path],
+    nota: Callable[..., int],
+) -> None:
+    """Two clips of each system lie in the repository, so that every clone checks what the project claims."""
+    folder = REPOSITORY / "tests" / "golden" / "systems" / team
+    assert texts_of(folder, beams, batch_size, tmp_path, golden_recipe, nota) == expected_texts(folder, beams)
 
 
 @pytest.mark.parametrize("team", TEAMS)
