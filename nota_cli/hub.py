@@ -119,6 +119,11 @@ def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     own = Path(os.environ.get("NOTA_WEIGHTS", "weights")) / name.repo.split("/")[1]
     if name.file is None and own.is_dir():
         return own
+    if kind == "checkpoint" and here.parent.is_dir() and _cached(name, kind) is None:
+        # A folder of checkpoints is here, so a slip of the hand is likelier than an owner of that name on the hub.
+        names = sorted(path.name for path in here.parent.iterdir() if not path.name.startswith("."))
+        note = path_note(str(path)) or f"In {here.parent} there are: {', '.join(names) or 'none'}."
+        raise CheckpointError(f"there is no checkpoint {str(path)!r}. {note}")
     return hub_path(name, kind)
 
 

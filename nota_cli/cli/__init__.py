@@ -30,13 +30,14 @@ from nota_cli.version import __version__
 
 app = typer.Typer(
     help="Train, run, score and measure small audio language models.",
+    epilog="Begin with `nota transcribe my.wav` or `nota recipes list`; each command has `--help` with an example.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    *(infer, train, score, efficiency, transcribe, download, chat),
+    *(transcribe, infer, score, efficiency, train, chat, download),
     *(quantize, prune_vocabulary, prune_layers, merge_lora, compare, submit, validate_submission),
 )
 """In the order of `nota --help`."""

@@ -65,8 +65,10 @@ def refuse_other_run(out: Path, run_key: str) -> None:
         if report.get("csv_hash") == file_hash(out):
             return
         why = "has been changed since this command wrote it"
+    elif report:
+        why = f"is of another run, as {report_path(out)} says"
     else:
-        why = "is of another run, or of none that a report beside it tells of"
+        why = "was not written by this command: no report lies beside it"
     raise UsageError(f"{out} is there and {why}. Choose another --out, or replace it with --overwrite.")
 
 
