@@ -52,6 +52,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What encoders take for what a config does not say."""
 
 
+TRIMMED = "vocabulary.json"  # beside a trimmed tokenizer; see `nota_cli.models.vocabulary`
+
+
 @dataclass
 class PartSize:
     """One part, as `nota_cli.models.inventory.Part`: name, parameters, bytes by type of number."""
@@ -245,23 +248,35 @@ def _decoder(spec: Decoder) -> tuple[PartSize, dict[str, Any]]:
     packing = {**GPTQ_DEFAULTS, **{key: stored[key] for key in GPTQ_DEFAULTS if key in stored}}
     part = PartSize("decoder", spec.dtype, spec.quantisation, packing)
     kind, width, heads = config["model_type"], config["hidden_size"], config["num_attention_heads"]
-    if kind not in ("llama", "gemma2", "qwen2", "llama_moe"):
+    if kind not in ("llama", "gemma2", "gemma3_text", "qwen2", "llama_moe"):
         raise RecipeError(f"decoder: the size of a {kind} is not known here")
-    vocabulary = config["vocab_size"]
+    gemma = kind in ("gemma2", "gemma3_text")
+    vocabulary = _kept_tokens(spec) or config["vocab_size"]
     if spec.pad_token is not None:
         vocabulary += 1
-    part.plain(vocabulary * width * (1 if config.get("tie_word_embeddings", kind == "gemma2") else 2))
+    part.plain(vocabulary * width * (1 if config.get("tie_word_embeddings", gemma) else 2))
     head = config.get("head_dim") or width // heads
-    part.buffer(2 * (head // 2), "float32")  # the rotation's frequencies, and what they were at first
-    if kind == "gemma2":
+    rotations = 2 if kind == "gemma3_text" else 1  # of the layers that see everything, and of those with a window
+    part.buffer(rotations * 2 * (head // 2), "float32")  # their frequencies, and what they were at first
+    if gemma:
         part.buffer(1)  # the scale of its embeddings
     for _ in range(config["num_hidden_layers"]):
         for inputs, outputs, bias in _attention(config):
             part.linear(inputs, outputs, bias=bias)
         _mlp(part, config)
-        part.plain((4 if kind == "gemma2" else 2) * width)
+        part.plain((4 if gemma else 2) * width)
+        if kind == "gemma3_text":
+            part.plain(2 * head)  # norms of queries and keys
     part.plain(width)
     return part, config
+
+
+def _kept_tokens(spec: Decoder) -> int | None:
+    """How many tokens a trimmed tokenizer leaves of the full decoder; None if the recipe names no trimmed one."""
+    mapping = Path(spec.tokenizer or "") / TRIMMED
+    if spec.tokenizer is None or not mapping.is_file():
+        return None
+    return len(json.loads(mapping.read_text(encoding="utf-8"))["old_ids"])
 
 
 def _attention(config: Mapping[str, Any]) -> list[tuple[int, int, bool]]:

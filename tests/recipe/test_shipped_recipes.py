@@ -23,6 +23,7 @@ FAMILIES = {
     "vicuna": {"model_type": "llama"},
     "LLaMA-MoE": {"model_type": "llama_moe", "num_experts": 4, "num_selects": 2, "size_experts": [[32] * 4] * 2},
     "Llama": {"model_type": "llama", "num_key_value_heads": 1},
+    "gemma-3": {"model_type": "gemma3_text", "num_key_value_heads": 1, "head_dim": 32, "query_pre_attn_scalar": 32},
     "gemma": {"model_type": "gemma2", "num_key_value_heads": 1, "head_dim": 32, "query_pre_attn_scalar": 32},
     "Qwen": {"model_type": "qwen2", "num_key_value_heads": 1},
 }
@@ -50,7 +51,7 @@ def test_the_recipes_of_the_seed_systems_are_there() -> None:
 
 
 # Parameters in millions: of Whisper's encoders, BEATs, CED-small and EAT-base, and of the decoders, as published.
-SPEECH = {"openai/whisper-large-v2": 637, "openai/whisper-large-v3-turbo": 637}
+SPEECH = {"openai/whisper-large-v2": 637, "openai/whisper-large-v3-turbo": 637, "openai/whisper-tiny.en": 8.21}
 SOUND = {"beats": 90, "ced": 22, "eat": 86}
 DECODERS = {
     "lmsys/vicuna-7b-v1.5": 6738,
@@ -62,6 +63,7 @@ DECODERS = {
     "unsloth/Meta-Llama-3.1-8B-Instruct-bnb-4bit": 8030,
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B": 1777,
     "llama-moe/LLaMA-MoE-v1-3_0B-2_16": 6738,
+    "google/gemma-3-270m": 268.1 - (262_144 - 16_384) * 640 / 1e6,  # `small` keeps 16,384 tokens
     "weights/gemma2-2b-gptq-32k": 2614 - (256_000 - 32_768) * 2_304 / 1e6,
     "weights/qwen2.5-0.5b-32k": 494 - (151_936 - 32_768) * 896 / 1e6,
     "weights/llama3.2-1b-bnb4-32k": 1236 - (128_256 - 32_768) * 2_048 / 1e6,
@@ -149,15 +151,16 @@ def made_tiny(
         audio: dict[str, Any] = {} if kind == "none" else {"path": None, "config": AUDIO[kind], "train": free}
         values = {
             "base": name,
+            "checkpoint": None,
             "audio": {"pad": "clip"},  # fifteen times less to encode than the recipes' 30 s, which golden systems test
             "speech_encoder": {"path": None, "config": tiny["speech_encoder"]["config"], "train": free},
             "audio_encoder": audio,
             "connector": tiny["connector"],
-            "decoder": {"path": str(tiny_decoder(shipped)), "bos_token": None},
+            "decoder": {"path": str(tiny_decoder(shipped)), "bos_token": None, "tokenizer": None},
             "data": tiny["data"],
             "train": {
                 **{"steps": 20, "batch_size": 4, "learning_rate": 3e-3, "minimum_rate": 1e-3, "warmup_steps": 2},
-                **{"validate_every": 20, "workers": 0, "save_every": 20},
+                **{"validate_every": 20, "workers": 0, "save_every": 20, "init": None, "augment": {"speed": 0}},
             },
             "generate": {"beams": 2, "max_new_tokens": 3},
         }
@@ -183,7 +186,8 @@ def test_a_recipe_trains_and_infers_at_a_tiny_size(
     assert nota("train", recipe, "--out", folder) == 0
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["steps"] == 20
-    assert metrics["validation_loss"] < before - 0.3
+    if shipped.train.decoder_weight:  # else the connector learns by another loss, and the decoder's is not its aim
+        assert metrics["validation_loss"] < before - 0.3
     data = ["--annotation", clips / "all.json", "--out", out]
     assert nota("infer", "--checkpoint", folder, *data, "--set", "generate.batch_size=2") == 0
     with out.open(newline="") as file:
