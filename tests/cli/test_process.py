@@ -169,8 +169,7 @@ def test_a_second_interrupt_ends_at_once_without_a_traceback(tmp_path: Path) -> 
         "import signal, sys, time\nfrom nota_cli.cli import process\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # the suite may run where it is ignored
         "def app():\n"
-        "    print('ready', flush=True)\n"
-        "    try:\n        time.sleep(60)\n"
+        "    try:\n        print('ready', flush=True)\n        time.sleep(60)\n"
         "    finally:\n        print('cleaning', flush=True)\n        time.sleep(60)\n"
         "process.run(app)\n"
     )
