@@ -32,7 +32,10 @@ WORDS = {"asr": "asr", "transcribe": "asr", "transcript": "asr", "aac": "aac", "
 app = typer.Typer()
 
 
-@app.command(epilog="Example: `nota chat dog.wav --prompt 'What animal is it?'`")
+@app.command(
+    epilog="Example: `nota chat rain.flac --prompt caption`, or "
+    "`nota chat dog.wav --recipe small --prompt 'Is there a dog?'`"
+)
 def chat(
     audio: Annotated[Path, typer.Argument(help="The recording.")],
     recipe: RecipeOption = None,
@@ -48,7 +51,8 @@ def chat(
     """Ask about one recording: `/asr`, `/caption`, or any question; `/quit` ends.
 
     Every line of input is answered on its own, on stdout; the recording is encoded once. Without a terminal the
-    questions are the lines of stdin.
+    questions are the lines of stdin. The shipped model was trained on no questions, so of it ask `/asr` and `/caption`;
+    `small` and the teams' systems were.
     """
     from nota_cli.data.audio.clip import duration
 
