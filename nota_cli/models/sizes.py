@@ -9,6 +9,7 @@ from typing import Any
 
 from nota_cli.errors import RecipeError
 from nota_cli.models.architectures import architecture
+from nota_cli.models.vocabulary import kept_rows
 from nota_cli.recipe.schema import AudioEncoder, Decoder, Encoder, Recipe
 
 BYTES = {"int64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -50,9 +51,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "eat": {"embed_dim": 768, "depth": 12, "patch_size": 16, "mlp_ratio": 4.0, "qkv_bias": True},
 }
 """What encoders take for what a config does not say."""
-
-
-TRIMMED = "vocabulary.json"  # beside a trimmed tokenizer; see `nota_cli.models.vocabulary`
 
 
 @dataclass
@@ -251,7 +249,10 @@ def _decoder(spec: Decoder) -> tuple[PartSize, dict[str, Any]]:
     if kind not in ("llama", "gemma2", "gemma3_text", "qwen2", "llama_moe"):
         raise RecipeError(f"decoder: the size of a {kind} is not known here")
     gemma = kind in ("gemma2", "gemma3_text")
-    vocabulary = _kept_tokens(spec) or config["vocab_size"]
+    vocabulary = config["vocab_size"]
+    if spec.path is not None and spec.tokenizer is not None:
+        kept = kept_rows(Path(spec.tokenizer), vocabulary)
+        vocabulary = vocabulary if kept is None else len(kept)
     if spec.pad_token is not None:
         vocabulary += 1
     part.plain(vocabulary * width * (1 if config.get("tie_word_embeddings", gemma) else 2))
@@ -269,14 +270,6 @@ def _decoder(spec: Decoder) -> tuple[PartSize, dict[str, Any]]:
             part.plain(2 * head)  # norms of queries and keys
     part.plain(width)
     return part, config
-
-
-def _kept_tokens(spec: Decoder) -> int | None:
-    """How many tokens a trimmed tokenizer leaves of the full decoder; None if the recipe names no trimmed one."""
-    mapping = Path(spec.tokenizer or "") / TRIMMED
-    if spec.tokenizer is None or not mapping.is_file():
-        return None
-    return len(json.loads(mapping.read_text(encoding="utf-8"))["old_ids"])
 
 
 def _attention(config: Mapping[str, Any]) -> list[tuple[int, int, bool]]:

@@ -3,12 +3,12 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from nota_cli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MAPPING = "vocabulary.json"
 """Beside a trimmed tokenizer: `old_ids`, for each of its tokens the row in the full decoder (null for a new one), and
@@ -56,7 +56,7 @@ def kept_rows(tokenizer_folder: Path, rows: int) -> list[int] | None:
     return old_ids
 
 
-def keep_tokens(model: PreTrainedModel, tokenizer_folder: Path) -> None:
+def keep_tokens(model: "PreTrainedModel", tokenizer_folder: Path) -> None:
     """Drop the rows of `model`'s embedding and output layer that the tokenizer in `tokenizer_folder` has no token for.
 
     Does nothing where `kept_rows` is None.
@@ -67,6 +67,8 @@ def keep_tokens(model: PreTrainedModel, tokenizer_folder: Path) -> None:
     old_ids = kept_rows(tokenizer_folder, model.get_input_embeddings().weight.size(0))
     if old_ids is None:
         return
+    import torch  # here: whoever asks for the rows alone needs no torch
+
     kept = torch.tensor(old_ids)
     tables = [table for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None]
     rows_kept = [table.weight.detach()[kept.to(table.weight.device)] for table in tables]
