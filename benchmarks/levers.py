@@ -38,7 +38,7 @@ from nota_cli.recipe.load import dump_recipe, load_recipe
 HEAL = Path(__file__).resolve().parent / "heal.yaml"
 SHIPPED, TRIMMED = "as shipped", "`nota prune-vocabulary`"
 DENSE, MERGED = "decoder unpacked to float32, adapters beside it", "the same after `nota merge-lora`"
-INT8 = ["speech_encoder.quantisation=int8", "audio_encoder.quantisation=int8"]
+INT8 = ["speech_encoder.quantization=int8", "audio_encoder.quantization=int8"]
 CLIPS = 64  # that the influence of layers is measured on, as for the trained rows
 
 
@@ -64,8 +64,8 @@ class Levers:
         yield SHIPPED, set_()
         for dtype in ("bfloat16", "float16"):
             yield f"encoders `dtype: {dtype}`", set_(f"speech_encoder.dtype={dtype}", f"audio_encoder.dtype={dtype}")
-        yield "encoders `quantisation: int8`", set_(*INT8)
-        yield "encoders `quantisation: int4`", set_(*(setting.replace("int8", "int4") for setting in INT8))
+        yield "encoders `quantization: int8`", set_(*INT8)
+        yield "encoders `quantization: int4`", set_(*(setting.replace("int8", "int4") for setting in INT8))
         for kernel in ("torch", "int4pack"):
             yield f"`decoder.kernel: {kernel}`", set_(f"decoder.kernel={kernel}")
         half = "decoder.dtype=bfloat16"
@@ -111,7 +111,7 @@ class Levers:
         layers = {name: layer for name, layer in base.named_modules() if isinstance(layer, PackedLinear)}
         for name, layer in layers.items():
             state = {key: value for key, value in state.items() if not key.startswith(f"{name}.")}
-            state[f"{name}.weight"] = layer.dequantise()
+            state[f"{name}.weight"] = layer.dequantize()
         config = AutoConfig.from_pretrained(self.checkpoint / "decoder")
         del config.quantization_config
         plain = AutoModelForCausalLM.from_config(config)
@@ -120,7 +120,7 @@ class Levers:
             (out / "decoder" / name).unlink()
         plain.save_pretrained(out / "decoder")
         recipe = load_recipe(str(self.checkpoint))
-        decoder = recipe.decoder.model_copy(update={"path": "./decoder", "quantisation": "none"})
+        decoder = recipe.decoder.model_copy(update={"path": "./decoder", "quantization": "none"})
         (out / "recipe.yaml").write_text(dump_recipe(recipe.model_copy(update={"decoder": decoder})))
         return out
 

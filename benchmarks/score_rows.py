@@ -3,7 +3,7 @@
     python benchmarks/score_rows.py                                  # made-up captions of 8 to 12 words
     python benchmarks/score_rows.py --captions audiocaps/test.csv    # AudioCaps, repeated to that size
 
-Counted: reading both files, WER, CIDEr-D and 1,000 bootstrap samples. Not counted: imports, and what the normaliser
+Counted: reading both files, WER, CIDEr-D and 1,000 bootstrap samples. Not counted: imports, and what the normalizer
 makes once. The process must not have torch in it.
 """
 

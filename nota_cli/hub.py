@@ -218,7 +218,7 @@ def _weights(top: list[str]) -> list[str]:
         if shards and index in top:
             return [index, *shards]
         if suffix == "safetensors" and (others := [name for name in top if name.endswith(".safetensors")]):
-            return others  # quantisers have names of their own
+            return others  # quantizers have names of their own
     return [name for name in top if name == "pytorch_model.bin"]
 
 

@@ -50,6 +50,6 @@ def test_a_package_without_its_recipes_says_so(site_packages: Path, tmp_path: Pa
     assert "Traceback" not in done.stderr
 
 
-def test_a_clone_is_recognised() -> None:
+def test_a_clone_is_recognized() -> None:
     done = run(PACKAGE.parent, "from nota_cli.assets import home; print(home())", Path("/"))
     assert done.stdout.strip() == str(PACKAGE.parent)

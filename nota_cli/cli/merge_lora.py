@@ -15,7 +15,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: `nota merge-lora checkpoints/mine --out checkpoints/merged`")
 def merge_lora(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder with adapters on an unquantised decoder.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder with adapters on an unquantized decoder.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
     rounding: Annotated[bool, typer.Option("--rounding", help="Merge into half precision too, which rounds.")] = False,
 ) -> None:

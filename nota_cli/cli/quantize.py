@@ -28,7 +28,7 @@ def quantize(
     """Turn a trained decoder into 4-bit GPTQ, calibrated on the audio embeddings and prompts that it really sees."""
     loaded = pick_recipe(recipe, checkpoint, settings)  # says that it is loading
     rows = run_quantize(loaded, out, bits, group_size, clips)
-    table("Relative output error of the quantised layers", ["layer", "plain rounding", "GPTQ"], rows)
+    table("Relative output error of the quantized layers", ["layer", "plain rounding", "GPTQ"], rows)
 
 
 def run_quantize(recipe: "Recipe", out: Path, bits: int, group_size: int, clips: int) -> list[list[str]]:
@@ -65,7 +65,7 @@ def run_quantize(recipe: "Recipe", out: Path, bits: int, group_size: int, clips:
             "config": None,
             "tokenizer": None,
             "train": False,
-            "quantisation": "gptq",
+            "quantization": "gptq",
         }
     )
     model.recipe = model.recipe.model_copy(update={"decoder": decoder})  # the adapter's own rank and alpha in it

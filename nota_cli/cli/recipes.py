@@ -157,4 +157,4 @@ def _short(spec: "Encoder | Decoder") -> str:
 
 
 def _weights(recipe: "Recipe") -> str:
-    return recipe.decoder.dtype if recipe.decoder.quantisation == "none" else recipe.decoder.quantisation
+    return recipe.decoder.dtype if recipe.decoder.quantization == "none" else recipe.decoder.quantization

@@ -17,20 +17,20 @@ from torch import Tensor, nn
 
 from nota_cli.errors import CheckpointError, DataError, UsageError, listing
 from nota_cli.files import atomic_folder
-from nota_cli.quantization.gptq_runtime import exact_scales, import_gptqmodel, quantised_layers
+from nota_cli.quantization.gptq_runtime import exact_scales, import_gptqmodel, quantized_layers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PACKED_MULTIPLE = 32
-"""Both sides of a quantised matrix must be multiples of this: 32-bit words of codes, and the kernels' tiles."""
+"""Both sides of a quantized matrix must be multiples of this: 32-bit words of codes, and the kernels' tiles."""
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What quantising did to one linear layer.
+    """What quantizing did to one linear layer.
 
-    Errors are |XW - XQ| / |XW| over all calibration positions; X went through the quantised layers before this one.
+    Errors are |XW - XQ| / |XW| over all calibration positions; X went through the quantized layers before this one.
     """
 
     name: str
@@ -91,10 +91,10 @@ def quantize_to_folder(
     damp: float = 0.01,
     act_order: bool = False,
 ) -> QuantizeReport:
-    """Quantise the linear layers of all decoder blocks and save an AutoGPTQ folder; `model` is left as it was.
+    """Quantize the linear layers of all decoder blocks and save an AutoGPTQ folder; `model` is left as it was.
 
-    Blocks are quantised in order, and within a block the layers in the order in which they run, so each sees what the
-    quantised ones before it give. Embedding, norms and output head stay as they are.
+    Blocks are quantized in order, and within a block the layers in the order in which they run, so each sees what the
+    quantized ones before it give. Embedding, norms and output head stay as they are.
 
     Args:
         model: a transformers causal language model without adapters.
@@ -117,7 +117,7 @@ def quantize_to_folder(
 
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already. Remove it, or choose another folder for the quantised decoder.")
+        raise UsageError(f"{folder} is there already. Remove it, or choose another folder for the quantized decoder.")
     prefix = _block_prefix(model)
     blocks = model.get_submodule(prefix)
     _check_layers(blocks, prefix, bits, group_size, act_order)
@@ -163,7 +163,7 @@ def _block_prefix(model: nn.Module) -> str:
     from optimum.gptq.utils import get_block_name_with_pattern
 
     if any("lora_" in name for name, _ in model.named_modules()):
-        raise UsageError("the decoder carries adapters; merge them (`merge_and_unload`) before quantising")
+        raise UsageError("the decoder carries adapters; merge them (`merge_and_unload`) before quantizing")
     try:
         return get_block_name_with_pattern(model)  # the loader looks for the blocks with the same function
     except ValueError as error:
@@ -179,7 +179,7 @@ def _check_layers(blocks: nn.Module, prefix: str, bits: int, group_size: int, ac
     if not ok or bits not in (2, 3, 4, 8):  # optimum's loader takes no other
         raise UsageError(f"GPTQ with {bits} bits in groups of {group_size}: {error or 'bits must be 2, 3, 4 or 8'}")
     linears = {name: module for name, module in blocks.named_modules(prefix=prefix) if isinstance(module, nn.Linear)}
-    problems = [] if linears else ["it has no linear layers; is it quantised already?"]
+    problems = [] if linears else ["it has no linear layers; is it quantized already?"]
     for name, module in linears.items():
         size = f"{module.in_features} -> {module.out_features}"
         if type(module) is not nn.Linear:
@@ -196,7 +196,7 @@ def _check_layers(blocks: nn.Module, prefix: str, bits: int, group_size: int, ac
 
 
 def _capture(model: Any, blocks: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> list[_Batch]:
-    """Run every batch once, unquantised, and note what each block is called with."""
+    """Run every batch once, unquantized, and note what each block is called with."""
     calibration = []
     calls: list[tuple[tuple, dict[str, Any]]] = []
 
@@ -335,10 +335,10 @@ def _rounded(weight: Tensor, quantizer: Any, width: int) -> Tensor:
     return quantizer.quantize(groups).reshape(weight.shape)
 
 
-def _relative_error(weight: Tensor, quantised: Tensor, hessian: Tensor) -> float:
+def _relative_error(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
     """|XW - XQ| / |XW| in the Frobenius norm, from any multiple of X'X."""
     weight, hessian = weight.double(), hessian.double()
-    difference = weight - quantised.double()
+    difference = weight - quantized.double()
     total = float(((weight @ hessian) * weight).sum())
     return math.sqrt(float(((difference @ hessian) * difference).sum()) / total) if total > 0 else 0.0
 
@@ -359,7 +359,7 @@ def _save(model: Any, tokenizer: Any, settings: Any, folder: Path) -> None:
         "checkpoint_format": "gptq",
         "meta": {"quantizer": [f"gptqmodel:{gptqmodel_version}"], "act_group_aware": settings.act_group_aware},
     }
-    for module in quantised_layers(model).values():
+    for module in quantized_layers(model).values():
         convert_gptq_v2_to_v1_format_module(module, settings)  # zero points less one, as AutoGPTQ stores them
         module.scales = module.scales.half()
         if module.bias is not None:

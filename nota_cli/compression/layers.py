@@ -1,6 +1,6 @@
 """Dropping encoder and decoder layers from a checkpoint folder, and choosing which ones.
 
-What is left usually needs a short run of training to heal. Decoders, quantised ones too, are rewritten file by file
+What is left usually needs a short run of training to heal. Decoders, quantized ones too, are rewritten file by file
 and never built.
 """
 
@@ -362,7 +362,7 @@ def _renumber(name: str, stack: str, keep: tuple[int, ...]) -> str | None:
 
 
 def _renumber_settings(node: Any, keep: tuple[int, ...]) -> Any:
-    """Lists of layers by name, such as those that a quantised folder left as they were."""
+    """Lists of layers by name, such as those that a quantized folder left as they were."""
     if isinstance(node, dict):
         return {key: _renumber_settings(value, keep) for key, value in node.items()}
     if not isinstance(node, list):

@@ -54,7 +54,7 @@ def merge_checkpoint(checkpoint: Path, out: Path, *, rounding: bool = False) -> 
         rounding: merge although `decoder.dtype` is half precision, which rounds the merged weights.
 
     Raises:
-        RecipeError: there are no adapters, the decoder is quantised or in half precision, or an adapted layer shares
+        RecipeError: there are no adapters, the decoder is quantized or in half precision, or an adapted layer shares
             its weights with another one.
         UsageError: `out` is not empty.
         CheckpointError: the checkpoint is not one, or is damaged.
@@ -64,7 +64,7 @@ def merge_checkpoint(checkpoint: Path, out: Path, *, rounding: bool = False) -> 
     _refuse_inexact(recipe, checkpoint, rounding)
     source = decoder_folder(recipe)
     if method := quantization_method(source):
-        raise RecipeError(f"decoder {source} is quantised ({method}); {NOT_EXACT}")
+        raise RecipeError(f"decoder {source} is quantized ({method}); {NOT_EXACT}")
     deltas = _read_deltas(checkpoint / "adapter", recipe)
     dtype = getattr(torch, recipe.decoder.dtype)
     left, lost = set(deltas), [0.0]
@@ -100,8 +100,8 @@ def _refuse_inexact(recipe: Recipe, checkpoint: Path, rounding: bool) -> None:
     spec = recipe.decoder
     if recipe.lora is None:
         raise RecipeError(f"checkpoint {checkpoint}: its recipe has no `lora`, so there is nothing to merge")
-    if spec.quantisation != "none":
-        raise RecipeError(f"decoder.quantisation is {spec.quantisation}: {NOT_EXACT}")
+    if spec.quantization != "none":
+        raise RecipeError(f"decoder.quantization is {spec.quantization}: {NOT_EXACT}")
     if spec.dtype != "float32" and not rounding:
         raise RecipeError(
             f"decoder.dtype is {spec.dtype}, to which merged weights would be rounded. Ask for that rounding, or set "

@@ -99,9 +99,9 @@ def prune_vocabulary(
     and `lm_head`. `vocabulary.json` holds `old_ids`: for each id in `out` the one in `folder`, null for a new row.
 
     Args:
-        folder: config.json and safetensors, in any quantisation that leaves embedding and output layer alone.
+        folder: config.json and safetensors, in any quantization that leaves embedding and output layer alone.
         out: the new folder.
-        texts: what the decoder reads or writes, in the pieces that are tokenised (see `corpus_texts`); those that
+        texts: what the decoder reads or writes, in the pieces that are tokenized (see `corpus_texts`); those that
             come twice count twice. Or how often each counts.
         required: pieces of which every token stays whatever `size` is, such as prompts.
         keep: further tokens, as the vocabulary spells them.
@@ -113,7 +113,7 @@ def prune_vocabulary(
     Raises:
         UsageError: `out` exists or cannot be written to, there are no texts, `keep` names what is no token, or what
             has to stay is more than `size`.
-        CheckpointError: no tokenizer.json, an incomplete set of weights, a quantised embedding or output layer, or a
+        CheckpointError: no tokenizer.json, an incomplete set of weights, a quantized embedding or output layer, or a
             tokenizer of a kind that cannot be trimmed exactly.
     """
     from nota_cli.models.decoders.tokenizer import load_tokenizer
@@ -177,7 +177,7 @@ def prune_vocabulary(
     with atomic_folder(out) as part:
         for path in sorted({*folder.iterdir(), *source.glob("*.jinja")}):
             stale = path.name in STALE or path.suffix in NOT_COPIED or path.name.endswith(".index.json")
-            if path.is_file() and not stale:  # licence, chat template, how it was quantised
+            if path.is_file() and not stale:  # licence, chat template, how it was quantized
                 shutil.copyfile(path, part / path.name)
         for name, values in configs.items():
             write_json(part / name, renumber(values, new))
@@ -289,7 +289,7 @@ def prune_checkpoint(
 
 
 def corpus_texts(recipe: Recipe, texts: Iterable[str] = (), questions: Sequence[str] = ()) -> Iterator[str]:
-    """What a recipe's decoder reads and writes, in the pieces that are tokenised.
+    """What a recipe's decoder reads and writes, in the pieces that are tokenized.
 
     These are the prompts of all tasks before and after the audio, with each of `questions` where a task asks one, and
     each of `texts` (references, further corpora) alone and with the recipe's end symbol.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 LISTS = ("additional_special_tokens", "extra_special_tokens")
 BYTES = [f"<0x{value:02X}>" for value in range(256)]
-BATCH = 1000  # texts tokenised at once
+BATCH = 1000  # texts tokenized at once
 
 
 @dataclass(frozen=True)

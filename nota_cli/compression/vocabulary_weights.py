@@ -35,7 +35,7 @@ def count_rows(folder: Path, files: Sequence[Path]) -> int:
     packed = [name for name in sizes if not PER_TOKEN.search(name)]
     if packed:
         raise CheckpointError(
-            f"decoder {folder}: embedding or output layer is quantised; trim first.\n{listing(packed)}"
+            f"decoder {folder}: embedding or output layer is quantized; trim first.\n{listing(packed)}"
         )
     rows = {shape[0] for shape in sizes.values()}
     if len(rows) != 1 or not any(name.endswith("embed_tokens.weight") for name in sizes):

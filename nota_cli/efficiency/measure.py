@@ -207,7 +207,7 @@ def _too_large(parts: list[Part], device: torch.device, gauge: Meter, stage: str
         rows.append((f"{name}, ms", f"{summary['median'] * 1000:,.1f}"))
     return NotaError(
         f"out of memory on {_device_name(device)} while {stage.replace('_', ' ')}:\n{text_table(rows)}\n"
-        f"The largest part is the {largest.name.replace('_', ' ')}. Give it a smaller dtype or quantise it "
+        f"The largest part is the {largest.name.replace('_', ' ')}. Give it a smaller dtype or quantize it "
         "(nota recipes show), or shorten the clip by --audio-seconds."
     )
 

@@ -58,15 +58,15 @@ def log_mel(waveform: torch.Tensor, n_mels: int, pad_to: int | None = WHISPER_SA
 def kaldi_fbank(
     waveform: torch.Tensor, n_mels: int = 128, mean: float = BEATS_MEAN, std: float = BEATS_STD
 ) -> torch.Tensor:
-    """Kaldi's log mel filter bank, normalised as BEATs wants it: `(x - mean) / (2 std)`.
+    """Kaldi's log mel filter bank, normalized as BEATs wants it: `(x - mean) / (2 std)`.
 
-    Before the normalisation it equals `torchaudio.compliance.kaldi.fbank(waveform * 2**15, num_mel_bins=n_mels,
+    Before the normalization it equals `torchaudio.compliance.kaldi.fbank(waveform * 2**15, num_mel_bins=n_mels,
     sample_frequency=16000, frame_length=25, frame_shift=10)`: Povey window, no dither, whole windows only.
 
     Args:
         waveform: `[n]` or `[B, n]`, float in [-1, 1] at 16 kHz; a batch has one common length.
         n_mels: number of mel bins.
-        mean, std: of the normalisation; BEATs' by default (0 and 0.5 leave the filter bank as it is).
+        mean, std: of the normalization; BEATs' by default (0 and 0.5 leave the filter bank as it is).
 
     Returns:
         float32 `[frames, n_mels]` or `[B, frames, n_mels]`, frames = 1 + (n - 400) // 160.
@@ -83,7 +83,7 @@ def eat_fbank(waveform: torch.Tensor) -> torch.Tensor:
 
     It differs from `kaldi_fbank` in the Hann window, in taking samples in [-1, 1] as they are, and in the mean of the
     clip, which is subtracted first. Like the published feature extraction for clips of any length it fills the last
-    patch of 16 frames with zeros, which stand for a log energy of zero and so are normalised like the rest.
+    patch of 16 frames with zeros, which stand for a log energy of zero and so are normalized like the rest.
 
     Args:
         waveform: `[n]` or `[B, n]`, float in [-1, 1] at 16 kHz; a batch has one common length.
@@ -114,15 +114,15 @@ def _kaldi_log_energies(samples: torch.Tensor, window: torch.Tensor, n_mels: int
 
 
 def ced_spectrogram(waveform: torch.Tensor, mean: float = 0.0, std: float = 0.5) -> torch.Tensor:
-    """CED's log-mel spectrogram in dB (Dinkel et al. 2023), as published or normalised: `(x - mean) / (2 std)`.
+    """CED's log-mel spectrogram in dB (Dinkel et al. 2023), as published or normalized: `(x - mean) / (2 std)`.
 
-    Before the normalisation it equals torchaudio's `MelSpectrogram(sample_rate=16000, n_fft=512, hop_length=160,
+    Before the normalization it equals torchaudio's `MelSpectrogram(sample_rate=16000, n_fft=512, hop_length=160,
     n_mels=64)` and `AmplitudeToDB(top_db=120)` on this clip alone: 64 triangles of height 1 on the HTK mel scale up to
     8,000 Hz, frames centred on every 160th sample, the clip mirrored at its ends.
 
     Args:
         waveform: `[n]` or `[B, n]`, float in [-1, 1] at 16 kHz; a batch has one common length.
-        mean, std: of the normalisation; 0 and 0.5 leave the dB as they are, as published. Team NLP-07 gave their CED
+        mean, std: of the normalization; 0 and 0.5 leave the dB as they are, as published. Team NLP-07 gave their CED
             `BEATS_MEAN` and `BEATS_STD`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The picture of a comparison: error against memory and against latency, readable without colours."""
+"""The picture of a comparison: error against memory and against latency, readable without colors."""
 
 import math
 from pathlib import Path
@@ -119,14 +119,14 @@ def _panel(axes: "Axes", ordered: list[Standing], shapes: dict[int, str], error:
             continue
         xs.append(point[0])
         ys.append(point[1])
-        colour = REPORTED if one.run.reference else OWN
+        color = REPORTED if one.run.reference else OWN
         axes.plot(
             *point,
             shapes[id(one)],
             markersize=9,
             markeredgewidth=1.6,
-            markeredgecolor=colour,
-            markerfacecolor="none" if one.run.reference else colour,
+            markeredgecolor=color,
+            markerfacecolor="none" if one.run.reference else color,
             zorder=3,
         )
     what, goal = METRICS[error], METRICS[cost]

@@ -21,7 +21,7 @@ from nota_cli.models.encoders.whisper import WhisperEncoder, load_whisper_encode
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.models.inventory import Part, inventory
 from nota_cli.models.memory import memory_explained
-from nota_cli.quantization.weight_only import CPU_KERNELS, fast_int4pack, quantise_linears, repack_gptq
+from nota_cli.quantization.weight_only import CPU_KERNELS, fast_int4pack, quantize_linears, repack_gptq
 from nota_cli.recipe.schema import AudioEncoder, Decoder, Encoder, LoadFormat, Recipe, SpeechEncoder
 
 
@@ -43,15 +43,15 @@ def build(
         recipe: the system.
         device: where to put it. "meta", with dummy weights, builds the shapes and allocates nothing.
         trainable: leave gradients on for the parts that the recipe trains; otherwise the model is frozen, in eval mode.
-        load_format: "dummy" gives every part random weights at its true size, quantised as the recipe says; nothing
+        load_format: "dummy" gives every part random weights at its true size, quantized as the recipe says; nothing
             is downloaded and no checkpoint read.
         allow_missing: go on though the checkpoint lacks weights or has more than the model takes.
-        pack: unless `trainable`, hold encoders as their `quantisation` says and GPTQ layers as the CPU multiplies them
+        pack: unless `trainable`, hold encoders as their `quantization` says and GPTQ layers as the CPU multiplies them
             fastest; off for a model that weights are still loaded into, or that is saved.
 
     Raises:
         CheckpointError: weights are missing or do not fit.
-        RecipeError: the recipe asks for what cannot be made, such as training a quantised encoder.
+        RecipeError: the recipe asks for what cannot be made, such as training a quantized encoder.
         NotaError: memory does not do; the message has what each part needs, and what there is.
     """
 
@@ -92,9 +92,9 @@ def _build(recipe: Recipe, device: str, trainable: bool, dummy: bool, allow_miss
     if trainable:
         _set_trainable(model)
     if pack and not dummy:
-        quantise_linears(model.speech_encoder, recipe.speech_encoder.quantisation)
+        quantize_linears(model.speech_encoder, recipe.speech_encoder.quantization)
         if model.audio_encoder is not None:
-            quantise_linears(model.audio_encoder, recipe.audio_encoder.quantisation)
+            quantize_linears(model.audio_encoder, recipe.audio_encoder.quantization)
     if pack and cpu_kernel is not None and device == "cpu" and repack_gptq(decoder.model, cpu_kernel):
         decoder.kernel = cpu_kernel
     return model
@@ -106,7 +106,7 @@ def _cpu_kernel(spec: Decoder, device: str) -> str | None:
         if device not in ("cpu", "meta"):
             raise RecipeError(f"decoder.kernel: {spec.kernel} is for the CPU, and this is {device}; set it to auto")
         return spec.kernel
-    if spec.quantisation != "gptq" or spec.kernel != "auto" or device != "cpu":
+    if spec.quantization != "gptq" or spec.kernel != "auto" or device != "cpu":
         return None
     return "int4pack" if spec.dtype == "bfloat16" and fast_int4pack() else "blockwise"
 
@@ -115,8 +115,8 @@ def _set_trainable(model: AudioLM) -> None:
     """Turn gradients on for what the recipe trains, off for the rest."""
     recipe = model.recipe
     for name, spec in (("speech_encoder", recipe.speech_encoder), ("audio_encoder", recipe.audio_encoder)):
-        if spec.train and spec.quantisation != "none":
-            raise RecipeError(f"{name}: {spec.quantisation} weights cannot be trained; set its quantisation to none")
+        if spec.train and spec.quantization != "none":
+            raise RecipeError(f"{name}: {spec.quantization} weights cannot be trained; set its quantization to none")
     switches = [
         (model.speech_encoder, recipe.speech_encoder.train),
         (model.audio_encoder, recipe.audio_encoder.train),
@@ -198,7 +198,7 @@ def _encoder(
             with torch.device("meta"):
                 encoder = random(values)
         if pack:  # before there is memory for it
-            quantise_linears(encoder, spec.quantisation)
+            quantize_linears(encoder, spec.quantization)
         return dummy_init(encoder, device, dtype)
     encoder = load(local_path(spec.path)) if spec.path is not None else random(spec.config or {})
     return encoder.to(dtype)

@@ -1,7 +1,7 @@
 """Checkpoints: our folder format, the teams' `.pth` files, and what is missing or unexpected in either.
 
 A folder holds `recipe.yaml`, `model.safetensors` (everything outside the decoder that cannot be had from the recipe's
-own paths), `adapter/` (LoRA, PEFT's format), `decoder/` (where the decoder itself was trained or quantised here) and
+own paths), `adapter/` (LoRA, PEFT's format), `decoder/` (where the decoder itself was trained or quantized here) and
 `metrics.json`.
 """
 

@@ -1,6 +1,6 @@
 """A model's adapters before it runs: merged into the weights where that is exact, else without what training needs.
 
-LoRA: Hu et al. 2021. Quantised weights are left alone: a merged weight lies off the grid, and quantising it again is
+LoRA: Hu et al. 2021. Quantized weights are left alone: a merged weight lies off the grid, and quantizing it again is
 another model. `nota_cli.compression.merge` does the same to a checkpoint folder.
 """
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nota_cli.models.families.salmonn import AudioLM
 
 NOT_EXACT = (
-    "a merged weight lies off the grid of quantised ones, so merging is not exact. Run it with its adapters as it is, "
+    "a merged weight lies off the grid of quantized ones, so merging is not exact. Run it with its adapters as it is, "
     "or merge the full-precision checkpoint before `nota quantize`"
 )
 
@@ -26,7 +26,7 @@ def merge_lora(model: "AudioLM", *, rounding: bool = False) -> int:
     """Merge the adapters of a model that only runs from now on, where its weights stay what they would be.
 
     In float32 the texts are the same and the logits differ in their last digits. Half-precision weights are rounded by
-    merging, so they are merged on request alone; quantised ones never are. The merged model is for running: it has
+    merging, so they are merged on request alone; quantized ones never are. The merged model is for running: it has
     nothing to be saved as adapters any more (`merge_checkpoint` makes a folder).
 
     Args:
@@ -40,7 +40,7 @@ def merge_lora(model: "AudioLM", *, rounding: bool = False) -> int:
     from peft.tuners.lora import LoraLayer
 
     spec, peft = model.recipe.decoder, model.decoder.model
-    if not isinstance(peft, PeftModel) or spec.quantisation != "none" or (spec.dtype != "float32" and not rounding):
+    if not isinstance(peft, PeftModel) or spec.quantization != "none" or (spec.dtype != "float32" and not rounding):
         return 0
     base = model.decoder.base
     layers = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
@@ -73,9 +73,9 @@ def merge_as_asked(model: "AudioLM") -> int:
     if merging == "never":
         return 0
     always = merging == "always" and model.recipe.lora is not None
-    if always and model.recipe.decoder.quantisation != "none":
+    if always and model.recipe.decoder.quantization != "none":
         raise RecipeError(
-            f"generate.merge_lora is always, and decoder.quantisation is {model.recipe.decoder.quantisation}: "
+            f"generate.merge_lora is always, and decoder.quantization is {model.recipe.decoder.quantization}: "
             f"{NOT_EXACT}"
         )
     merged = merge_lora(model, rounding=always)

@@ -22,7 +22,7 @@ def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> AudioLM:
     with waiting(f"loading recipe {recipe.name} on {device}"):
         model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing)
         prepare_to_run(model)
-    kernel, how = model.decoder.kernel, {"gptq": "GPTQ", "nf4": "nf4"}.get(recipe.decoder.quantisation)
+    kernel, how = model.decoder.kernel, {"gptq": "GPTQ", "nf4": "nf4"}.get(recipe.decoder.quantization)
     note = "" if how is None else f", 4-bit {how} decoder on the {kernel} kernel"
     weights = " with dummy weights (no checkpoint is read, its texts mean nothing)" if loading.format == "dummy" else ""
     say(f"recipe {recipe.name}{weights} on {device}{note}")

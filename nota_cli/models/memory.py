@@ -78,7 +78,7 @@ def _memory_error(parts: Sequence[Part], device: str, recipe: str) -> NotaError:
     largest = max(parts, key=lambda part: part.bytes)
     return NotaError(
         f"out of memory on {device} while loading recipe {recipe}:\n{table}\n"
-        f"The largest part is the {largest.name.replace('_', ' ')}. Give it a smaller dtype or quantise it "
+        f"The largest part is the {largest.name.replace('_', ' ')}. Give it a smaller dtype or quantize it "
         "(nota recipes show), take a smaller recipe, or free memory."
     )
 

@@ -59,7 +59,7 @@ class PartSize:
 
     name: str
     dtype: str = "float32"
-    quantisation: str = "none"
+    quantization: str = "none"
     packing: dict[str, int] = field(default_factory=dict)
     parameters: int = 0
     by_type: Counter[str] = field(default_factory=Counter)
@@ -70,7 +70,7 @@ class PartSize:
         return self.by_type.total()
 
     def plain(self, numbers: int) -> None:
-        """Parameters that are never quantised."""
+        """Parameters that are never quantized."""
         self.parameters += numbers
         self.buffer(numbers)
 
@@ -83,10 +83,10 @@ class PartSize:
         self.plain(2 * width)
 
     def linear(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
-        """A linear layer, packed where the part is quantised."""
+        """A linear layer, packed where the part is quantized."""
         if bias:
             self.plain(outputs)
-        if self.quantisation == "none" or (self.quantisation in ENCODER_GROUPS and inputs % 2):
+        if self.quantization == "none" or (self.quantization in ENCODER_GROUPS and inputs % 2):
             self.plain(inputs * outputs)
             return
         self.parameters += inputs * outputs
@@ -95,12 +95,12 @@ class PartSize:
 
     def _packed(self, inputs: int, outputs: int) -> tuple[int, int]:
         """Bits of a packed layer, and its bytes with scales and zero points."""
-        if self.quantisation in ENCODER_GROUPS:
-            bits, sizes = ENCODER_GROUPS[self.quantisation]
+        if self.quantization in ENCODER_GROUPS:
+            bits, sizes = ENCODER_GROUPS[self.quantization]
             groups = inputs // next((size for size in sizes if inputs % size == 0), inputs)
             zeros = outputs * groups if bits == 4 else 0
             return bits, inputs * outputs * bits // 8 + 2 * outputs * groups + zeros
-        if self.quantisation == "nf4":
+        if self.quantization == "nf4":
             blocks = -(-inputs * outputs // NF4_BLOCK)
             nested = 4 + 4 * -(-blocks // NF4_NESTED_BLOCK) + 4 * 256  # offset, scales of scales, their code
             return 4, inputs * outputs // 2 + blocks + 4 * 16 + nested
@@ -135,7 +135,7 @@ def part_sizes(recipe: Recipe) -> list[PartSize]:
 
 def _encoder(name: str, kind: str, spec: Encoder, more: Mapping[str, Any]) -> tuple[PartSize, int]:
     values = spec.config if spec.config is not None else architecture(str(spec.path), kind)["config"]
-    part = PartSize(name, spec.dtype, spec.quantisation)
+    part = PartSize(name, spec.dtype, spec.quantization)
     width = {"whisper": _whisper, "beats": _beats, "ced": _ced, "eat": _eat}[kind](
         part, {**DEFAULTS[kind], **values, **more}
     )
@@ -244,7 +244,7 @@ def _decoder(spec: Decoder) -> tuple[PartSize, dict[str, Any]]:
         config["vocab_size"] = _tokens(str(spec.tokenizer))
     stored = config.pop("quantization_config", None) or {}
     packing = {**GPTQ_DEFAULTS, **{key: stored[key] for key in GPTQ_DEFAULTS if key in stored}}
-    part = PartSize("decoder", spec.dtype, spec.quantisation, packing)
+    part = PartSize("decoder", spec.dtype, spec.quantization, packing)
     kind, width, heads = config["model_type"], config["hidden_size"], config["num_attention_heads"]
     if kind not in ("llama", "gemma2", "gemma3_text", "qwen2", "llama_moe"):
         raise RecipeError(f"decoder: the size of a {kind} is not known here")
@@ -289,7 +289,7 @@ def _mlp(part: PartSize, config: Mapping[str, Any]) -> None:
             part.linear(inputs, outputs, bias=bool(config.get("mlp_bias", False)))
         return
     sizes = config.get("size_experts")
-    part.plain(3 * width * (hidden if sizes is None else sum(map(sum, sizes)) // len(sizes)))  # bare, never quantised
+    part.plain(3 * width * (hidden if sizes is None else sum(map(sum, sizes)) // len(sizes)))  # bare, never quantized
     experts = config["num_experts"]
     part.linear(width, experts, bias=False)
     if config.get("gate_network", "mlp") == "mlp":

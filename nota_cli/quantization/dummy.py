@@ -1,7 +1,7 @@
-"""Models of the true size with random weights: nothing downloaded, no full-precision copy of what is quantised.
+"""Models of the true size with random weights: nothing downloaded, no full-precision copy of what is quantized.
 
-For building and measuring alone. A model is built on the meta device, its linear layers are replaced by quantised ones
-there, as when a quantised folder is loaded, and then every tensor is filled cheaply with random numbers.
+For building and measuring alone. A model is built on the meta device, its linear layers are replaced by quantized ones
+there, as when a quantized folder is loaded, and then every tensor is filled cheaply with random numbers.
 """
 
 import copy
@@ -23,14 +23,14 @@ from nota_cli.weights.attention import default_attention
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-STD = 0.02  # of weights, dequantised ones included: what most models start from
+STD = 0.02  # of weights, dequantized ones included: what most models start from
 BLOCK = 1_048_573  # random numbers drawn, and repeated; a prime, so that rows of a matrix do not repeat
 NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # weights that share a scale, scales that share a scale
 
 
 def dummy_decoder(
     config: "PreTrainedConfig",
-    quantisation: str,
+    quantization: str,
     dtype: torch.dtype,
     device: str = "cpu",
     *,
@@ -43,8 +43,8 @@ def dummy_decoder(
 
     Args:
         config: of a model that `AutoModelForCausalLM` builds; left as it is.
-        quantisation: "none", "gptq" or "nf4" (double quantisation), of all linear layers but the output layer.
-        dtype: of everything that is not quantised, and of the arithmetic.
+        quantization: "none", "gptq" or "nf4" (double quantization), of all linear layers but the output layer.
+        dtype: of everything that is not quantized, and of the arithmetic.
         device: "meta" gives all shapes and types, and allocates nothing.
         bits: of a GPTQ weight.
         group_size: GPTQ weights that share a scale.
@@ -53,42 +53,42 @@ def dummy_decoder(
 
     Raises:
         RecipeError: no GPTQ layers of these bits, group size and kernel can be made for this model here.
-        UsageError: the package that quantised layers need is not installed.
+        UsageError: the package that quantized layers need is not installed.
     """
     from transformers import AutoModelForCausalLM
 
-    if quantisation not in ("none", "gptq", "nf4"):
-        raise RecipeError(f"decoder.quantisation: {quantisation!r} is not one of none, gptq, nf4")
+    if quantization not in ("none", "gptq", "nf4"):
+        raise RecipeError(f"decoder.quantization: {quantization!r} is not one of none, gptq, nf4")
     config = copy.deepcopy(config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of the folder that the config comes from
     attention = default_attention(config)
     with torch.device("meta"), quietly():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
-    quantiser: Any = None
-    if quantisation == "gptq":
-        quantiser = _gptq_quantiser(model, dtype, device, bits, group_size, kernel)
-    elif quantisation == "nf4":
-        quantiser = _nf4_quantiser(dtype)
-    if quantiser is not None:
+    quantizer: Any = None
+    if quantization == "gptq":
+        quantizer = _gptq_quantizer(model, dtype, device, bits, group_size, kernel)
+    elif quantization == "nf4":
+        quantizer = _nf4_quantizer(dtype)
+    if quantizer is not None:
         try:
             with torch.device("meta"), quietly():
-                quantiser.preprocess_model(model, dtype=dtype, device_map={"": device})
+                quantizer.preprocess_model(model, dtype=dtype, device_map={"": device})
         except (ValueError, NotImplementedError) as error:
-            raise RecipeError(f"decoder: no {quantisation} layers can be made for this model: {error}") from error
+            raise RecipeError(f"decoder: no {quantization} layers can be made for this model: {error}") from error
         if not any(packed_tensors(module) or _is_nf4(module) for module in model.modules()):
-            raise RecipeError(f"decoder: a {type(model).__name__} has no layers that {quantisation} quantises")
+            raise RecipeError(f"decoder: a {type(model).__name__} has no layers that {quantization} quantizes")
     _materialise(model, _Source(device, seed))
-    if quantiser is not None:
-        model.hf_quantizer = quantiser
+    if quantizer is not None:
+        model.hf_quantizer = quantizer
         with quietly():
-            quantiser.postprocess_model(model)
-    if quantisation == "gptq":
+            quantizer.postprocess_model(model)
+    if quantization == "gptq":
         for module in filter(_is_gptq, model.modules()):
             _without_compile(module)
             if dtype == torch.float32:
                 exact_scales(module)
-    elif quantisation == "nf4":
+    elif quantization == "nf4":
         repack_weights(model, False)
     return model.eval()
 
@@ -107,7 +107,7 @@ def dummy_init(module: nn.Module, device: str = "cpu", dtype: torch.dtype = torc
 
 
 def logical_parameters(model: nn.Module) -> int:
-    """Parameters of `model` as if nothing were quantised: a packed weight counts as the matrix that it stands for."""
+    """Parameters of `model` as if nothing were quantized: a packed weight counts as the matrix that it stands for."""
     count, seen = 0, set()
     for module in model.modules():
         tensors = list(module.parameters(recurse=False))
@@ -205,7 +205,7 @@ def _fill_parameters(module: nn.Module, source: _Source, filled: dict[int, nn.Pa
             else:
                 value = source.normal(parameter.shape, parameter.dtype)
             new = nn.Parameter(value, requires_grad=parameter.requires_grad)
-            # transformers' own initialisation shall redo the small ones (Gemma's norms) and the fixed ones (Whisper's
+            # transformers' own initialization shall redo the small ones (Gemma's norms) and the fixed ones (Whisper's
             # table of sines) as the model wants them, and leave alone the large ones, which it would take minutes for.
             new._is_hf_initialized = parameter.requires_grad and parameter.ndim > 1
             filled[id(parameter)] = new
@@ -222,7 +222,7 @@ def _fill_buffers(module: nn.Module, source: _Source, computed: bool) -> None:
         module._buffers[name] = value.fill_(1) if name == "running_var" else value
 
 
-def _gptq_quantiser(
+def _gptq_quantizer(
     model: "PreTrainedModel", dtype: torch.dtype, device: str, bits: int, group_size: int, kernel: str
 ) -> Any:
     """What transformers makes of a GPTQ folder's `quantization_config`."""
@@ -242,7 +242,7 @@ def _gptq_quantiser(
         raise RecipeError(f"decoder: no GPTQ of {bits} bits in groups of {group_size}: {error}") from error
 
 
-def _nf4_quantiser(dtype: torch.dtype) -> Any:
+def _nf4_quantizer(dtype: torch.dtype) -> Any:
     import_bitsandbytes()
     from transformers.quantizers.auto import AutoHfQuantizer
 

@@ -14,7 +14,7 @@ from nota_cli.quantization.gptq_format import FORMATS, GptqSettings, quantizatio
 from nota_cli.quantization.gptq_runtime import (
     exact_scales,
     import_gptqmodel,
-    quantised_layers,
+    quantized_layers,
     quietly,
     short_name,
     silence_gptqmodel,
@@ -32,7 +32,7 @@ SYMMETRIC_KERNELS = ("torch_fused",)  # takes the middle code for every zero poi
 __all__ = [
     "available_kernels",
     "cache_weights",
-    "count_quantised",
+    "count_quantized",
     "is_gptq_folder",
     "kernel_name",
     "load_gptq_decoder",
@@ -64,7 +64,7 @@ def load_gptq_decoder(
         kernel: `auto`: on CPU gptqmodel's `torch` kernel, which needs no C++ compiler and can be trained through;
             elsewhere gptqmodel's choice (`auto_trainable`: its choice among those that train). Or a name from
             `available_kernels`. What was chosen: `kernel_name`.
-        dtype: of everything that is not quantised, and of the arithmetic.
+        dtype: of everything that is not quantized, and of the arithmetic.
         device: "cpu", "cuda", "cuda:1" ...
         attn_implementation: transformers' name; by default "eager" where the model caps attention scores (Gemma 2),
             which the fused kernels leave out, else "sdpa".
@@ -84,7 +84,7 @@ def load_gptq_decoder(
         found = "" if method is None else f"; it is {method!r} there"
         raise CheckpointError(
             f"{folder} is not a GPTQ checkpoint: no config.json there with quantization_config.quant_method 'gptq'"
-            f"{found}. Quantise the decoder first, or set decoder.quantisation to none."
+            f"{found}. Quantize the decoder first, or set decoder.quantization to none."
         )
     import_gptqmodel()
     from huggingface_hub.errors import StrictDataclassError
@@ -114,7 +114,7 @@ def load_gptq_decoder(
     if any(problems.values()):
         found = "; ".join(f"{what}: {example_names(lines)}" for what, lines in problems.items() if lines)
         raise CheckpointError(f"GPTQ decoder {folder}: weights {found}.{layer_note(config, loaded)}")
-    for module in quantised_layers(model).values():
+    for module in quantized_layers(model).values():
         _without_compile(module)
         if settings.checkpoint_format == FORMATS[1]:
             module.qzero_format(format=2)  # optimum tells the layers only where it converts them itself
@@ -145,24 +145,24 @@ def available_kernels(device: str = "cpu") -> list[str]:
 
 
 def kernel_name(model: nn.Module) -> str:
-    """The GPTQ kernel that `model`'s layers run on, as in `available_kernels`; "none" if nothing is quantised."""
-    return next((short_name(module.backend) for module in quantised_layers(model).values()), "none")
+    """The GPTQ kernel that `model`'s layers run on, as in `available_kernels`; "none" if nothing is quantized."""
+    return next((short_name(module.backend) for module in quantized_layers(model).values()), "none")
 
 
-def count_quantised(model: nn.Module) -> dict[str, Any]:
-    """How much of `model` is quantised.
+def count_quantized(model: nn.Module) -> dict[str, Any]:
+    """How much of `model` is quantized.
 
     Returns:
-        `quantised` and `linear`: numbers of quantised layers and of ordinary linear layers (adapters not counted);
-        `bits`: None if nothing is quantised; `kernel_class`: the layers' class, or None.
+        `quantized` and `linear`: numbers of quantized layers and of ordinary linear layers (adapters not counted);
+        `bits`: None if nothing is quantized; `kernel_class`: the layers' class, or None.
     """
     named = dict(model.named_modules())
     repacked = {name: module for name, module in named.items() if isinstance(module, PackedLinear | Int4PackLinear)}
-    quantised = quantised_layers(model) | repacked
+    quantized = quantized_layers(model) | repacked
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and ".lora_" not in name]
-    one = next(iter(quantised.values()), None)
+    one = next(iter(quantized.values()), None)
     return {
-        "quantised": len(quantised),
+        "quantized": len(quantized),
         "linear": len(linear),
         "bits": None if one is None else int(one.bits),
         "kernel_class": None if one is None else type(one).__name__,
@@ -170,11 +170,11 @@ def count_quantised(model: nn.Module) -> dict[str, Any]:
 
 
 def cache_weights(model: nn.Module, enabled: bool = True) -> int:
-    """Let torch-kernel layers keep their dequantised weights in evaluation mode: faster, at the price of the memory.
+    """Let torch-kernel layers keep their dequantized weights in evaluation mode: faster, at the price of the memory.
 
     gptqmodel's own option; the cache is not used while training. Returns the number of layers that have it.
     """
-    layers = [module for module in quantised_layers(model).values() if hasattr(module, "enable_weight_cache")]
+    layers = [module for module in quantized_layers(model).values() if hasattr(module, "enable_weight_cache")]
     for module in layers:
         module.enable_weight_cache(enabled)
     return len(layers)

@@ -55,7 +55,7 @@ def quietly() -> Iterator[None]:
         logging.disable(before)
 
 
-def quantised_layers(model: nn.Module) -> dict[str, Any]:
+def quantized_layers(model: nn.Module) -> dict[str, Any]:
     """The gptqmodel layers of `model` by name."""
     import_gptqmodel()
     from gptqmodel.nn_modules.qlinear import BaseQuantLinear

@@ -29,27 +29,27 @@ def load_nf4_decoder(
 ) -> "PreTrainedModel":
     """Load a causal language model with nf4 weights; the model comes in evaluation mode.
 
-    A folder that bitsandbytes quantised in 4 bits is loaded as it is, whatever it left out of the quantisation; of any
-    other one all linear layers but the output layer are quantised while loading, tensor by tensor, with double
-    quantisation.
+    A folder that bitsandbytes quantized in 4 bits is loaded as it is, whatever it left out of the quantization; of any
+    other one all linear layers but the output layer are quantized while loading, tensor by tensor, with double
+    quantization.
 
     The model may be moved (`.to(device)`) but not cast: transformers refuses `.to(dtype)`, `.half()` and `.float()`.
 
     Args:
         folder: config.json and safetensors.
-        dtype: of everything that is not quantised, and of the arithmetic, whatever the folder's config says.
+        dtype: of everything that is not quantized, and of the arithmetic, whatever the folder's config says.
         device: "cpu", "cuda", "cuda:1" ...
         attn_implementation: transformers' name; by default "eager" where the model caps attention scores (Gemma 2),
             which the fused kernels leave out, else "sdpa".
         key_mapping: patterns in the names of stored weights and what takes their place, as transformers' own.
 
     Raises:
-        CheckpointError: no such model there, quantised in another way, or weights missing, unexpected or of another
+        CheckpointError: no such model there, quantized in another way, or weights missing, unexpected or of another
             shape; they are named.
         UsageError: bitsandbytes is not installed.
     """
     folder = Path(folder)
-    stored = _stored_quantisation(folder)
+    stored = _stored_quantization(folder)
     import_bitsandbytes()
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -90,7 +90,7 @@ def load_nf4_decoder(
         note = layer_note(config, report)
         text = f"nf4 decoder {folder}: the weights do not fit its config.json:{note}\n{listing(problems)}"
         raise CheckpointError(text)
-    for parameter in model.parameters():  # transformers leaves those of a quantised folder in the file's type
+    for parameter in model.parameters():  # transformers leaves those of a quantized folder in the file's type
         if parameter.is_floating_point() and not hasattr(parameter, "quant_state"):
             parameter.data = parameter.data.to(dtype)
     repack_weights(model, False)
@@ -124,7 +124,7 @@ def import_bitsandbytes() -> None:
 
 
 def nf4_settings(dtype: torch.dtype) -> Any:
-    """What nf4 means here, as transformers takes it: double quantisation, arithmetic in `dtype`."""
+    """What nf4 means here, as transformers takes it: double quantization, arithmetic in `dtype`."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -156,8 +156,8 @@ def repack_weights(model: nn.Module, enabled: bool = True) -> int:
     return count
 
 
-def _stored_quantisation(folder: Path) -> dict[str, Any]:
-    """The `quantization_config` of a folder that is quantised in 4 bits, `{}` for one that is not quantised."""
+def _stored_quantization(folder: Path) -> dict[str, Any]:
+    """The `quantization_config` of a folder that is quantized in 4 bits, `{}` for one that is not quantized."""
     path = folder / "config.json"
     if not path.is_file():
         raise CheckpointError(f"decoder {folder}: no config.json there. Name a Hugging Face folder.")
@@ -170,9 +170,9 @@ def _stored_quantisation(folder: Path) -> dict[str, Any]:
         return {}
     method = stored.get("quant_method", "bitsandbytes")  # the first bitsandbytes folders left it out
     if method != "bitsandbytes":
-        raise CheckpointError(f"decoder {folder} is quantised with {method}: set decoder.quantisation accordingly.")
+        raise CheckpointError(f"decoder {folder} is quantized with {method}: set decoder.quantization accordingly.")
     if not stored.get("load_in_4bit", stored.get("_load_in_4bit")):
-        raise CheckpointError(f"decoder {folder} is quantised by bitsandbytes, but not in 4 bits: name a 4-bit folder.")
+        raise CheckpointError(f"decoder {folder} is quantized by bitsandbytes, but not in 4 bits: name a 4-bit folder.")
     return dict(stored)
 
 
@@ -202,7 +202,7 @@ def _ill_packed(model: nn.Module) -> list[str]:
     for name, module in nf4_layers(model).items():
         state = getattr(module.weight, "quant_state", None)
         if state is None:
-            problems.append(f"not quantised, though config.json says so: {name}.weight")
+            problems.append(f"not quantized, though config.json says so: {name}.weight")
             continue
         shape = (module.out_features, module.in_features)
         blocks = math.ceil(math.prod(shape) / state.blocksize)

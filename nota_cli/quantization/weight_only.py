@@ -1,6 +1,6 @@
 """Linear layers whose weights are held in 8 or 4 bits and multiplied in the activations' own type, by torch alone.
 
-For frozen encoders (`quantise_linears`), and for GPTQ decoders that generate on a CPU (`repack_gptq`).
+For frozen encoders (`quantize_linears`), and for GPTQ decoders that generate on a CPU (`repack_gptq`).
 """
 
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
     @classmethod
-    def quantise(cls, linear: nn.Linear, bits: int) -> "PackedLinear":
+    def quantize(cls, linear: nn.Linear, bits: int) -> "PackedLinear":
         """Round a layer's weight to the nearest codes: symmetric in 8 bits, with a zero point in 4."""
         weight = linear.weight.detach()
         group = next((size for size in GROUPS[bits] if linear.in_features % size == 0), linear.in_features)
@@ -90,7 +90,7 @@ class PackedLinear(nn.Module):
             out[..., start : start + rows] = F.linear(x, self._rows(start, start + rows, x.dtype))
         return out if self.bias is None else out.add_(self.bias)
 
-    def dequantise(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """The weight `[out, in]` in float32."""
         weight = self._rows(0, self.out_features, torch.float32)
         return weight if self.order is None else torch.empty_like(weight).index_copy_(1, self.order, weight)
@@ -111,7 +111,7 @@ class PackedLinear(nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         if self.weight_dtype is None:
             return
-        destination[prefix + "weight"] = self.dequantise().to(self.weight_dtype)
+        destination[prefix + "weight"] = self.dequantize().to(self.weight_dtype)
         if self.bias is not None:
             destination[prefix + "bias"] = self.bias if keep_vars else self.bias.detach()
 
@@ -157,29 +157,29 @@ class Int4PackLinear(nn.Module):
         return out if self.bias is None else out + self.bias.to(x.dtype)
 
 
-def quantise_linears(module: nn.Module, quantisation: str) -> int:
+def quantize_linears(module: nn.Module, quantization: str) -> int:
     """Replace every `nn.Linear` in `module` by one of 8 or 4 bits, one after another; convolutions stay.
 
     Args:
         module: frozen; on any device, the meta device included.
-        quantisation: "int8", "int4" or "none". Groups of 128 (8 bits) or 64 inputs share a scale, fewer where these
+        quantization: "int8", "int4" or "none". Groups of 128 (8 bits) or 64 inputs share a scale, fewer where these
             do not divide the inputs.
 
     Returns:
         Number of layers replaced.
 
     Raises:
-        RecipeError: no such quantisation.
+        RecipeError: no such quantization.
     """
-    if quantisation == "none":
+    if quantization == "none":
         return 0
-    if quantisation not in BITS:
-        raise RecipeError(f"quantisation: {quantisation!r} is not one of none, {', '.join(BITS)}")
-    bits = BITS[quantisation]
+    if quantization not in BITS:
+        raise RecipeError(f"quantization: {quantization!r} is not one of none, {', '.join(BITS)}")
+    bits = BITS[quantization]
 
     def pack(inner: nn.Module) -> nn.Module | None:
         fits = isinstance(inner, nn.Linear) and inner.in_features % 2 == 0
-        return PackedLinear.quantise(inner, bits) if fits else None
+        return PackedLinear.quantize(inner, bits) if fits else None
 
     return _replace(module, pack)
 

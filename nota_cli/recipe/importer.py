@@ -32,8 +32,8 @@ WITHOUT_EFFECT = [
     (r"model\.(multi_prompt|prompt_path)", "nota trains with one prompt a task; theirs drew one of several"),
     (r"model\.max_txt_len", "nota does not cut reference texts"),
     (r"model\.only_preprocessor", "for their efficiency script; nota measures by `nota efficiency`"),
-    (r"model\.(low_resource|device_8bit)", "nota has no 8-bit decoder; it has 4-bit ones: decoder.quantisation"),
-    (r"model\.bnb_4bit_(quant_type|use_double_quant)", "4-bit is always nf4 with double quantisation"),
+    (r"model\.(low_resource|device_8bit)", "nota has no 8-bit decoder; it has 4-bit ones: decoder.quantization"),
+    (r"model\.bnb_4bit_(quant_type|use_double_quant)", "4-bit is always nf4 with double quantization"),
     (r"model\.canary_path|datasets\.\w+_manifest_path", "for NVIDIA Canary as speech encoder, which nota has not"),
     (r"model_T\..+|datasets\.whisper_path2|run\.device2", "the teacher of a distillation; nota has the student alone"),
     (r"model\.(distillation|is_output_saved)", "nota does not distil"),
@@ -269,18 +269,18 @@ def _decoder(config: _Config) -> dict[str, Any]:
     path = config.needed_path("model.llama_path")
     name = path.lower()
     by_name = "gptq" if "gptq" in name else "nf4" if re.search("bnb[-_]?4bit|nf4", name) else "none"
-    quantisation = _stored_quantisation(Path(path)) or by_name
-    if any([config.flag(key, False) for key in ("model.qlora", "model.load_in_4bit")]) and quantisation == "none":
-        quantisation = "nf4"
-    dtype = config.text("model.bnb_4bit_compute_dtype") or ("bfloat16" if quantisation == "nf4" else "float16")
-    values = {"path": path, "quantisation": quantisation, "dtype": dtype.removeprefix("torch."), "pad_token": "[PAD]"}
+    quantization = _stored_quantization(Path(path)) or by_name
+    if any([config.flag(key, False) for key in ("model.qlora", "model.load_in_4bit")]) and quantization == "none":
+        quantization = "nf4"
+    dtype = config.text("model.bnb_4bit_compute_dtype") or ("bfloat16" if quantization == "nf4" else "float16")
+    values = {"path": path, "quantization": quantization, "dtype": dtype.removeprefix("torch."), "pad_token": "[PAD]"}
     if re.search(r"(^|[/_-])qwen", name) and "distill" not in name:
         config.note("Qwen's tokenizer names no first token; theirs began with <|im_start|>", "model.llama_path")
         values["bos_token"] = "<|im_start|>"
     return values
 
 
-def _stored_quantisation(folder: Path) -> str | None:
+def _stored_quantization(folder: Path) -> str | None:
     """What a folder's own config.json says; None for a hub id, whose name has to tell."""
     try:
         stored = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config") or {}
@@ -381,7 +381,7 @@ def _train(config: _Config) -> dict[str, Any]:
     augment = config.number(f"{noise}.p") if config.flag(f"{noise}.use", False) else None
     if augment is not None:
         config.note("taken as train.augment.noise, whose noise is 5 to 35 dB below the clip", f"{noise}.p")
-    # Theirs counts batches, nota steps of the optimiser.
+    # Theirs counts batches, nota steps of the optimizer.
     times = {"steps": epochs, "validate_every": config.whole("run.valid_freq") or 1, "save_every": 1}
     return _present(
         **{key: max(1, iterations * many // share) for key, many in times.items() if iterations and many},

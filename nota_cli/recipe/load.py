@@ -132,7 +132,7 @@ def _chain(file: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str
         raise RecipeError(f"recipe {file} cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"recipe {file} is not a mapping of keys to values")
-    values = dict(_resolve_paths(values, Path(os.path.abspath(file)).parent, _ships(file)))
+    values = dict(_resolve_paths(_renamed(values), Path(os.path.abspath(file)).parent, _ships(file)))
     base = values.pop("base", None)
     above = [] if base is None else _chain(_find_base(str(base), file), (*seen, file))
     return [*above, (file, values)]
@@ -156,6 +156,19 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 PATH_KEYS = {"path", "tokenizer", "checkpoint", "annotation", "audio_root", "background", "background_root", "init"}
+
+
+RENAMED_KEYS = {"quantisation": "quantization"}
+"""Keys of earlier versions, whose recipes and checkpoints are read as they are."""
+
+
+def _renamed(node: Any) -> Any:
+    """The values with today's names for keys of earlier versions."""
+    if isinstance(node, list):
+        return [_renamed(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    return {RENAMED_KEYS.get(key, key): _renamed(value) for key, value in node.items()}
 
 
 def _resolve_paths(node: Any, folder: Path, shipped: bool) -> Any:
@@ -195,6 +208,8 @@ def parse_settings(settings: list[str]) -> dict[str, Any]:
             value = parse_yaml(text)
         except ValueError as error:
             raise RecipeError(f"--set {setting!r}: the value is not YAML: {error}") from error
+        key = ".".join(RENAMED_KEYS.get(part, part) for part in key.split("."))
+        value = _renamed(value)
         for path, leaf in _leaves(value, key):
             for other, (theirs, earlier) in by_key.items():
                 same = other == path and theirs == leaf and type(theirs) is type(leaf)

@@ -41,7 +41,7 @@ class Encoder(Section):
     path: PathText | None = None
     config: dict[str, Any] | None = None
     dtype: Dtype = "float32"
-    quantisation: Literal["none", "int8", "int4"] = "none"
+    quantization: Literal["none", "int8", "int4"] = "none"
     """How its linear layers' weights are held when it does not train: as `dtype`, or in 8 or 4 bits by groups; the
     arithmetic stays in `dtype`."""
     train: bool = False
@@ -66,7 +66,7 @@ class AudioEncoder(Encoder):
     heads: Positive | None = None
     """CED only: its files do not record the number of attention heads; width / 64 if not given, as published."""
     scaling: Literal["published", "beats"] = "published"
-    """CED alone. `beats`: its spectrogram is first normalised with BEATs' figures, as NLP-07 did."""
+    """CED alone. `beats`: its spectrogram is first normalized with BEATs' figures, as NLP-07 did."""
     token_order: Literal["time", "frequency"] = "time"
     """CED alone. `frequency`: all times of one frequency band before the next band, so that the connector's windows
     mix times, as NLP-07's did."""
@@ -111,13 +111,13 @@ class Decoder(Section):
     """The token before everything else, where the tokenizer names none (Qwen)."""
     pad_token: str | None = None
     """A token that the tokenizer gets in addition, `[PAD]` in the teams' systems; the embedding is resized to fit."""
-    quantisation: Literal["none", "gptq", "nf4"] = "none"
+    quantization: Literal["none", "gptq", "nf4"] = "none"
     kernel: str = "auto"
     """GPTQ kernel; `auto` takes the fastest that needs no compiler on this device. On the CPU also `int4pack`, which
     multiplies in bfloat16 whatever `dtype` is (`auto` takes it with bfloat16 alone), and `blockwise`, exact in any
     (`auto` takes it with the others)."""
     dtype: Dtype = "float32"
-    """Of everything that is not quantised, and of the arithmetic."""
+    """Of everything that is not quantized, and of the arithmetic."""
     train: bool = False
 
     @model_validator(mode="after")
@@ -126,10 +126,10 @@ class Decoder(Section):
             raise ValueError("give either `path` (published weights) or `config` (random weights of that shape)")
         if self.config is not None and self.tokenizer is None:
             raise ValueError("a decoder built from `config` needs `tokenizer`")
-        if self.train and self.quantisation != "none":
-            raise ValueError("a quantised decoder cannot be trained itself; use `lora`")
-        if self.kernel != "auto" and self.quantisation != "gptq":
-            raise ValueError(f"`kernel` is of GPTQ alone, and quantisation is {self.quantisation}")
+        if self.train and self.quantization != "none":
+            raise ValueError("a quantized decoder cannot be trained itself; use `lora`")
+        if self.kernel != "auto" and self.quantization != "gptq":
+            raise ValueError(f"`kernel` is of GPTQ alone, and quantization is {self.quantization}")
         return self
 
 
@@ -200,8 +200,8 @@ class Generate(GenerateTask):
     """The settings of every task, and in `tasks` what is otherwise for some."""
 
     merge_lora: Literal["auto", "never", "always"] = "auto"
-    """`auto` adds the adapters to the decoder's weights where that is exact: float32, not quantised. `always` does so
-    in half precision too, which rounds; quantised weights take none."""
+    """`auto` adds the adapters to the decoder's weights where that is exact: float32, not quantized. `always` does so
+    in half precision too, which rounds; quantized weights take none."""
     tasks: dict[str, GenerateTask] = {}
     """Task to the settings that it has instead; those that are not written there are the ones above."""
 
@@ -258,7 +258,7 @@ class Augment(Section):
     noise: Probability = 0.0
     """Chance of white noise at 5 to 35 dB below the clip."""
     roll: Probability = 0.0
-    """Chance that a labelled clip is rolled in time."""
+    """Chance that a labeled clip is rolled in time."""
     tone: float = Field(0.0, ge=0)
     """Largest tilt of the spectrum, in dB at its edge."""
     mask_time: int = Field(0, ge=0)
@@ -276,7 +276,7 @@ class Data(Section):
 
 
 class Train(Section):
-    """Optimiser, schedule and what is kept."""
+    """Optimizer, schedule and what is kept."""
 
     steps: Positive = 90000
     batch_size: Positive = 8

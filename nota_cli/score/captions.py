@@ -35,7 +35,7 @@ class CaptionScores:
 
 
 def standard_captions(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
-    """CIDEr-D, SPICE, SPIDEr = (CIDEr-D + SPICE) / 2, METEOR and FENSE, all after PTB tokenisation.
+    """CIDEr-D, SPICE, SPIDEr = (CIDEr-D + SPICE) / 2, METEOR and FENSE, all after PTB tokenization.
 
     All of it is computed by aac-metrics, from files that `aac-metrics-download` fetches; models of the hub are looked
     for in its cache alone. A metric whose files are missing is left out and named.

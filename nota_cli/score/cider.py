@@ -39,7 +39,7 @@ class _Weights:
 
 
 def cider_d(hypotheses: Sequence[str], references: Sequence[str] | Sequence[Sequence[str]]) -> CiderResult:
-    """CIDEr-D over a corpus; nothing is lower-cased or tokenised, and idf comes from these references.
+    """CIDEr-D over a corpus; nothing is lower-cased or tokenized, and idf comes from these references.
 
     Args:
         hypotheses: the model's captions.

@@ -139,7 +139,7 @@ def _clip_table(clips: list[Clip], speech: bool) -> Table:
 
 
 def _marked(steps: list[Step], side: int) -> Text:
-    """One side of an alignment: words in capitals or gaps where the sides differ, in colour on a terminal."""
+    """One side of an alignment: words in capitals or gaps where the sides differ, in color on a terminal."""
     if all(step[side] is None for step in steps):
         return Text(NOTHING)
     line = Text()

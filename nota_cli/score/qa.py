@@ -15,7 +15,7 @@ class AnswerResult:
     """Shares in 0 to 1 over all clips, and each clip's values in order.
 
     Attributes:
-        exact_match: answers equal to a reference after normalisation.
+        exact_match: answers equal to a reference after normalization.
         token_f1: mean harmonic mean of precision and recall of the words, order aside.
         matches: 1.0 or 0.0 for each clip.
         f1s: the F1 of each clip.
@@ -27,25 +27,25 @@ class AnswerResult:
     f1s: tuple[float, ...]
 
 
-def squad_normalise(text: str) -> str:
+def squad_normalize(text: str) -> str:
     """`text` as SQuAD compares answers: lower case, no ASCII punctuation, no `a`, `an`, `the`, single spaces."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def answers(
-    hypotheses: Sequence[str], references: Sequence[Sequence[str]], normalise: Callable[[str], str]
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], normalize: Callable[[str], str]
 ) -> AnswerResult:
     """Exact match and word F1 of answers, each against that of its references that serves it best.
 
     Args:
         hypotheses: the model's answers; at least one.
         references: each one's right answers, in the same order.
-        normalise: what both sides go through.
+        normalize: what both sides go through.
     """
     matches, f1s = [], []
     for hypothesis, own in zip(hypotheses, references, strict=True):
-        said = normalise(hypothesis).strip()
-        right = [normalise(reference).strip() for reference in own]
+        said = normalize(hypothesis).strip()
+        right = [normalize(reference).strip() for reference in own]
         matches.append(float(said in right))
         f1s.append(max(_f1(said.split(), reference.split()) for reference in right))
     count = len(hypotheses)

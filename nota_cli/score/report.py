@@ -10,17 +10,17 @@ from nota_cli.data.annotation import FAMILY_TASK, Row, family, read_annotation, 
 from nota_cli.errors import DataError, UsageError, listing
 from nota_cli.score.cider import cider_d
 from nota_cli.score.intervals import PERCENT, SEED, interval
-from nota_cli.score.qa import answers, squad_normalise
-from nota_cli.score.wer import ClipEdits, WerResult, clip_edits, normalise, plain_words, wer
+from nota_cli.score.qa import answers, squad_normalize
+from nota_cli.score.wer import ClipEdits, WerResult, clip_edits, normalize, plain_words, wer
 from nota_cli.submission import COLUMNS, Problem, read_records
 from nota_cli.submission.problems import printable
 from nota_cli.version import versions
 
 PROFILES = ("organisers", "standard")
 CIDER_NOTE = "this is CIDEr-D x 100, which the organisers print under the name SPIDEr; it is not SPIDEr"
-EXACT_MATCH_NOTE = "percent of answers equal to the reference after normalisation; the organisers print no such figure"
+EXACT_MATCH_NOTE = "percent of answers equal to the reference after normalization; the organisers print no such figure"
 WHISPER = (
-    "Whisper's English normaliser as published before openai/whisper pull request 2836 of August 2026, from "
+    "Whisper's English normalizer as published before openai/whisper pull request 2836 of August 2026, from "
     f"whisper-normalizer {version('whisper-normalizer')} without its four rewrites of its own"
 )
 """The later one keeps the 1 of `one dollar`, `one percent` and `three point one`, and so gives other rates."""
@@ -63,7 +63,7 @@ class _Figures:
     words: Sequence[ClipEdits] | None = None
     measures: dict[str, tuple[float, ...]] = field(default_factory=dict)
     means: dict[str, tuple[str, float]] = field(default_factory=dict)  # entry -> measure whose mean it is, factor
-    normaliser: str = WHISPER
+    normalizer: str = WHISPER
     versions: dict[str, str] = field(default_factory=dict)
 
 
@@ -91,8 +91,8 @@ def score_clips(
 ) -> Scored:
     """Score a CSV: hypotheses cut at the first end symbol and lower-cased, references as they are.
 
-    Profile `organisers` is the competition's. `standard` is what papers publish: WER with Whisper's normaliser alone;
-    CIDEr-D, SPICE, SPIDEr, METEOR and FENSE through aac-metrics; answers normalised as SQuAD does.
+    Profile `organisers` is the competition's. `standard` is what papers publish: WER with Whisper's normalizer alone;
+    CIDEr-D, SPICE, SPIDEr, METEOR and FENSE through aac-metrics; answers normalized as SQuAD does.
 
     Args:
         csv_path: columns `testset_id,text`; empty texts count as said nothing.
@@ -108,7 +108,7 @@ def score_clips(
         In the report, for every task: `task`, `rows` (scored), `other_rows` (of the annotation, left out),
         `unknown_ids` (of the CSV, not in the annotation), `empty_texts` and `printed`; last `references` (where some
         row has several), `intervals` (the 95% intervals of the figures, bootstrapped over the clips), `profile`,
-        `normaliser` and `versions`. For asr `wer` (percent), `edits`, `reference_words`; for aac `cider_d_x100`,
+        `normalizer` and `versions`. For asr `wer` (percent), `edits`, `reference_words`; for aac `cider_d_x100`,
         `note` and the WER figures too (`wer` is None if no reference has a word in it); for qa `exact_match` and
         `token_f1` (percent) and `note`. In the standard profile aac has instead `cider_d`, `spice`, `spider`,
         `meteor` and `fense` on their own scales, as far as they could be computed, and `not_computed`, the others
@@ -152,7 +152,7 @@ def score_clips(
         report["intervals"] = _intervals(figures, samples)
     report |= {
         "profile": profile,
-        "normaliser": figures.normaliser,
+        "normalizer": figures.normalizer,
         "versions": versions(_LIBRARIES) | figures.versions,
     }
     clips = [
@@ -173,7 +173,7 @@ References = list[tuple[str, ...]]
 
 def _speech(hypotheses: list[str], references: References) -> _Figures:
     result = wer(hypotheses, [own[0] for own in references])
-    return _Figures(_counted(result), words=result.per_clip, normaliser=_ORGANISERS)
+    return _Figures(_counted(result), words=result.per_clip, normalizer=_ORGANISERS)
 
 
 def _standard_speech(hypotheses: list[str], references: References) -> _Figures:
@@ -196,7 +196,7 @@ def _captions(hypotheses: list[str], references: References) -> _Figures:
         words=words,
         measures={"cider_d": captions.per_clip},
         means={"cider_d_x100": ("cider_d", 100)},
-        normaliser=f"captions: none; WER: {_ORGANISERS}",
+        normalizer=f"captions: none; WER: {_ORGANISERS}",
     )
 
 
@@ -210,12 +210,12 @@ def _standard_captions(hypotheses: list[str], references: References) -> _Figure
         {"printed": printed, **values, "not_computed": scores.lacking},
         measures=scores.per_clip,
         means={name: (name, 1) for name in values if name != "meteor"},  # METEOR's is not the mean of its clips'
-        normaliser="PTB tokenizer of Stanford CoreNLP 3.4.1 (lower case, punctuation dropped)",
+        normalizer="PTB tokenizer of Stanford CoreNLP 3.4.1 (lower case, punctuation dropped)",
         versions=versions(),
     )
 
 
-def _questions(normaliser: str, normal: Callable[[str], str], several: bool) -> Callable[..., _Figures]:
+def _questions(normalizer: str, normal: Callable[[str], str], several: bool) -> Callable[..., _Figures]:
     def score(hypotheses: list[str], references: References) -> _Figures:
         result = answers(hypotheses, references if several else [own[:1] for own in references], normal)
         right = int(sum(result.matches))
@@ -229,7 +229,7 @@ def _questions(normaliser: str, normal: Callable[[str], str], several: bool) -> 
             },
             measures={"exact_match": result.matches, "token_f1": result.f1s},
             means={"exact_match": ("exact_match", 100), "token_f1": ("token_f1", 100)},
-            normaliser=normaliser,
+            normalizer=normalizer,
         )
 
     return score
@@ -242,8 +242,8 @@ _SCORERS: dict[tuple[str, str], Callable[[list[str], References], _Figures]] = {
     ("asr", "standard"): _standard_speech,
     ("aac", "organisers"): _captions,
     ("aac", "standard"): _standard_captions,
-    ("qa", "organisers"): _questions(WHISPER, normalise, several=False),
-    ("qa", "standard"): _questions(_SQUAD, squad_normalise, several=True),
+    ("qa", "organisers"): _questions(WHISPER, normalize, several=False),
+    ("qa", "standard"): _questions(_SQUAD, squad_normalize, several=True),
 }
 
 
@@ -307,11 +307,11 @@ def _references(rows: list[Row], path: Path | str) -> list[tuple[str, ...]]:
 def _unreadable(
     rows: list[Row], hypotheses: list[str], references: References, csv_path: Path | str, annotation_path: Path | str
 ) -> str:
-    """Where the text stands that the normaliser cannot take; both files where the fault is none of one text."""
+    """Where the text stands that the normalizer cannot take; both files where the fault is none of one text."""
     for row, hypothesis, own in zip(rows, hypotheses, references, strict=True):
         for text, place in ((hypothesis, csv_path), *((text, annotation_path) for text in own)):
             try:
-                normalise(text)
+                normalize(text)
             except DataError:
                 return f"{place}, {row_id(row)}"
     return f"{csv_path} against {annotation_path}"

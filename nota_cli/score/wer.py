@@ -1,4 +1,4 @@
-"""Word error rate: the organisers' count (Whisper's normaliser, 13a tokens, no punctuation) and the plain one."""
+"""Word error rate: the organisers' count (Whisper's normalizer, 13a tokens, no punctuation) and the plain one."""
 
 import re
 import unicodedata
@@ -9,7 +9,7 @@ from functools import cache
 from nota_cli.errors import DataError
 
 EXTRA_REPLACEMENTS = ("kinda", "sorta", "dunno", "cause")
-"""Words that whisper-normalizer rewrites and the normaliser published with Whisper, the organisers' one, does not."""
+"""Words that whisper-normalizer rewrites and the normalizer published with Whisper, the organisers' one, does not."""
 
 KINDS = {"substitute": "replace", "insert": "insert", "delete": "delete"}
 """jiwer's names of edits, and ours."""
@@ -83,7 +83,7 @@ class WerResult:
 
 @cache
 def _tools() -> tuple[Callable[[str], str], Callable[[str], str]]:
-    """Whisper's normaliser and the 13a tokenizer, made once; imported here so that importing this module is cheap."""
+    """Whisper's normalizer and the 13a tokenizer, made once; imported here so that importing this module is cheap."""
     from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
     from whisper_normalizer.english import EnglishTextNormalizer
 
@@ -91,7 +91,7 @@ def _tools() -> tuple[Callable[[str], str], Callable[[str], str]]:
     for word in EXTRA_REPLACEMENTS:
         del whole.replacers[rf"\b{word}\b"]
     # Its fifty replacements take half of the time. Each is of a whole word or has an apostrophe in it; a text that has
-    # neither, nor brackets (which vanish and may join what is beside them), goes through the normaliser without them.
+    # neither, nor brackets (which vanish and may join what is beside them), goes through the normalizer without them.
     brief.replacers = {}
     plain = [pattern[2:-2] for pattern in whole.replacers if re.fullmatch(r"\\b\w+\\b", pattern)]
     needed = [re.escape(mark) for mark in "'([<"] + [rf"\b(?:{'|'.join(plain)})\b"]
@@ -106,28 +106,28 @@ def _tools() -> tuple[Callable[[str], str], Callable[[str], str]]:
     return normalizer, tokenizer
 
 
-def normalise(text: str) -> str:
-    """`text` after Whisper's English normaliser, without the four replacements that only whisper-normalizer makes.
+def normalize(text: str) -> str:
+    """`text` after Whisper's English normalizer, without the four replacements that only whisper-normalizer makes.
 
     Raises:
-        DataError: the normaliser itself fails (it does on numbers of more than 4,300 digits).
+        DataError: the normalizer itself fails (it does on numbers of more than 4,300 digits).
     """
     normalizer, _ = _tools()
     try:
         return normalizer(text)
     except (AssertionError, AttributeError, ValueError) as error:  # its assertions are gone under `python -O`
-        raise DataError(f"Whisper's normaliser cannot take the text {text[:60]!r}...; shorten its numbers") from error
+        raise DataError(f"Whisper's normalizer cannot take the text {text[:60]!r}...; shorten its numbers") from error
 
 
 def words(text: str) -> list[str]:
-    """The words that are counted: normalised, split by sacrebleu's 13a, without punctuation-only ones, lower-cased."""
+    """The words that are counted: normalized, split by sacrebleu's 13a, without punctuation-only ones, lower-cased."""
     _, tokenize = _tools()
-    return [token.lower() for token in tokenize(normalise(text)).split() if not _is_punctuation(token)]
+    return [token.lower() for token in tokenize(normalize(text)).split() if not _is_punctuation(token)]
 
 
 def plain_words(text: str) -> list[str]:
-    """The words of `text` after Whisper's normaliser alone, split at white space: what most published rates count."""
-    return normalise(text).split()
+    """The words of `text` after Whisper's normalizer alone, split at white space: what most published rates count."""
+    return normalize(text).split()
 
 
 def word_edits(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
@@ -136,7 +136,7 @@ def word_edits(hypothesis: Sequence[str], reference: Sequence[str]) -> int:
 
 
 def wer_as_written(pairs: Sequence[tuple[str, str]]) -> float:
-    """Word errors over reference words, no normaliser: the organisers' turns `three seven one` into the word `371`.
+    """Word errors over reference words, no normalizer: the organisers' turns `three seven one` into the word `371`.
 
     Args:
         pairs: hypothesis and reference of each clip.

@@ -47,9 +47,9 @@ class AuxiliaryHeads(nn.Module):
         if self.alignment is not None and spoken:
             targets = [self.token_ids(batch.texts[i]) for i in spoken]
             losses["alignment"] = self.spec.alignment_weight * self.alignment(encoded, spoken, targets)
-        labelled = [i for i, label in enumerate(batch.labels) if label in self.label_index]
-        if self.label is not None and labelled:
-            losses["label"] = self.spec.label_weight * self._label_loss(encoded, batch, labelled)
+        labeled = [i for i, label in enumerate(batch.labels) if label in self.label_index]
+        if self.label is not None and labeled:
+            losses["label"] = self.spec.label_weight * self._label_loss(encoded, batch, labeled)
         return losses
 
     def _ctc_loss(self, encoded: Encoded, batch: Batch, rows: list[int]) -> Tensor:

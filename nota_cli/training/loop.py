@@ -42,7 +42,7 @@ class Trained:
 
 
 class _Trainer:
-    """Model, helper heads, optimiser and averaged weights of one run."""
+    """Model, helper heads, optimizer and averaged weights of one run."""
 
     def __init__(self, recipe: Recipe, accelerator: Accelerator) -> None:
         self.recipe, self.spec, self.accelerator = recipe, recipe.train, accelerator
@@ -70,7 +70,7 @@ class _Trainer:
         self.average = {k: p.detach().clone() for k, p in self.parameters} if self.spec.average else {}
 
     def step(self, step: int, source: Iterator) -> dict[str, float]:
-        """One optimiser step over `accumulation` batches; returns the mean losses."""
+        """One optimizer step over `accumulation` batches; returns the mean losses."""
         # What dropout draws depends on seed, step and process alone, so a resumed run draws the same.
         numbers = [self.spec.seed, step, self.accelerator.process_index]
         torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))

@@ -1,4 +1,4 @@
-"""Optimiser and learning rate, as the organisers set them."""
+"""Optimizer and learning rate, as the organisers set them."""
 
 import math
 

@@ -22,7 +22,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     average: dict[str, Tensor],
 ) -> None:
-    """Write weights, optimiser moments and averaged weights at the end of `step`."""
+    """Write weights, optimizer moments and averaged weights at the end of `step`."""
     tensors = {f"weight/{name}": parameter.detach() for name, parameter in parameters}
     tensors |= {f"average/{name}": tensor for name, tensor in average.items()}
     for name, parameter in parameters:

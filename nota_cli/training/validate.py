@@ -13,7 +13,7 @@ from nota_cli.score.wer import wer, wer_as_written
 
 @torch.no_grad()
 def validate(model: AudioLM) -> dict[str, float]:
-    """Loss, WER in percent over the speech rows, and the rate of right sounds over labelled caption rows."""
+    """Loss, WER in percent over the speech rows, and the rate of right sounds over labeled caption rows."""
     model.eval()
     losses: list[float] = []
     all_rows: list[Row] = []
@@ -37,8 +37,8 @@ def _task_metrics(rows: list[Row], texts: list[str]) -> dict[str, float]:
         pairs = [(texts[i], rows[i].text or "") for i in spoken]
         metrics["wer"] = 100 * wer([heard for heard, _ in pairs], [said for _, said in pairs]).value
         metrics["wer_as_written"] = 100 * wer_as_written(pairs)
-    labelled = [i for i, row in enumerate(rows) if row.label is not None]
-    if labelled:
-        right = caption_accuracy([texts[i] for i in labelled], [rows[i].label or "" for i in labelled])
+    labeled = [i for i, row in enumerate(rows) if row.label is not None]
+    if labeled:
+        right = caption_accuracy([texts[i] for i in labeled], [rows[i].label or "" for i in labeled])
         metrics["right_captions"] = 100 * right
     return metrics

@@ -252,7 +252,7 @@ def test_train_quantize_and_lora_run_from_the_command_line(
     assert nota("train", tiny_recipe, "--out", first, *quick) == 0
     assert nota("quantize", first, "--recipe", tiny_recipe, "--out", packed, "--clips", 16) == 0
     frozen = [f"--set={part}.train=false" for part in ("speech_encoder", "audio_encoder", "decoder")]
-    gptq = f"--set=decoder={{path: {packed / 'decoder'}, quantisation: gptq, config: null, tokenizer: null}}"
+    gptq = f"--set=decoder={{path: {packed / 'decoder'}, quantization: gptq, config: null, tokenizer: null}}"
     assert nota("train", tiny_recipe, "--out", last, "--init", packed, gptq, *frozen, "--set=lora={}", *quick) == 0
     out = tmp_path / "out.csv"
     assert nota("infer", "--checkpoint", last, "--annotation", clips / "all.json", "--out", out) == 0

@@ -149,7 +149,7 @@ def test_without_assertions_the_message_is_the_same(options: tuple[str, ...], tm
     arguments = ("score", tmp_path / "s.csv", "--annotation", tmp_path / "a.json", "--task", "asr")
     done = run(*arguments, options=options)
     assert done.returncode == 1
-    assert b"normaliser cannot take the text" in done.stderr
+    assert b"normalizer cannot take the text" in done.stderr
 
 
 def test_a_table_that_cannot_be_drawn_costs_nothing(

@@ -172,7 +172,7 @@ def test_the_kind_of_a_layer_stays_where_the_config_leaves_it_to_its_number(deep
     assert told["layer_types"] == untold["layer_types"] == ["full_attention", "sliding_attention"]
 
 
-def test_shards_and_names_of_unquantised_layers_are_kept_in_step(deep: Path, tmp_path: Path) -> None:
+def test_shards_and_names_of_unquantized_layers_are_kept_in_step(deep: Path, tmp_path: Path) -> None:
     model = AudioLM.from_pretrained(deep)
     keep = {"decoder": [2]}
     expected = logits(bypass(AudioLM.from_pretrained(deep), keep))
@@ -202,7 +202,7 @@ def test_a_half_precision_encoder_stays_one(tiny_recipe: Path, tmp_path: Path) -
 
 
 def test_the_shipped_gptq_checkpoint(tmp_path: Path) -> None:
-    """Adapters over a quantised decoder, 4-bit layers of which are dropped without being unpacked."""
+    """Adapters over a quantized decoder, 4-bit layers of which are dropped without being unpacked."""
     keep = {"speech_encoder": [0, 1, 3], "decoder": [0, 2]}
     assert_equal_to_bypassed(SHIPPED, tmp_path / "out", keep)
     model = AudioLM.from_pretrained(tmp_path / "out")

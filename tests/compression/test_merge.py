@@ -117,27 +117,27 @@ def test_always_merging_refuses_what_cannot_be_merged(tiny_recipe: Path, tiny_ch
     always = ["generate.merge_lora=always"]
     plain = load_recipe(str(tiny_checkpoint), [*always, f"checkpoint={tiny_checkpoint}"])
     assert merge_as_asked(build(plain)) == 0  # no adapters, so there is nothing left to do
-    quantised = load_recipe(str(SHIPPED), [*always, f"checkpoint={SHIPPED}"])
+    quantized = load_recipe(str(SHIPPED), [*always, f"checkpoint={SHIPPED}"])
     for run in (load, measure):
         with pytest.raises(RecipeError, match=r"merge_lora.*gptq.*off the grid"):
-            run(quantised, "cpu")
+            run(quantized, "cpu")
     lora = f"lora={json.dumps({'rank': 2, 'targets': ['lm_head']})}"
     tied = load_recipe(str(tiny_recipe), [*always, lora, "decoder.config.tie_word_embeddings=true"])
     with pytest.raises(RecipeError, match="shares its weights"):
         load(tied, "cpu")
 
 
-def test_quantised_decoders_keep_their_adapters(tiny_recipe: Path, tmp_path: Path) -> None:
+def test_quantized_decoders_keep_their_adapters(tiny_recipe: Path, tmp_path: Path) -> None:
     model = AudioLM.from_pretrained(SHIPPED)
     before = adapters(model)
     assert merge_lora(model, rounding=True) == 0
     assert adapters(model) == before > 0
-    for checkpoint, quantisation in ((SHIPPED, None), (make(tiny_recipe, tmp_path / "nf4"), "nf4")):
-        if quantisation:  # quantised while loading: the folder itself is in full precision
+    for checkpoint, quantization in ((SHIPPED, None), (make(tiny_recipe, tmp_path / "nf4"), "nf4")):
+        if quantization:  # quantized while loading: the folder itself is in full precision
             values = yaml.safe_load((checkpoint / "recipe.yaml").read_text())
-            values["decoder"] |= {"quantisation": quantisation, "train": False}
+            values["decoder"] |= {"quantization": quantization, "train": False}
             (checkpoint / "recipe.yaml").write_text(yaml.safe_dump(values))
-        with pytest.raises(RecipeError, match=r"quantisation is (gptq|nf4).*before `nota quantize`"):
+        with pytest.raises(RecipeError, match=r"quantization is (gptq|nf4).*before `nota quantize`"):
             merge_checkpoint(checkpoint, tmp_path / "out", rounding=True)
         assert not (tmp_path / "out").exists()
 

@@ -88,8 +88,8 @@ def test_kaldi_fbank_equals_its_definition(n_mels):
     actual = kaldi_fbank(waveform, n_mels, mean=0.0, std=0.5)
     assert actual.shape == (6, n_mels)
     torch.testing.assert_close(actual.double(), expected, atol=2e-3, rtol=0)
-    normalised = kaldi_fbank(waveform, n_mels)
-    torch.testing.assert_close(normalised, (actual - BEATS_MEAN) / (2 * BEATS_STD))
+    normalized = kaldi_fbank(waveform, n_mels)
+    torch.testing.assert_close(normalized, (actual - BEATS_MEAN) / (2 * BEATS_STD))
 
 
 def test_kaldi_fbank_of_silence_is_the_smallest_float_step():

@@ -151,11 +151,11 @@ def test_punished_repetition_does_not_depend_on_the_batch(
     assert alone == together
 
 
-@pytest.mark.parametrize("quantisation", ["gptq", "nf4"])
-def test_quantised_decoders_say_the_same_either_way(tiny_recipe: Path, clips: Path, quantisation: str) -> None:
-    if quantisation == "nf4":
+@pytest.mark.parametrize("quantization", ["gptq", "nf4"])
+def test_quantized_decoders_say_the_same_either_way(tiny_recipe: Path, clips: Path, quantization: str) -> None:
+    if quantization == "nf4":
         pytest.importorskip("bitsandbytes")
-    settings = [f"decoder.quantisation={quantisation}", "decoder.train=false", "generate.max_new_tokens=12"]
+    settings = [f"decoder.quantization={quantization}", "decoder.train=false", "generate.max_new_tokens=12"]
     torch.manual_seed(4)
     model = build(load_recipe(str(tiny_recipe), [*settings, "lora={targets: [q_proj]}"]), load_format="dummy")
     plain = model.recipe.generate.model_copy(update={"decoding": "plain"})

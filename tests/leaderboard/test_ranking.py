@@ -238,7 +238,7 @@ def test_what_nota_score_and_nota_efficiency_write_is_read(
     assert nota("compare", tmp_path / "run", "--no-references", "--json") == 0
     found = json.loads(capsys.readouterr().out)["runs"]
     report = json.loads(out.read_text())
-    # "1234" in place of "123": the normaliser writes digits together.
+    # "1234" in place of "123": the normalizer writes digits together.
     assert found[0]["wer"] == pytest.approx(100 / 4)
     assert found[0]["memory_gib"] == report["peak_memory_gib"] > 0
     assert found[0]["latency_s"] == pytest.approx(report["ttft_from_features_s"] + report["tpot_s"])
@@ -303,7 +303,7 @@ def test_a_crowded_picture_keeps_its_labels_apart(tmp_path: Path) -> None:
             assert one.x1 <= frame.x1
             assert not [names[place] for place, other in enumerate(boxes[:index]) if one.overlaps(other)]
     markers = {line.get_marker() for line in figure.axes[0].lines}
-    assert len(markers) == 13  # shapes, not colours, tell runs apart
+    assert len(markers) == 13  # shapes, not colors, tell runs apart
 
 
 def test_without_matplotlib_the_remedy_is_named_and_nothing_written(

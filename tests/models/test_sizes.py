@@ -28,7 +28,7 @@ def computed(recipe):
 @pytest.mark.parametrize("name", sorted(recipe_names()))
 def test_every_shipped_recipe(name):
     recipe = load_recipe(name)
-    if recipe.decoder.quantisation == "nf4":
+    if recipe.decoder.quantization == "nf4":
         pytest.importorskip("bitsandbytes")
     assert computed(recipe) == counted(recipe)
 
@@ -37,8 +37,8 @@ def test_every_shipped_recipe(name):
     "settings",
     [
         ["audio_encoder={kind: none, config: null}"],
-        ["speech_encoder.quantisation=int4", "audio_encoder.quantisation=int8", "speech_encoder.dtype=bfloat16"],
-        ["audio_encoder={kind: ced, config: null, path: mispeech/ced-tiny, quantisation: int4}"],
+        ["speech_encoder.quantization=int4", "audio_encoder.quantization=int8", "speech_encoder.dtype=bfloat16"],
+        ["audio_encoder={kind: ced, config: null, path: mispeech/ced-tiny, quantization: int4}"],
         ["audio_encoder={kind: eat, config: null, path: worstchan/EAT-base_epoch30_finetune_AS2M, dtype: float16}"],
         ["decoder={path: meta-llama/Llama-3.2-1B-Instruct, config: null, dtype: bfloat16}", "lora.targets=[up_proj]"],
         ["decoder.dtype=bfloat16", "lora.rank=3", "connector={queries: 3, layers: 1}"],

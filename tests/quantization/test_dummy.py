@@ -22,7 +22,7 @@ from transformers import (
 
 from nota_cli.errors import RecipeError, UsageError
 from nota_cli.quantization.dummy import dummy_decoder, dummy_init, logical_parameters, packed_tensors
-from nota_cli.quantization.gptq import count_quantised, kernel_name, load_gptq_decoder
+from nota_cli.quantization.gptq import count_quantized, kernel_name, load_gptq_decoder
 from nota_cli.quantization.nf4 import count_nf4, load_nf4_decoder
 
 pytest.importorskip("bitsandbytes")
@@ -64,7 +64,7 @@ LLAMA_32_1B = LlamaConfig(
 )
 
 everything = pytest.mark.parametrize(
-    ("family", "quantisation"),
+    ("family", "quantization"),
     [("gemma2", "gptq"), ("llama", "nf4"), ("qwen2", "none"), ("qwen2", "gptq"), ("qwen2", "nf4")],
 )
 
@@ -103,9 +103,9 @@ def weight_of(module: nn.Module) -> Tensor:
 
 @everything
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_every_model_runs_in_every_precision(family, quantisation, dtype):
+def test_every_model_runs_in_every_precision(family, quantization, dtype):
     config = CONFIGS[family]
-    model = dummy_decoder(config, quantisation, dtype)
+    model = dummy_decoder(config, quantization, dtype)
     scores = logits(model)
     assert scores.dtype == model.dtype == dtype
     assert torch.isfinite(scores).all()
@@ -113,19 +113,19 @@ def test_every_model_runs_in_every_precision(family, quantisation, dtype):
     ids = model.generate(torch.tensor([[3, 4, 5]]), max_new_tokens=3, min_new_tokens=3, do_sample=False)
     assert ids.shape == (1, 6)
     assert not model.training
-    assert count_quantised(model)["quantised"] == (LINEARS if quantisation == "gptq" else 0)
-    assert count_nf4(model) == (LINEARS if quantisation == "nf4" else 0)
-    assert kernel_name(model) == ("torch" if quantisation == "gptq" else "none")
+    assert count_quantized(model)["quantized"] == (LINEARS if quantization == "gptq" else 0)
+    assert count_nf4(model) == (LINEARS if quantization == "nf4" else 0)
+    assert kernel_name(model) == ("torch" if quantization == "gptq" else "none")
     assert logical_parameters(model) == sum(p.numel() for p in AutoModelForCausalLM.from_config(config).parameters())
 
 
 @everything
-def test_the_meta_device_gives_the_same_types_and_shapes(family, quantisation):
+def test_the_meta_device_gives_the_same_types_and_shapes(family, quantization):
     for dtype in (torch.float32, torch.bfloat16):
-        meta = dummy_decoder(CONFIGS[family], quantisation, dtype, "meta")
+        meta = dummy_decoder(CONFIGS[family], quantization, dtype, "meta")
         assert all(tensor.is_meta for tensor in tensors(meta).values())
         assert all(tensor.is_meta for module in meta.modules() for tensor in packed_tensors(module))
-        real = dummy_decoder(CONFIGS[family], quantisation, dtype)
+        real = dummy_decoder(CONFIGS[family], quantization, dtype)
         assert kinds(meta) == kinds(real)
         for name, module in meta.named_modules():
             sizes = [tensor.nbytes for tensor in packed_tensors(module)]
@@ -133,11 +133,11 @@ def test_the_meta_device_gives_the_same_types_and_shapes(family, quantisation):
 
 
 @everything
-def test_computed_buffers_norms_and_ties_are_those_of_a_really_built_model(family, quantisation):
+def test_computed_buffers_norms_and_ties_are_those_of_a_really_built_model(family, quantization):
     config = CONFIGS[family]
     for dtype in (torch.float32, torch.bfloat16):
         real = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        model = dummy_decoder(config, quantisation, dtype)
+        model = dummy_decoder(config, quantization, dtype)
         assert dict(real.named_buffers()).keys() <= dict(model.named_buffers()).keys()
         for name, tensor in tensors(model).items():
             if "norm" in name or name in dict(real.named_buffers()):
@@ -149,9 +149,9 @@ def test_computed_buffers_norms_and_ties_are_those_of_a_really_built_model(famil
         assert model.config._attn_implementation == ("eager" if family == "gemma2" else "sdpa")
 
 
-@pytest.mark.parametrize(("family", "quantisation"), [("gemma2", "gptq"), ("qwen2", "nf4")])
-def test_packed_weights_stand_for_numbers_of_the_usual_size(family, quantisation):
-    model = dummy_decoder(CONFIGS[family], quantisation, torch.float32)
+@pytest.mark.parametrize(("family", "quantization"), [("gemma2", "gptq"), ("qwen2", "nf4")])
+def test_packed_weights_stand_for_numbers_of_the_usual_size(family, quantization):
+    model = dummy_decoder(CONFIGS[family], quantization, torch.float32)
     seen = []
     for module in model.modules():
         if packed_tensors(module):
@@ -163,7 +163,7 @@ def test_packed_weights_stand_for_numbers_of_the_usual_size(family, quantisation
             seen.append(weight)
     assert len(seen) == LINEARS
     assert not any(torch.equal(seen[0], other) for other in seen[1:] if other.shape == seen[0].shape)
-    again, other = (dummy_decoder(CONFIGS[family], quantisation, torch.float32, seed=seed) for seed in (0, 1))
+    again, other = (dummy_decoder(CONFIGS[family], quantization, torch.float32, seed=seed) for seed in (0, 1))
     assert torch.equal(logits(model), logits(again))
     assert not torch.equal(logits(model), logits(other))
 
@@ -200,11 +200,11 @@ def test_bytes_are_those_of_the_formats():
 
 
 @pytest.mark.parametrize(
-    ("config", "quantisation", "parameters"),
+    ("config", "quantization", "parameters"),
     [(GEMMA_2_2B, "gptq", 2_614_341_888), (GEMMA_2_2B, "none", 2_614_341_888), (LLAMA_32_1B, "nf4", 1_235_814_400)],
 )
-def test_published_models_have_their_published_number_of_parameters(config, quantisation, parameters):
-    model = dummy_decoder(config, quantisation, torch.bfloat16, "meta")
+def test_published_models_have_their_published_number_of_parameters(config, quantization, parameters):
+    model = dummy_decoder(config, quantization, torch.bfloat16, "meta")
     assert logical_parameters(model) == parameters
     assert all(tensor.is_meta for tensor in tensors(model).values())
 
@@ -225,15 +225,15 @@ def largest_float_tensor() -> Iterator[list[int]]:
         yield largest
 
 
-@pytest.mark.parametrize("quantisation", ["gptq", "nf4"])
-def test_no_weight_that_is_packed_is_ever_there_in_full(quantisation):
+@pytest.mark.parametrize("quantization", ["gptq", "nf4"])
+def test_no_weight_that_is_packed_is_ever_there_in_full(quantization):
     config = LlamaConfig(**{**SIZES, **TOKENS, "hidden_size": 512, "intermediate_size": 8192})
     weight = 512 * 8192
     with largest_float_tensor() as largest:
         dummy_decoder(config, "none", torch.float32)
     assert largest[0] == weight
     with largest_float_tensor() as largest:
-        model = dummy_decoder(config, quantisation, torch.float32)
+        model = dummy_decoder(config, quantization, torch.float32)
     assert largest[0] < weight / 2
     assert logical_parameters(model) > 12 * weight / 2
 
@@ -264,22 +264,22 @@ def test_an_nf4_dummy_saved_loads_as_the_same_model(dtype, tmp_path):
 
 
 @everything
-def test_lora_trains_on_it(family, quantisation):
+def test_lora_trains_on_it(family, quantization):
     from peft import LoraConfig, get_peft_model
 
-    model = dummy_decoder(CONFIGS[family], quantisation, torch.float32)
+    model = dummy_decoder(CONFIGS[family], quantization, torch.float32)
     torch.manual_seed(0)
     settings = LoraConfig(r=8, lora_alpha=32, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     adapted = get_peft_model(model, settings)
     prefix = nn.Parameter(torch.randn(2, 6, 128))
     labels = torch.randint(0, 80, (2, 6))
-    optimiser = torch.optim.AdamW([*(p for p in adapted.parameters() if p.requires_grad), prefix], lr=1e-2)
+    optimizer = torch.optim.AdamW([*(p for p in adapted.parameters() if p.requires_grad), prefix], lr=1e-2)
     losses = []
     for _ in range(20):
         loss = adapted(inputs_embeds=prefix, labels=labels).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
     assert prefix.grad[:, :-1].abs().sum() > 0
@@ -287,7 +287,7 @@ def test_lora_trains_on_it(family, quantisation):
     assert logical_parameters(adapted) == adapters + logical_parameters(
         dummy_decoder(CONFIGS[family], "none", torch.half)
     )
-    meta = get_peft_model(dummy_decoder(CONFIGS[family], quantisation, torch.float32, "meta"), settings)
+    meta = get_peft_model(dummy_decoder(CONFIGS[family], quantization, torch.float32, "meta"), settings)
     assert all(parameter.is_meta for parameter in meta.parameters())
 
 
@@ -302,7 +302,7 @@ def test_what_cannot_be_built_is_named(monkeypatch):
     with pytest.raises(RecipeError, match=r"decoder\.kernel: 'abacus'"):
         dummy_decoder(config, "gptq", torch.float32, kernel="abacus")
     sizes = dict(vocab_size=80, hidden_size=128, num_hidden_layers=2, num_attention_heads=4)
-    with pytest.raises(RecipeError, match="FalconForCausalLM has no layers that nf4 quantises"):
+    with pytest.raises(RecipeError, match="FalconForCausalLM has no layers that nf4 quantizes"):
         dummy_decoder(FalconConfig(**sizes), "nf4", torch.float32)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UsageError, match="pip install"):
@@ -312,7 +312,7 @@ def test_what_cannot_be_built_is_named(monkeypatch):
 def test_the_config_is_left_as_it_is():
     config = LlamaConfig(**SIZES, quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
     before = config.to_dict()
-    assert count_quantised(dummy_decoder(config, "gptq", torch.float32))["quantised"] == LINEARS
+    assert count_quantized(dummy_decoder(config, "gptq", torch.float32))["quantized"] == LINEARS
     assert count_nf4(dummy_decoder(config, "none", torch.float32)) == 0
     assert config.to_dict() == before
 
@@ -375,8 +375,8 @@ def test_a_buffer_of_unknown_value_is_not_filled_with_anything():
 
 
 def test_building_is_quiet(capfd, recwarn):
-    for quantisation in ("none", "gptq", "nf4"):
-        dummy_decoder(CONFIGS["llama"], quantisation, torch.float32)
+    for quantization in ("none", "gptq", "nf4"):
+        dummy_decoder(CONFIGS["llama"], quantization, torch.float32)
     assert capfd.readouterr() == ("", "")
     assert not [warning for warning in recwarn if issubclass(warning.category, UserWarning)]
 

@@ -57,16 +57,16 @@ def model() -> Gemma2ForCausalLM:
 
 
 @pytest.fixture(scope="module")
-def quantised(model, tmp_path_factory) -> QuantizeReport:
+def quantized(model, tmp_path_factory) -> QuantizeReport:
     return quantize_to_folder(model, None, make_batches(), tmp_path_factory.mktemp("gptq") / "decoder")
 
 
 @pytest.fixture
-def loaded(quantised):
-    return gptq.load_gptq_decoder(quantised.folder)
+def loaded(quantized):
+    return gptq.load_gptq_decoder(quantized.folder)
 
 
-def dequantised(folder: Path, model: nn.Module) -> nn.Module:
+def dequantized(folder: Path, model: nn.Module) -> nn.Module:
     """`model` with the weights that the file in `folder` stands for by the format's definition, in plain layers."""
     plain = copy.deepcopy(model)
     tensors = load_file(folder / "model.safetensors")
@@ -98,10 +98,10 @@ def logits(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     return model(**batch).logits[batch["attention_mask"].bool()]
 
 
-def test_every_layer_is_better_than_rounding(quantised):
-    assert len(quantised.layers) == LINEARS
-    assert all(layer.error < layer.rounding_error for layer in quantised.layers)
-    assert quantised.error < 0.75 * quantised.rounding_error
+def test_every_layer_is_better_than_rounding(quantized):
+    assert len(quantized.layers) == LINEARS
+    assert all(layer.error < layer.rounding_error for layer in quantized.layers)
+    assert quantized.error < 0.75 * quantized.rounding_error
 
 
 def test_the_whole_model_is_better_than_rounding_on_calibration_and_unheard_data(model, loaded):
@@ -112,27 +112,27 @@ def test_the_whole_model_is_better_than_rounding_on_calibration_and_unheard_data
         assert error < 0.25 * target.norm()
 
 
-def test_reported_errors_are_those_on_what_each_quantised_layer_sees(model, quantised, loaded):
-    plain = dequantised(quantised.folder, model)
-    seen: dict[str, list[Tensor]] = {layer.name: [] for layer in quantised.layers}
+def test_reported_errors_are_those_on_what_each_quantized_layer_sees(model, quantized, loaded):
+    plain = dequantized(quantized.folder, model)
+    seen: dict[str, list[Tensor]] = {layer.name: [] for layer in quantized.layers}
     for name, inputs in seen.items():
         loaded.get_submodule(name).register_forward_pre_hook(lambda _, args, to=inputs: to.append(args[0]))
     batches = make_batches()
     for batch in batches:
         logits(loaded, batch)
     keep = torch.cat([batch["attention_mask"] for batch in batches]).bool()
-    for layer in quantised.layers:
+    for layer in quantized.layers:
         inputs = torch.cat(seen[layer.name])[keep]
         target = model.get_submodule(layer.name)(inputs)
         error = (plain.get_submodule(layer.name)(inputs) - target).norm() / target.norm()
         assert layer.error == pytest.approx(error.item(), rel=1e-3), layer.name
 
 
-def test_padding_is_left_out(quantised, model, tmp_path):
+def test_padding_is_left_out(quantized, model, tmp_path):
     positions = sum(int(batch["attention_mask"].sum()) for batch in make_batches())
-    assert {layer.samples for layer in quantised.layers} == {positions}
+    assert {layer.samples for layer in quantized.layers} == {positions}
     other = quantize_to_folder(model, None, make_batches(padding=0.0), tmp_path / "other")
-    for one, two in zip(quantised.layers, other.layers, strict=True):
+    for one, two in zip(quantized.layers, other.layers, strict=True):
         assert one.error == pytest.approx(two.error, rel=1e-3)
 
 
@@ -142,18 +142,18 @@ def test_the_model_stays_as_it_was(tmp_path):
     quantize_to_folder(model, None, make_batches(1), tmp_path / "decoder")
     assert model.training
     assert not hasattr(model.config, "quantization_config")
-    assert gptq.count_quantised(model) == {"quantised": 0, "linear": LINEARS + 1, "bits": None, "kernel_class": None}
+    assert gptq.count_quantized(model) == {"quantized": 0, "linear": LINEARS + 1, "bits": None, "kernel_class": None}
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
-def test_the_folder_is_in_gptq_v1_format(quantised):
-    config = json.loads((quantised.folder / "config.json").read_text())["quantization_config"]
-    assert config == json.loads((quantised.folder / "quantize_config.json").read_text())
+def test_the_folder_is_in_gptq_v1_format(quantized):
+    config = json.loads((quantized.folder / "config.json").read_text())["quantization_config"]
+    assert config == json.loads((quantized.folder / "quantize_config.json").read_text())
     expected = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": True}
     assert expected.items() <= config.items()
     assert config["checkpoint_format"] == "gptq"
     assert "dataset" not in config
-    tensors = load_file(quantised.folder / "model.safetensors")
+    tensors = load_file(quantized.folder / "model.safetensors")
     up = {name.rsplit(".", 1)[1]: value for name, value in tensors.items() if "layers.0.mlp.up_proj" in name}
     assert up["qweight"].shape == (WIDTH // 8, 480)  # eight codes to a word, along the inputs
     assert up["qzeros"].shape == (WIDTH // 32, 480 // 8)
@@ -163,31 +163,31 @@ def test_the_folder_is_in_gptq_v1_format(quantised):
     assert up["g_idx"].tolist() == [i // 32 for i in range(WIDTH)]
     assert tensors["model.embed_tokens.weight"].dtype == torch.float32
     assert "lm_head.weight" not in tensors  # tied to the embedding, stored once
-    assert [path.name for path in quantised.folder.parent.iterdir()] == ["decoder"]
+    assert [path.name for path in quantized.folder.parent.iterdir()] == ["decoder"]
 
 
-def test_transformers_loads_the_folder_by_itself(quantised, loaded):
+def test_transformers_loads_the_folder_by_itself(quantized, loaded):
     config = GPTQConfig(bits=4, backend="torch")
-    other = AutoModelForCausalLM.from_pretrained(quantised.folder, quantization_config=config)
-    counts = {"quantised": LINEARS, "linear": 1, "bits": 4, "kernel_class": "TorchLinear"}  # linear: the output head
-    assert gptq.count_quantised(other) == gptq.count_quantised(loaded) == counts
+    other = AutoModelForCausalLM.from_pretrained(quantized.folder, quantization_config=config)
+    counts = {"quantized": LINEARS, "linear": 1, "bits": 4, "kernel_class": "TorchLinear"}  # linear: the output head
+    assert gptq.count_quantized(other) == gptq.count_quantized(loaded) == counts
     assert gptq.kernel_name(other) == gptq.kernel_name(loaded) == "torch"
     for name, value in loaded.state_dict().items():
         assert torch.equal(other.state_dict()[name].float(), value.float()), name
 
 
-def test_loading_is_exact_in_float32_for_any_batch_size(model, quantised, loaded):
+def test_loading_is_exact_in_float32_for_any_batch_size(model, quantized, loaded):
     batch = make_batches(1)[0]
-    plain = dequantised(quantised.folder, model)
+    plain = dequantized(quantized.folder, model)
     torch.testing.assert_close(logits(loaded, batch), logits(plain, batch), atol=1e-6, rtol=0)
     single = [logits(loaded, {name: value[i : i + 1] for name, value in batch.items()}) for i in range(6)]
     torch.testing.assert_close(torch.cat(single), logits(loaded, batch), atol=1e-5, rtol=0)
     assert loaded.lm_head.weight.data_ptr() == loaded.get_input_embeddings().weight.data_ptr()
 
 
-def test_half_precision_agrees_roughly(model, quantised, loaded):
+def test_half_precision_agrees_roughly(model, quantized, loaded):
     batch = make_batches(1)[0]
-    half = gptq.load_gptq_decoder(quantised.folder, dtype=torch.bfloat16)
+    half = gptq.load_gptq_decoder(quantized.folder, dtype=torch.bfloat16)
     assert half.dtype == torch.bfloat16
     low = logits(half, {**batch, "inputs_embeds": batch["inputs_embeds"].bfloat16()}).float()
     torch.testing.assert_close(low, logits(loaded, batch), atol=0.1, rtol=0)
@@ -197,12 +197,12 @@ def test_half_precision_agrees_roughly(model, quantised, loaded):
 def test_lora_trains_through_the_torch_kernel(loaded, autocast):
     spec = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     tuned = get_peft_model(loaded, spec).train()
-    assert gptq.count_quantised(tuned)["quantised"] == LINEARS
-    assert gptq.count_quantised(tuned)["linear"] == 1
+    assert gptq.count_quantized(tuned)["quantized"] == LINEARS
+    assert gptq.count_quantized(tuned)["linear"] == 1
     weights = {name: value for name, value in tuned.named_parameters() if value.requires_grad}
     assert len(weights) == 2 * 2 * LAYERS
     assert all("lora_" in name for name in weights)
-    optimiser = torch.optim.AdamW(weights.values(), lr=1e-2)
+    optimizer = torch.optim.AdamW(weights.values(), lr=1e-2)
     batch = make_batches(1)[0]
     labels = torch.arange(6 * 40).reshape(6, 40) % 80
     losses = []
@@ -214,17 +214,17 @@ def test_lora_trains_through_the_torch_kernel(loaded, autocast):
         losses.append(loss.item())
         assert (embeds.grad[batch["attention_mask"].bool()] != 0).any(dim=1).all()
         assert all(value.grad.abs().sum() > 0 for name, value in weights.items() if "lora_B" in name)
-        optimiser.step()
+        optimizer.step()
         if len(losses) > 1:  # before the first step B is zero, so A has no gradient
             assert all(value.grad.abs().sum() > 0 for value in weights.values())
-        optimiser.zero_grad()
+        optimizer.zero_grad()
     assert losses[-1] < losses[0] - 0.05
 
 
-def test_gradients_are_those_of_plain_layers(model, quantised, loaded):
+def test_gradients_are_those_of_plain_layers(model, quantized, loaded):
     batch = make_batches(1)[0]
     gradients = []
-    for one in (loaded.train(), dequantised(quantised.folder, model).train()):
+    for one in (loaded.train(), dequantized(quantized.folder, model).train()):
         embeds = batch["inputs_embeds"].clone().requires_grad_()
         one(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits.square().mean().backward()
         gradients.append(embeds.grad)
@@ -239,8 +239,8 @@ def test_cached_weights_change_nothing(loaded):
     assert torch.equal(logits(loaded, batch), before)
 
 
-def test_gptq_folders_are_told_from_others(quantised, model, tmp_path):
-    assert gptq.is_gptq_folder(quantised.folder)
+def test_gptq_folders_are_told_from_others(quantized, model, tmp_path):
+    assert gptq.is_gptq_folder(quantized.folder)
     assert not gptq.is_gptq_folder(tmp_path / "nothing")
     model.save_pretrained(tmp_path / "plain")
     assert not gptq.is_gptq_folder(tmp_path / "plain")
@@ -251,8 +251,8 @@ def test_gptq_folders_are_told_from_others(quantised, model, tmp_path):
         gptq.is_gptq_folder(tmp_path / "plain")
 
 
-def test_an_old_folder_with_quantize_config_alone_is_read(quantised, loaded, tmp_path):
-    old = shutil.copytree(quantised.folder, tmp_path / "old")
+def test_an_old_folder_with_quantize_config_alone_is_read(quantized, loaded, tmp_path):
+    old = shutil.copytree(quantized.folder, tmp_path / "old")
     config = json.loads((old / "config.json").read_text())
     del config["quantization_config"]
     (old / "config.json").write_text(json.dumps(config))
@@ -263,8 +263,8 @@ def test_an_old_folder_with_quantize_config_alone_is_read(quantised, loaded, tmp
     assert torch.equal(logits(gptq.load_gptq_decoder(old), batch), logits(loaded, batch))
 
 
-def test_missing_and_damaged_weights_are_named(quantised, tmp_path):
-    damaged = shutil.copytree(quantised.folder, tmp_path / "damaged")
+def test_missing_and_damaged_weights_are_named(quantized, tmp_path):
+    damaged = shutil.copytree(quantized.folder, tmp_path / "damaged")
     weights = damaged / "model.safetensors"
     tensors = load_file(weights)
     tensors["model.layers.1.mlp.extra"] = tensors.pop("model.layers.1.mlp.up_proj.qweight")
@@ -285,18 +285,18 @@ def test_missing_and_damaged_weights_are_named(quantised, tmp_path):
     ("kernel", "reason"),
     [("fast", "is no GPTQ kernel for cpu"), ("marlin", "is no GPTQ kernel for cpu"), ("torch_aten", "float32")],
 )
-def test_kernels_that_cannot_serve_are_refused_with_the_ones_that_are_here(quantised, kernel, reason):
+def test_kernels_that_cannot_serve_are_refused_with_the_ones_that_are_here(quantized, kernel, reason):
     with pytest.raises(RecipeError, match=rf"decoder\.kernel: '{kernel}' .*{reason}.* auto, .*torch_fused.*torch"):
-        gptq.load_gptq_decoder(quantised.folder, kernel=kernel)
+        gptq.load_gptq_decoder(quantized.folder, kernel=kernel)
 
 
-def test_kernels_can_be_named(quantised, loaded):
+def test_kernels_can_be_named(quantized, loaded):
     assert {"torch", "torch_fused"} <= set(gptq.available_kernels("cpu"))
     batch = make_batches(1)[0]
-    fused = gptq.load_gptq_decoder(quantised.folder, kernel="torch_fused")
+    fused = gptq.load_gptq_decoder(quantized.folder, kernel="torch_fused")
     assert gptq.kernel_name(fused) == "torch_fused"
     torch.testing.assert_close(logits(fused, batch), logits(loaded, batch), atol=0.1, rtol=0)
-    assert gptq.kernel_name(gptq.load_gptq_decoder(quantised.folder, kernel="gptq_torch")) == "torch"
+    assert gptq.kernel_name(gptq.load_gptq_decoder(quantized.folder, kernel="gptq_torch")) == "torch"
 
 
 def test_sizes_that_do_not_fit_are_refused_before_any_work(tmp_path):
@@ -309,11 +309,11 @@ def test_sizes_that_do_not_fit_are_refused_before_any_work(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_adapters_and_quantised_models_are_refused(loaded, tmp_path):
+def test_adapters_and_quantized_models_are_refused(loaded, tmp_path):
     tuned = get_peft_model(make_model(), LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     with pytest.raises(UsageError, match="merge"):
         quantize_to_folder(tuned, None, make_batches(1), tmp_path / "decoder")
-    with pytest.raises(UsageError, match="quantised already"):
+    with pytest.raises(UsageError, match="quantized already"):
         quantize_to_folder(loaded, None, make_batches(1), tmp_path / "decoder")
 
 
@@ -331,14 +331,14 @@ def test_bad_calibration_data_is_refused(model, tmp_path):
         quantize_to_folder(model, None, [{**good, "attention_mask": torch.ones(6, 39)}], tmp_path / "decoder")
 
 
-def test_a_folder_that_cannot_be_written_leaves_the_model_whole(quantised, tmp_path):
+def test_a_folder_that_cannot_be_written_leaves_the_model_whole(quantized, tmp_path):
     with pytest.raises(UsageError, match="there already"):
-        quantize_to_folder(make_model(), None, [], quantised.folder)
+        quantize_to_folder(make_model(), None, [], quantized.folder)
     (tmp_path / "file").write_text("")
     model = make_model()
     with pytest.raises(UsageError, match="cannot write"):
         quantize_to_folder(model, None, make_batches(1), tmp_path / "file" / "decoder")
-    assert gptq.count_quantised(model)["quantised"] == 0
+    assert gptq.count_quantized(model)["quantized"] == 0
 
 
 CHILD = """
@@ -359,13 +359,13 @@ print(gptq.kernel_name(model))
 """
 
 
-def test_it_runs_without_a_compiler_and_with_a_clean_stdout(quantised, tmp_path):
+def test_it_runs_without_a_compiler_and_with_a_clean_stdout(quantized, tmp_path):
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
     nowhere = str(tmp_path / "nowhere")
     env = dict.fromkeys(("PATH", "CC", "CXX", "HOME"), nowhere) | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     env["TORCH_EXTENSIONS_DIR"] = env["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "built")
     child = subprocess.run(
-        [sys.executable, "-c", CHILD, quantised.folder],
+        [sys.executable, "-c", CHILD, quantized.folder],
         env=env,
         capture_output=True,
         text=True,
@@ -392,7 +392,7 @@ def test_other_widths_groups_and_orders(model, tmp_path, choice):
     report = quantize_to_folder(model, None, make_batches(2), tmp_path / "x", **choice)
     assert report.error < report.rounding_error
     loaded = gptq.load_gptq_decoder(tmp_path / "x")
-    assert gptq.count_quantised(loaded)["bits"] == choice.get("bits", 4)
+    assert gptq.count_quantized(loaded)["bits"] == choice.get("bits", 4)
     groups = loaded.model.layers[0].self_attn.q_proj.g_idx
     assert bool((groups.diff() < 0).any()) == choice.get("act_order", False)  # columns out of order
     batch = make_batches(1)[0]

@@ -178,7 +178,7 @@ def test_layers_that_were_left_unquantized_are_told_by_the_file(tmp_path: Path) 
     kept = {key: value for key, value in tensors.items() if not key.startswith(f"{name}.")}
     save_file({**kept, f"{name}.weight": plain}, folder / "model.safetensors", metadata={"format": "pt"})
     model = gptq.load_gptq_decoder(folder)
-    assert gptq.count_quantised(model)["quantised"] == 20
+    assert gptq.count_quantized(model)["quantized"] == 20
     with torch.no_grad():
         found = model(input_ids=torch.arange(3, 40)[None]).logits
     torch.testing.assert_close(found, logits(SHIPPED, "torch"), atol=1e-3, rtol=0)

@@ -1,4 +1,4 @@
-"""nf4 decoders: folders already quantised and folders quantised on the fly, saved, damaged, and trained through."""
+"""nf4 decoders: folders already quantized and folders quantized on the fly, saved, damaged, and trained through."""
 
 import json
 import shutil
@@ -61,8 +61,8 @@ def full(request, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quantised(tmp_path_factory) -> Path:
-    """A quantised Llama, saved."""
+def quantized(tmp_path_factory) -> Path:
+    """A quantized Llama, saved."""
     folder = tmp_path_factory.mktemp("llama")
     make_model("llama").save_pretrained(folder / "full")
     load_nf4_decoder(folder / "full").save_pretrained(folder / "nf4")
@@ -70,18 +70,18 @@ def quantised(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def damaged(quantised: Path, tmp_path: Path) -> Callable[..., Path]:
-    """A copy of the quantised folder with its tensors or its config changed."""
+def damaged(quantized: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the quantized folder with its tensors or its config changed."""
 
-    def change(tensors: Callable[[dict], object] | None = None, **quantisation: object) -> Path:
+    def change(tensors: Callable[[dict], object] | None = None, **quantization: object) -> Path:
         folder = tmp_path / "damaged"
-        shutil.copytree(quantised, folder)
+        shutil.copytree(quantized, folder)
         if tensors:
             weights = load_file(folder / "model.safetensors")
             tensors(weights)
             save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         config = json.loads((folder / "config.json").read_text())
-        config["quantization_config"].update(quantisation)
+        config["quantization_config"].update(quantization)
         (folder / "config.json").write_text(json.dumps(config))
         return folder
 
@@ -97,8 +97,8 @@ def logits(model: nn.Module, embeds: Tensor, **inputs: Tensor) -> Tensor:
     return model(inputs_embeds=embeds.to(model.dtype), **inputs).logits.float()
 
 
-def dequantised(model: nn.Module, folder: Path) -> nn.Module:
-    """The plain model of `folder` with the weights that the quantised one stands for."""
+def dequantized(model: nn.Module, folder: Path) -> nn.Module:
+    """The plain model of `folder` with the weights that the quantized one stands for."""
     from bitsandbytes.functional import dequantize_4bit
     from transformers import AutoModelForCausalLM
 
@@ -110,12 +110,12 @@ def dequantised(model: nn.Module, folder: Path) -> nn.Module:
     return plain
 
 
-def test_any_folder_is_quantised_on_the_fly_but_for_output_layer_and_embedding(full):
+def test_any_folder_is_quantized_on_the_fly_but_for_output_layer_and_embedding(full):
     model = load_nf4_decoder(str(full))
     assert count_nf4(model) == LINEARS
     assert not model.training
     assert model.get_input_embeddings().weight.dtype == torch.float32
-    plain = dequantised(model, full)
+    plain = dequantized(model, full)
     weights = load_file(full / "model.safetensors")
     for name, parameter in plain.named_parameters():
         error = (parameter - weights[name]).norm() / parameter.norm()
@@ -135,7 +135,7 @@ def test_a_saved_model_comes_back_with_the_same_outputs(full, dtype, tmp_path):
     assert after == {name: (tensor.dtype, tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def test_arithmetic_is_in_the_dtype_asked_for_whatever_the_folder_says(damaged, quantised):
+def test_arithmetic_is_in_the_dtype_asked_for_whatever_the_folder_says(damaged, quantized):
     def halve(weights: dict) -> None:
         weights.update({name: weights[name].bfloat16() for name in weights if "norm" in name or "embed" in name})
 
@@ -160,8 +160,8 @@ def test_layers_that_a_folder_left_out_stay_out(tmp_path, full):
     assert torch.isfinite(logits(model, embeddings())).all()
 
 
-def test_a_row_gives_the_same_alone_as_padded_in_a_batch(quantised):
-    model = load_nf4_decoder(quantised)
+def test_a_row_gives_the_same_alone_as_padded_in_a_batch(quantized):
+    model = load_nf4_decoder(quantized)
     embeds = embeddings(3, 9)
     mask = (torch.arange(9) >= 9 - torch.tensor([[9], [4], [1]])).long()
     together = logits(model, embeds, attention_mask=mask)
@@ -170,9 +170,9 @@ def test_a_row_gives_the_same_alone_as_padded_in_a_batch(quantised):
         torch.testing.assert_close(together[row, 9 - length :], alone[0], rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_pass_the_quantised_layers_also_after_an_evaluation(full):
+def test_gradients_pass_the_quantized_layers_also_after_an_evaluation(full):
     model = load_nf4_decoder(full)
-    plain = dequantised(model, full)
+    plain = dequantized(model, full)
 
     def gradient(of: nn.Module) -> Tensor:
         embeds = embeddings().requires_grad_()
@@ -193,23 +193,23 @@ def test_lora_learns_on_it(full):
     adapted = get_peft_model(model, LoraConfig(r=8, lora_alpha=32, target_modules=targets, task_type="CAUSAL_LM"))
     prefix = nn.Parameter(embeddings())
     labels = torch.randint(0, 80, (2, 6), generator=torch.Generator().manual_seed(3))
-    optimiser = torch.optim.AdamW([*(p for p in adapted.parameters() if p.requires_grad), prefix], lr=5e-3)
+    optimizer = torch.optim.AdamW([*(p for p in adapted.parameters() if p.requires_grad), prefix], lr=5e-3)
     losses = []
     for _ in range(20):
         loss = adapted(inputs_embeds=prefix, labels=labels).loss
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
     assert prefix.grad[:, :-1].abs().min() > 0  # what the last place says is asked of nobody
     assert all("lora_" in name for name, parameter in adapted.named_parameters() if parameter.grad is not None)
 
 
-def test_repacked_weights_give_nearly_the_same_where_the_processor_has_them(quantised):
+def test_repacked_weights_give_nearly_the_same_where_the_processor_has_them(quantized):
     from bitsandbytes.functional import has_avx512bf16
 
-    model = load_nf4_decoder(quantised, torch.bfloat16)
+    model = load_nf4_decoder(quantized, torch.bfloat16)
     exact = logits(model, embeddings())
     count = repack_weights(model)
     assert count == (LINEARS if has_avx512bf16() else 0)
@@ -217,8 +217,8 @@ def test_repacked_weights_give_nearly_the_same_where_the_processor_has_them(quan
     assert (fast - exact).norm() < 0.05 * exact.norm()
 
 
-def test_loading_is_quiet(quantised, capfd, recwarn):
-    load_nf4_decoder(quantised)
+def test_loading_is_quiet(quantized, capfd, recwarn):
+    load_nf4_decoder(quantized)
     assert capfd.readouterr() == ("", "")
     assert not recwarn
 
@@ -254,7 +254,7 @@ def test_loading_is_quiet(quantised, capfd, recwarn):
                 [weights.pop(name) for name in list(weights) if name.startswith(QUERY)],
                 weights.update({QUERY: torch.zeros(128, 128)}),
             ),
-            f"not quantised, though config.json says so: {QUERY}",
+            f"not quantized, though config.json says so: {QUERY}",
         ),
     ],
 )
@@ -264,15 +264,15 @@ def test_weights_that_do_not_fit_are_named(damaged, damage, named):
 
 
 @pytest.mark.parametrize(
-    ("quantisation", "named"),
+    ("quantization", "named"),
     [
-        ({"quant_method": "gptq"}, "quantised with gptq"),
+        ({"quant_method": "gptq"}, "quantized with gptq"),
         ({"load_in_4bit": False, "load_in_8bit": True}, "not in 4 bits"),
     ],
 )
-def test_folders_quantised_otherwise_are_refused(damaged, quantisation, named):
+def test_folders_quantized_otherwise_are_refused(damaged, quantization, named):
     with pytest.raises(CheckpointError, match=named):
-        load_nf4_decoder(damaged(**quantisation))
+        load_nf4_decoder(damaged(**quantization))
 
 
 def test_what_is_no_model_is_refused(damaged, tmp_path):
@@ -288,7 +288,7 @@ def test_what_is_no_model_is_refused(damaged, tmp_path):
         load_nf4_decoder(folder)
 
 
-def test_without_bitsandbytes_the_extra_is_named(quantised, monkeypatch):
+def test_without_bitsandbytes_the_extra_is_named(quantized, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(UsageError, match=r'pip install "nota-cli\[nf4\]"'):
-        load_nf4_decoder(quantised)
+        load_nf4_decoder(quantized)

@@ -22,7 +22,7 @@ from nota_cli.prompts import Query
 from nota_cli.quantization import weight_only
 from nota_cli.quantization.dummy import dummy_decoder, packed_tensors
 from nota_cli.quantization.gptq import kernel_name
-from nota_cli.quantization.weight_only import Int4PackLinear, PackedLinear, quantise_linears, repack_gptq
+from nota_cli.quantization.weight_only import Int4PackLinear, PackedLinear, quantize_linears, repack_gptq
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Recipe
 
@@ -39,23 +39,23 @@ def relative(found: Tensor, expected: Tensor) -> float:
 def test_weights_are_the_nearest_that_the_bits_allow(bits: int, bound: float, rows: int, columns: int) -> None:
     torch.manual_seed(0)
     linear = nn.Linear(columns, rows)
-    packed = PackedLinear.quantise(linear, bits)
-    assert relative(packed.dequantise(), linear.weight) < bound
+    packed = PackedLinear.quantize(linear, bits)
+    assert relative(packed.dequantize(), linear.weight) < bound
     step = 2 * linear.weight.abs().max() / (254 if bits == 8 else 15)
-    assert (packed.dequantise() - linear.weight).abs().max() < 1.05 * step
+    assert (packed.dequantize() - linear.weight).abs().max() < 1.05 * step
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("dtype", TORCH_TYPES)
 @pytest.mark.parametrize("size", [(64, 96), (1500, 1024)])  # at once, and in blocks
-def test_a_packed_layer_multiplies_with_its_dequantised_weight(
+def test_a_packed_layer_multiplies_with_its_dequantized_weight(
     bits: int, dtype: torch.dtype, size: tuple[int, int]
 ) -> None:
     torch.manual_seed(0)
-    packed = PackedLinear.quantise(nn.Linear(size[1], size[0]).to(dtype), bits)
+    packed = PackedLinear.quantize(nn.Linear(size[1], size[0]).to(dtype), bits)
     for shape in ((3, 7), (1, 1), (2, 0)):
         x = torch.randn(*shape, size[1]).to(dtype)
-        exact = x.double() @ packed.dequantise().double().T + packed.bias.double()
+        exact = x.double() @ packed.dequantize().double().T + packed.bias.double()
         out = packed(x)
         assert out.dtype == dtype
         assert out.shape == (*shape, size[0])
@@ -68,7 +68,7 @@ def test_degenerate_weights_stay_finite() -> None:
     with torch.no_grad():
         linear.weight.copy_(torch.tensor([0.0, 1.0, -2.0, 1e-30])[:, None].expand(4, 64))
     for bits in (8, 4):
-        weight = PackedLinear.quantise(linear, bits).dequantise()
+        weight = PackedLinear.quantize(linear, bits).dequantize()
         assert weight[0].abs().max() == 0
         assert torch.allclose(weight[1:3], linear.weight[1:3], rtol=5e-3)
         assert weight.isfinite().all()
@@ -77,28 +77,28 @@ def test_degenerate_weights_stay_finite() -> None:
 def test_convolutions_and_odd_layers_stay_and_a_shared_layer_stays_shared() -> None:
     shared = nn.Linear(32, 32)
     module = nn.ModuleDict({"conv": nn.Conv1d(4, 4, 3), "odd": nn.Linear(7, 4), "one": shared, "two": shared})
-    assert quantise_linears(module, "none") == 0
-    assert quantise_linears(module, "int4") == 1
+    assert quantize_linears(module, "none") == 0
+    assert quantize_linears(module, "int4") == 1
     assert type(module["conv"]) is nn.Conv1d
     assert type(module["odd"]) is nn.Linear
     assert module["one"] is module["two"]
     with pytest.raises(RecipeError, match="int2"):
-        quantise_linears(module, "int2")
+        quantize_linears(module, "int2")
 
 
 def test_a_state_dict_holds_plain_weights_and_packing_them_again_loses_little() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(128, 48), nn.GELU(), nn.Linear(48, 8, bias=False))
     names = set(plain.state_dict())
-    for quantisation, bound in (("int8", 1e-3), ("int4", 0.02)):
+    for quantization, bound in (("int8", 1e-3), ("int4", 0.02)):
         packed = nn.Sequential(nn.Linear(128, 48), nn.GELU(), nn.Linear(48, 8, bias=False))
         packed.load_state_dict(plain.state_dict())
-        quantise_linears(packed, quantisation)
+        quantize_linears(packed, quantization)
         state = packed.state_dict()
         assert set(state) == names
         again = nn.Sequential(nn.Linear(128, 48), nn.GELU(), nn.Linear(48, 8, bias=False))
         again.load_state_dict(state)
-        quantise_linears(again, quantisation)
+        quantize_linears(again, quantization)
         x = torch.randn(5, 128)
         assert relative(again(x), packed(x)) < bound
         with pytest.raises(RuntimeError, match="load weights before they are packed"):
@@ -146,15 +146,15 @@ def test_encoders_in_half_precision_and_packed_stay_close_to_the_float_ones(kind
     plain = make()
     assert relative(make(dtype="bfloat16"), plain) < 0.03
     assert relative(make(dtype="float16"), plain) < 0.004
-    assert relative(make(quantisation="int8"), plain) < 0.03
-    assert relative(make(quantisation="int4"), plain) < 0.35
-    assert relative(make(quantisation="int8", dtype="bfloat16"), plain) < 0.04
+    assert relative(make(quantization="int8"), plain) < 0.03
+    assert relative(make(quantization="int4"), plain) < 0.35
+    assert relative(make(quantization="int8", dtype="bfloat16"), plain) < 0.04
 
 
-@pytest.mark.parametrize(("quantisation", "label"), [("int8", "8-bit"), ("int4", "4-bit")])
-def test_the_inventory_counts_packed_encoders(quantisation: str, label: str, tiny_recipe: Path) -> None:
+@pytest.mark.parametrize(("quantization", "label"), [("int8", "8-bit"), ("int4", "4-bit")])
+def test_the_inventory_counts_packed_encoders(quantization: str, label: str, tiny_recipe: Path) -> None:
     plain = inventory(build(load_recipe(str(tiny_recipe))))
-    recipe = with_encoders(tiny_recipe, quantisation=quantisation, dtype="bfloat16")
+    recipe = with_encoders(tiny_recipe, quantization=quantization, dtype="bfloat16")
     packed = inventory(build(recipe))
     dummy = inventory(build(recipe, load_format="dummy"))
     meta = inventory(build(recipe, "meta", load_format="dummy"))
@@ -167,27 +167,27 @@ def test_the_inventory_counts_packed_encoders(quantisation: str, label: str, tin
     scales = weights // 32  # one for 32 weights: the tiny encoder is 32 and 64 wide
     wide = sum(layer.in_features * layer.out_features for layer in linears if layer.in_features == 64)
     scales -= wide // 64
-    expected = weights + 2 * scales if quantisation == "int8" else weights // 2 + 3 * scales
+    expected = weights + 2 * scales if quantization == "int8" else weights // 2 + 3 * scales
     assert packed[0].by_type[label] == expected
 
 
-@pytest.mark.parametrize("quantisation", ["int8", "int4"])
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
 def test_a_checkpoint_saved_from_packed_encoders_loads_again(
-    quantisation: str, tiny_recipe: Path, tiny_checkpoint: Path, tmp_path: Path
+    quantization: str, tiny_recipe: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    recipe = with_encoders(tiny_recipe, quantisation=quantisation)
+    recipe = with_encoders(tiny_recipe, quantization=quantization)
     model = build(recipe.model_copy(update={"checkpoint": str(tiny_checkpoint)}))
     assert any(isinstance(module, PackedLinear) for module in model.audio_encoder.modules())
     model.save_pretrained(tmp_path / "again")
     again = AudioLM.from_pretrained(tmp_path / "again")
-    assert again.recipe.speech_encoder.quantisation == quantisation
+    assert again.recipe.speech_encoder.quantization == quantization
     assert relative(encoded(again), encoded(model)) < 2e-3
 
 
 def test_training_keeps_frozen_encoders_whole_and_refuses_to_train_packed_ones(tiny_recipe: Path) -> None:
     with pytest.raises(RecipeError, match="speech_encoder: int8 weights cannot be trained"):
-        build(with_encoders(tiny_recipe, quantisation="int8"), trainable=True)
-    frozen = build(with_encoders(tiny_recipe, quantisation="int8", train=False), trainable=True)
+        build(with_encoders(tiny_recipe, quantization="int8"), trainable=True)
+    frozen = build(with_encoders(tiny_recipe, quantization="int8", train=False), trainable=True)
     assert not any(isinstance(module, PackedLinear) for module in frozen.modules())
 
 
@@ -218,7 +218,7 @@ def test_gptq_layers_multiply_as_their_definition_says(group: int, shuffled: boo
     assert repack_gptq(model, "blockwise") == len(weights) == 7
     assert repack_gptq(rough, "int4pack") == 7
     for name, layer in layers(model).items():
-        assert torch.equal(layer.dequantise().T, weights[name])  # bit by bit
+        assert torch.equal(layer.dequantize().T, weights[name])  # bit by bit
         other = rough.get_submodule(name)
         assert isinstance(other, Int4PackLinear)
         for shape in ((1, 1), (3, 5), (130,)):
@@ -254,7 +254,7 @@ def test_no_two_full_layers_wait_for_each_other_to_be_packed(monkeypatch: pytest
     weights = [weakref.ref(layer.weight) for layer in model]
     gptq = gptq_model(32)
     words = [weakref.ref(layer.qweight) for layer in layers(gptq).values()]
-    left: dict[str, list[int]] = {"quantise": [], "_from_gptq": []}
+    left: dict[str, list[int]] = {"quantize": [], "_from_gptq": []}
 
     def watch(owner: object, name: str, tensors: list[weakref.ref]) -> None:
         pack: Callable[..., nn.Module] = getattr(owner, name)
@@ -265,15 +265,15 @@ def test_no_two_full_layers_wait_for_each_other_to_be_packed(monkeypatch: pytest
 
         monkeypatch.setattr(owner, name, watched)
 
-    watch(PackedLinear, "quantise", weights)
+    watch(PackedLinear, "quantize", weights)
     watch(weight_only, "_from_gptq", words)
     gc.disable()  # what only a collection frees comes too late
     try:
-        assert quantise_linears(model, "int8") == 5
+        assert quantize_linears(model, "int8") == 5
         assert repack_gptq(gptq, "int4pack") == 7
     finally:
         gc.enable()
-    assert left == {"quantise": [5, 4, 3, 2, 1], "_from_gptq": [7, 6, 5, 4, 3, 2, 1]}
+    assert left == {"quantize": [5, 4, 3, 2, 1], "_from_gptq": [7, 6, 5, 4, 3, 2, 1]}
 
 
 def test_int4pack_takes_no_more_memory_than_gptq_and_leaves_what_it_cannot_take() -> None:
@@ -301,7 +301,7 @@ def test_int4pack_takes_no_more_memory_than_gptq_and_leaves_what_it_cannot_take(
 def test_the_recipe_chooses_the_kernel(kernel: str, dtype: str, expected: str, tiny_recipe: Path) -> None:
     recipe = load_recipe(str(tiny_recipe))
     config = {**recipe.decoder.config, "hidden_size": 128, "intermediate_size": 256}
-    spec = dict(train=False, quantisation="gptq", kernel=kernel, dtype=dtype, config=config)
+    spec = dict(train=False, quantization="gptq", kernel=kernel, dtype=dtype, config=config)
     recipe = recipe.model_copy(update={"decoder": recipe.decoder.model_copy(update=spec)})
     model = build(recipe, load_format="dummy")
     assert model.decoder.kernel == expected

@@ -62,7 +62,7 @@ def test_the_organisers_training_config(write: Write) -> None:
     assert (connector.queries, connector.window_seconds, connector.stride_seconds) == (2, 0.25, 0.125)
     assert connector.train
     decoder = recipe.decoder
-    assert (decoder.path, decoder.quantisation, decoder.dtype, decoder.pad_token, decoder.bos_token) == (
+    assert (decoder.path, decoder.quantization, decoder.dtype, decoder.pad_token, decoder.bos_token) == (
         "meta-llama/Llama-3.2-3B-Instruct",
         "none",
         "float16",
@@ -90,7 +90,7 @@ def test_a_team_s_evaluation_config(write: Write) -> None:
     imported = import_config(write(EVALUATION))
     recipe = recipe_of(imported)
     assert recipe.checkpoint is None
-    assert (recipe.decoder.quantisation, recipe.decoder.dtype) == ("nf4", "bfloat16")
+    assert (recipe.decoder.quantization, recipe.decoder.dtype) == ("nf4", "bfloat16")
     assert recipe.lora is not None
     assert set(recipe.lora.targets) == {f"{part}_proj" for part in ("q", "k", "v", "o", "gate", "up", "down")}
     generate = recipe.generate
@@ -110,7 +110,7 @@ def test_two_stages_in_one_file_and_names_of_other_teams(write: Write) -> None:
     file = write(TWO_STAGES)
     imported = import_config(file)
     recipe = recipe_of(imported)
-    assert (recipe.decoder.path, recipe.decoder.quantisation) == ("org/gemma-2-2b-it-GPTQ", "gptq")
+    assert (recipe.decoder.path, recipe.decoder.quantization) == ("org/gemma-2-2b-it-GPTQ", "gptq")
     assert (recipe.audio_encoder.kind, recipe.audio_encoder.path) == ("ced", "mispeech/ced-small")
     assert (recipe.audio_encoder.scaling, recipe.audio_encoder.token_order) == ("beats", "frequency")
     assert recipe.lora is not None  # their code's default
@@ -243,7 +243,7 @@ def test_a_file_that_is_not_a_config(write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "quantisation", "dtype"),
+    ("changes", "quantization", "dtype"),
     [
         ({}, "none", "float16"),
         ({"llama_path": "/models/gemma-2-2B-4Bit-GPTQ"}, "gptq", "float16"),
@@ -254,15 +254,15 @@ def test_a_file_that_is_not_a_config(write: Write, tmp_path: Path) -> None:
         ({"load_in_4bit": True, "llama_path": "org/llama-gptq"}, "gptq", "float16"),
     ],
 )
-def test_quantisation(write: Write, changes: dict[str, Any], quantisation: str, dtype: str) -> None:
+def test_quantization(write: Write, changes: dict[str, Any], quantization: str, dtype: str) -> None:
     decoder = recipe_of(
         import_config(write(changed(TRAINING, **{f"model__{k}": v for k, v in changes.items()})))
     ).decoder
-    assert (decoder.quantisation, decoder.dtype) == (quantisation, dtype)
+    assert (decoder.quantization, decoder.dtype) == (quantization, dtype)
 
 
-def test_a_folder_s_own_config_tells_its_quantisation(write: Write, tmp_path: Path) -> None:
-    for method, quantisation in (("gptq", "gptq"), ("bitsandbytes", "nf4"), (None, "none")):
+def test_a_folder_s_own_config_tells_its_quantization(write: Write, tmp_path: Path) -> None:
+    for method, quantization in (("gptq", "gptq"), ("bitsandbytes", "nf4"), (None, "none")):
         folder = tmp_path / "models" / "gptq-by-name-alone"
         folder.mkdir(parents=True, exist_ok=True)
         stored = {} if method is None else {"quantization_config": {"quant_method": method}}
@@ -271,7 +271,7 @@ def test_a_folder_s_own_config_tells_its_quantisation(write: Write, tmp_path: Pa
             import_config(write(changed(TRAINING, model__llama_path="models/gptq-by-name-alone")))
         ).decoder
         assert decoder.path == str(folder)  # found from the config's folder upwards
-        assert decoder.quantisation == quantisation
+        assert decoder.quantization == quantization
 
 
 def test_other_encoders(write: Write) -> None:

@@ -208,3 +208,10 @@ def test_what_a_shipped_recipe_names_and_nota_does_not_ship_is_in_the_working_fo
     if not Path(stage1.data.train[0].annotation).is_absolute():  # the clone has no corpora of its own
         assert stage1.data.train[0].annotation == expected
     assert Path(tiny.data.test["asr"].annotation).is_file()
+
+
+def test_keys_of_earlier_versions_are_read_as_todays(write) -> None:
+    path = write("speech_encoder: {path: a, quantisation: int8}\ndecoder: {path: b, quantisation: gptq}\n")
+    loaded = load_recipe(path, ["speech_encoder.quantisation=int4"])
+    assert (loaded.speech_encoder.quantization, loaded.decoder.quantization) == ("int4", "gptq")
+    assert "quantisation" not in dump_recipe(loaded)

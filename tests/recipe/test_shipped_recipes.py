@@ -92,7 +92,7 @@ def test_a_recipe_builds_at_its_true_size_on_the_meta_device(name: str) -> None:
         assert millions["audio_encoder"] == pytest.approx(SOUND[recipe.audio_encoder.kind], rel=0.03)
     assert millions["decoder"] == pytest.approx(DECODERS[recipe.decoder.path], rel=0.005)
     four_bit = {part.name: part.by_type.get("4-bit", 0) for part in inventory(model)}
-    assert (four_bit["decoder"] > 0) == (recipe.decoder.quantisation != "none")
+    assert (four_bit["decoder"] > 0) == (recipe.decoder.quantization != "none")
 
 
 @pytest.mark.parametrize(("slim", "team"), SLIM.items())
@@ -116,7 +116,7 @@ def tiny_decoder(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) ->
     def make(recipe: Recipe) -> Path:
         name = recipe.decoder.path.split("/")[1]
         family = next(family for family in FAMILIES if family.lower() in name.lower())
-        packed = "gptq" if recipe.decoder.quantisation == "gptq" else "nf4" if "bnb" in name else "full"
+        packed = "gptq" if recipe.decoder.quantization == "gptq" else "nf4" if "bnb" in name else "full"
         key = f"{family}-{packed}"
         if key not in made:
             folder = tmp_path_factory.mktemp(key)
@@ -147,7 +147,7 @@ def made_tiny(
     def write(name: str) -> tuple[Path, Recipe]:
         shipped = load_recipe(name)
         kind = shipped.audio_encoder.kind
-        free = shipped.speech_encoder.quantisation == "none"  # encoders in 8 bits stay as they are
+        free = shipped.speech_encoder.quantization == "none"  # encoders in 8 bits stay as they are
         audio: dict[str, Any] = {} if kind == "none" else {"path": None, "config": AUDIO[kind], "train": free}
         values = {
             "base": name,
@@ -193,7 +193,7 @@ def test_a_recipe_trains_and_infers_at_a_tiny_size(
     with out.open(newline="") as file:
         assert [row["testset_id"] for row in csv.DictReader(file)] == [f"test{index:04d}" for index in range(5)]
     again = load_recipe(str(folder))
-    assert again.decoder.quantisation == shipped.decoder.quantisation
+    assert again.decoder.quantization == shipped.decoder.quantization
     assert again.lora == shipped.lora
 
 

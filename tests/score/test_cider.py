@@ -69,7 +69,7 @@ def test_the_references_themselves_reach_the_scale():
     assert cider_d(captions, captions).per_clip == pytest.approx((10.0, 10.0))
 
 
-def test_nothing_is_lower_cased_or_tokenised():
+def test_nothing_is_lower_cased_or_tokenized():
     references = ["A dog barks, twice", "rain falls on a roof"]
     assert cider_d(["a dog barks twice", ""], references).per_clip[0] < 5
 

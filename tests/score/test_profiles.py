@@ -10,7 +10,7 @@ import pytest
 from nota_cli.errors import DataError, UsageError
 from nota_cli.score.cider import cider_d
 from nota_cli.score.intervals import interval
-from nota_cli.score.qa import answers, squad_normalise
+from nota_cli.score.qa import answers, squad_normalize
 from nota_cli.score.report import score_clips, score_submission
 from nota_cli.submission import write_submission
 
@@ -27,22 +27,22 @@ def _files(folder, task, rows):
     return folder / "s.csv", folder / "a.json", task
 
 
-def test_standard_word_error_rate_is_whisper_s_normaliser_alone(tmp_path):
+def test_standard_word_error_rate_is_whisper_s_normalizer_alone(tmp_path):
     # 13a makes two words of $20 and of 50% one without its sign; the plain count leaves both as they are.
     files = _files(tmp_path, "asr", [("it costs twenty pounds", "It costs $20!"), ("fifty", "fifty percent")])
     assert score_submission(*files)["reference_words"] == 5
     report = score_submission(*files, profile="standard")
     assert (report["edits"], report["reference_words"], report["wer"]) == (2, 4, 50.0)
     assert report["printed"] == "WER: 50.0000%"
-    assert (report["profile"], "13a" in report["normaliser"]) == ("standard", False)
-    assert f"whisper-normalizer {version('whisper-normalizer')}" in report["normaliser"]
-    assert "before openai/whisper pull request 2836" in report["normaliser"]
+    assert (report["profile"], "13a" in report["normalizer"]) == ("standard", False)
+    assert f"whisper-normalizer {version('whisper-normalizer')}" in report["normalizer"]
+    assert "before openai/whisper pull request 2836" in report["normalizer"]
 
 
 def test_the_report_is_stamped(tmp_path):
     report = score_submission(*_files(tmp_path, "asr", [("a dog", "a dog")]))
     assert report["profile"] == "organisers"
-    assert "13a" in report["normaliser"]
+    assert "13a" in report["normalizer"]
     assert set(report["versions"]) == {"nota", "python", "whisper-normalizer", "sacrebleu", "jiwer", "numpy"}
     assert json.loads(json.dumps(report)) == report
 
@@ -102,8 +102,8 @@ def test_edges_of_captions(tmp_path):
     ("text", "expected"),
     [("The  Dog's, barks!", "dogs barks"), ("an apple a day", "apple day"), ("A.", ""), ("Theatre", "theatre")],
 )
-def test_answers_are_normalised_as_squad_does(text, expected):
-    assert squad_normalise(text) == expected
+def test_answers_are_normalized_as_squad_does(text, expected):
+    assert squad_normalize(text) == expected
 
 
 def test_answers(tmp_path):

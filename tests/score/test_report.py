@@ -83,7 +83,7 @@ def test_references_are_neither_cut_nor_lower_cased(tmp_path):
     assert score_submission(*files, "asr", ["###"])["reference_words"] == 2  # cut, it would be one word
 
 
-def test_qa_is_exact_match_after_normalisation(tmp_path):
+def test_qa_is_exact_match_after_normalization(tmp_path):
     texts = ["Twenty dogs!", "Yes.", "grey"]
     rows = [{"path": "x", "text": text, "task": "QA", "Q": "what?"} for text in texts]
     files = _write(tmp_path, [("test0000", "20 dogs"), ("test0001", "no"), ("test0002", "gray ")], rows)
@@ -174,10 +174,10 @@ def test_importing_is_light(module, heavy):
     assert done.stdout.strip() == "[]"
 
 
-def test_the_text_that_cannot_be_normalised_is_named(tmp_path):
+def test_the_text_that_cannot_be_normalized_is_named(tmp_path):
     rows = [{"path": "x", "text": "a", "task": "asr"}, {"path": "y", "text": "b", "task": "asr"}]
     files = _write(tmp_path, [("test0000", "a"), ("test0001", "9" * 5000)], rows)
-    with pytest.raises(DataError, match=r"s\.csv, test0001: Whisper's normaliser"):
+    with pytest.raises(DataError, match=r"s\.csv, test0001: Whisper's normalizer"):
         score_submission(*files, "asr")
 
 

@@ -1,4 +1,4 @@
-"""The language model: quantised or not, its tokenizer, its LoRA; one way in, `embed`."""
+"""The language model: quantized or not, its tokenizer, its LoRA; one way in, `embed`."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -53,7 +53,7 @@ class Decoder(nn.Module):
     Attributes:
         model: the transformers model, or the peft model round it.
         tokenizer: its tokenizer.
-        kernel: what multiplies the quantised weights: the GPTQ kernel, "bitsandbytes", or "none".
+        kernel: what multiplies the quantized weights: the GPTQ kernel, "bitsandbytes", or "none".
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kernel: str = "none") -> None:
@@ -111,7 +111,7 @@ class Decoder(nn.Module):
         """
         from nota_cli.quantization.gptq_runtime import quietly, silence_gptqmodel
 
-        silence_gptqmodel()  # peft imports it, quantised decoder or not
+        silence_gptqmodel()  # peft imports it, quantized decoder or not
         with quietly():
             from peft import LoraConfig, get_peft_model
 
@@ -136,7 +136,7 @@ def load_decoder(
         spec: the recipe's section.
         device: where to put it; "meta" (with dummy weights) builds the shapes alone.
         trainable: makes `kernel: auto` choose among the GPTQ kernels that gradients pass through.
-        load_format: "dummy" takes random weights of the true size and downloads nothing, quantised as the recipe says.
+        load_format: "dummy" takes random weights of the true size and downloads nothing, quantized as the recipe says.
 
     Raises:
         CheckpointError: the folder is not there or does not hold what it should; missing and unexpected keys are named.
@@ -154,7 +154,7 @@ def load_decoder(
         decoder = Decoder(model.to(device), tokenizer)
     else:
         decoder = _pretrained(spec, device, kernel)
-    if spec.quantisation == "nf4" and spec.dtype == "bfloat16" and device == "cpu" and not trainable:
+    if spec.quantization == "nf4" and spec.dtype == "bfloat16" and device == "cpu" and not trainable:
         from nota_cli.quantization.nf4 import repack_weights
 
         repack_weights(decoder.model)  # many times faster on processors that multiply bfloat16
@@ -228,12 +228,12 @@ def _loaded(
     kernel: str,
     key_mapping: dict[str, str] | None,
 ) -> Decoder:
-    if spec.quantisation == "gptq":
+    if spec.quantization == "gptq":
         from nota_cli.quantization.gptq import kernel_name, load_gptq_decoder
 
         model = load_gptq_decoder(folder, kernel, _dtype(spec), device, key_mapping=key_mapping)
         return Decoder(model, tokenizer, kernel_name(model))
-    if spec.quantisation == "nf4":
+    if spec.quantization == "nf4":
         from nota_cli.quantization.nf4 import load_nf4_decoder
 
         return Decoder(
@@ -245,7 +245,7 @@ def _loaded(
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if method := quantization_method(folder):
             raise CheckpointError(
-                f"decoder {folder} is quantised; set decoder.quantisation to gptq or nf4, as its config.json says "
+                f"decoder {folder} is quantized; set decoder.quantization to gptq or nf4, as its config.json says "
                 f"(quant_method is {method!r} there)"
             )
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -272,7 +272,7 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     from nota_cli.quantization.gptq import kernel_name
 
     values = dict(spec.config) if spec.config is not None else dict(architecture(spec.path, "decoder")["config"])
-    packing = _packing(spec, values.pop("quantization_config", None)) if spec.quantisation == "gptq" else {}
+    packing = _packing(spec, values.pop("quantization_config", None)) if spec.quantization == "gptq" else {}
     there = next(
         (path for path in (spec.tokenizer, spec.path) if path and (Path(path) / "tokenizer.json").is_file()), None
     )
@@ -284,8 +284,8 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     elif there is not None and (kept := kept_rows(Path(there), int(values["vocab_size"]))) is not None:
         values |= {"vocab_size": len(kept), **special_ids(tokenizer)}
     config = _from_values(values, known_only=spec.config is not None)
-    model = dummy_decoder(config, spec.quantisation, _dtype(spec), device, kernel=kernel, **packing)
-    return Decoder(model, tokenizer, {"gptq": kernel_name(model), "nf4": "bitsandbytes"}.get(spec.quantisation, "none"))
+    model = dummy_decoder(config, spec.quantization, _dtype(spec), device, kernel=kernel, **packing)
+    return Decoder(model, tokenizer, {"gptq": kernel_name(model), "nf4": "bitsandbytes"}.get(spec.quantization, "none"))
 
 
 def _packing(spec: DecoderSpec, stored: dict[str, Any] | None) -> dict[str, int]:

@@ -103,10 +103,10 @@ class BeatsEncoder(nn.Module):
             else None
         )
         self.encoder = _Transformer(config)
-        self._initialise()
+        self._initialize()
 
     def forward(self, fbank: torch.Tensor, lengths: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode normalised filter banks (`nota_cli.features.spectrograms.kaldi_fbank`).
+        """Encode normalized filter banks (`nota_cli.features.spectrograms.kaldi_fbank`).
 
         Args:
             fbank: `[B, T, n_mels]`, 100 frames a second; n_mels a multiple of 16 (128 in the published models).
@@ -143,7 +143,7 @@ class BeatsEncoder(nn.Module):
         mask = torch.arange(n_states, device=states.device) < real[:, None]
         return self.encoder(states, mask), mask
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """As published: BERT's normals, then DeepNet's gains, which keep deep post-norm stacks trainable."""
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -289,7 +289,7 @@ def load_beats(path: str | Path) -> BeatsEncoder:
     if not (isinstance(checkpoint, dict) and all(isinstance(checkpoint.get(key), dict) for key in ("cfg", "model"))):
         raise CheckpointError(f"{path}: not a BEATs checkpoint, which holds `cfg` and `model`.")
 
-    with torch.device("meta"):  # no memory and no time for an initialisation that is replaced at once
+    with torch.device("meta"):  # no memory and no time for an initialization that is replaced at once
         encoder = BeatsEncoder(BeatsConfig.from_dict(checkpoint["cfg"]))
     named = plain_names(checkpoint["model"], path, encoder.state_dict())
     weights = {name: value for name, value in named.items() if not name.startswith(CLASSIFIER_PREFIX)}

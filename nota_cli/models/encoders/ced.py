@@ -115,7 +115,7 @@ class CedEncoder(nn.Module):
     Args:
         config: the dimensions.
         scaling: "published", or "beats" for team NLP-07's variant, of which two things differ: the dB are first
-            normalised with BEATs' figures, and the time position table has places for 30 s at least (see `load_ced`).
+            normalized with BEATs' figures, and the time position table has places for 30 s at least (see `load_ced`).
         token_order: "time" puts the n_mels / 16 bands of one step side by side, so that neighbouring states are
             neighbours in time; "frequency", which is how the published code and NLP-07 have it, all steps of the lowest
             band before the next band's.
@@ -139,7 +139,7 @@ class CedEncoder(nn.Module):
         drop_paths = torch.linspace(0.0, config.drop_path_rate, config.depth, device="cpu")
         self.blocks = nn.ModuleList(_Block(config, drop_path) for drop_path in drop_paths.tolist())
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self._initialise()
+        self._initialize()
 
     def forward(self, fbank: torch.Tensor, lengths: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Encode log-mel spectrograms (`nota_cli.features.spectrograms.ced_spectrogram`).
@@ -203,7 +203,7 @@ class CedEncoder(nn.Module):
         filled = steps > 0
         return pieces[filled], row[filled], steps[filled]
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """As published; the norm of the mel bins starts from what is known of AudioSet."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -277,7 +277,7 @@ def load_ced(
     """
     path = Path(path)
     config, weights = _read_folder(path, heads) if path.is_dir() else _read_file(path, heads)
-    with torch.device("meta"):  # no memory and no time for an initialisation that is replaced at once
+    with torch.device("meta"):  # no memory and no time for an initialization that is replaced at once
         published = CedEncoder(config)
         encoder = CedEncoder(config, scaling=scaling, token_order=token_order)
     problems = key_problems(weights, published.state_dict(), "config" if path.is_dir() else "width and depth")

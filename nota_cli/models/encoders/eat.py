@@ -114,10 +114,10 @@ class EatEncoder(nn.Module):
         self.pre_norm = nn.LayerNorm(config.embed_dim, eps=config.norm_eps)
         drop_paths = torch.linspace(config.start_drop_path_rate, config.end_drop_path_rate, config.depth, device="cpu")
         self.blocks = nn.ModuleList(_Block(config, drop_path) for drop_path in drop_paths.tolist())
-        self._initialise()
+        self._initialize()
 
     def forward(self, fbank: torch.Tensor, lengths: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode normalised filter banks (`nota_cli.features.spectrograms.eat_fbank`).
+        """Encode normalized filter banks (`nota_cli.features.spectrograms.eat_fbank`).
 
         Published code fills clips up to 1,024 frames (10.24 s), which then attend to the filling, or cuts them there;
         here a clip keeps its own length, as the published feature extraction allows. Its positions are a formula and
@@ -160,7 +160,7 @@ class EatEncoder(nn.Module):
             states = block(states, attention_mask)
         return states[:, 1:], mask
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         """As published: BERT's normals, a patch embedding like a linear layer's, a class token of unit variance."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -218,7 +218,7 @@ def load_eat(path: str | Path) -> EatEncoder:
     """
     path = Path(path)
     config, found = _read_folder(path) if path.is_dir() else _read_fairseq(path)
-    with torch.device("meta"):  # no memory and no time for an initialisation that is replaced at once
+    with torch.device("meta"):  # no memory and no time for an initialization that is replaced at once
         encoder = EatEncoder(config)
     named = plain_names(found, path, encoder.state_dict(), own_name)
     weights = {name: value for name, value in named.items() if not name.startswith(LEFT_OUT)}

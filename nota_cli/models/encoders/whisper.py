@@ -17,7 +17,7 @@ ENCODER_PREFIXES = ("model.encoder.", "encoder.")  # with a language head, and w
 
 
 class WhisperEncoder(modeling_whisper.WhisperEncoder):
-    """transformers' encoder, weights and initialisation included, with a forward of our own.
+    """transformers' encoder, weights and initialization included, with a forward of our own.
 
     Theirs takes exactly 2 x max_source_positions frames and knows no padding; this one takes up to that many and
     gives a clip the same states alone as in a batch.
@@ -97,7 +97,7 @@ def load_whisper_encoder(path: str | Path, dtype: torch.dtype = torch.float32) -
     if not weights:
         raise CheckpointError(f"{folder}: holds no `{'` or `'.join(ENCODER_PREFIXES)}` weights. Is it a Whisper model?")
 
-    with torch.device("meta"):  # no memory and no time for an initialisation that is replaced at once
+    with torch.device("meta"):  # no memory and no time for an initialization that is replaced at once
         encoder = WhisperEncoder(config)
     problems = key_problems(weights, encoder.state_dict(), "config")
     if problems:

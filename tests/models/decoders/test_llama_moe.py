@@ -312,13 +312,13 @@ def test_gradients_reach_what_is_fed_in_and_lora_learns(folder: Callable[..., Pa
     model = get_peft_model(model, config).train()
     embeds = torch.randn(2, 6, WIDTH, requires_grad=True)
     labels = torch.randint(3, VOCABULARY, (2, 6))
-    optimiser = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
     losses = []
     for _ in range(15):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = model(inputs_embeds=embeds, labels=labels, use_cache=False).loss
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
     assert embeds.grad.abs().sum(-1).all()

@@ -71,7 +71,7 @@ def test_a_saved_checkpoint_gives_the_same_texts(tiny_checkpoint: Path, clips: P
 def test_a_checkpoint_brings_its_own_decoder_to_a_recipe_that_would_start_one_at_random(
     tiny_recipe: Path, tiny_checkpoint: Path
 ) -> None:
-    """`nota quantize CHECKPOINT --recipe R` must quantise what was trained."""
+    """`nota quantize CHECKPOINT --recipe R` must quantize what was trained."""
     recipe = load_recipe(str(tiny_recipe), [f"checkpoint={tiny_checkpoint}"])
     found, saved = build(recipe).state_dict(), AudioLM.from_pretrained(tiny_checkpoint).state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in saved.items())
