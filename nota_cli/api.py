@@ -71,7 +71,7 @@ class AudioLM:
         """
         weights = None if checkpoint is None else Path(checkpoint)
         recipe = load_system(os.fspath(name), weights, list(settings))
-        network = build(recipe, pick_device(device))
+        network = build(recipe, pick_device(device), lean=True)
         prepare_to_run(network)
         return cls(network)
 

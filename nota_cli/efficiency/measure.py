@@ -65,7 +65,7 @@ def measure(
     before = gauge.now()
     gauge.restart()
     try:
-        model = build(recipe, device, load_format=load_format)
+        model = build(recipe, device, load_format=load_format, lean=True)
         prepare_to_run(model)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):

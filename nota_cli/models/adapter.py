@@ -229,11 +229,9 @@ def refuse_other_scales(config: AdapterConfig, model: Any) -> None:
     Raises:
         CheckpointError: rank, scale or kind of some layer differ; they are named with the keys.
     """
-    from peft.tuners.lora import LoraLayer
-
     wrong = []
     for name, layer in model.named_modules():
-        if not isinstance(layer, LoraLayer) or "default" not in layer.lora_A:
+        if not is_lora_layer(layer) or "default" not in layer.lora_A:
             continue
         own = layer.r["default"], layer.scaling["default"], "default" in layer.lora_variant
         theirs = (*config.of(name.removeprefix(PEFT_PREFIX)), config.dora)
@@ -245,6 +243,11 @@ def refuse_other_scales(config: AdapterConfig, model: Any) -> None:
             f"{config.dora} scale {example_names(wrong)} otherwise than the recipe's `lora`, so that the same weights "
             "would be another model. Set lora.rank and lora.alpha to the adapter's."
         )
+
+
+def is_lora_layer(module: Any) -> bool:
+    """Whether a module is a layer with adapters: PEFT's, whose import takes seconds, or `inference_lora`'s own."""
+    return hasattr(module, "lora_A") and hasattr(module, "get_base_layer")
 
 
 def _key(pattern: Mapping[str, Any], layer: str) -> str:

@@ -19,6 +19,7 @@ from nota_cli.models.encoders.ced import CedConfig, CedEncoder, load_ced
 from nota_cli.models.encoders.eat import EatConfig, EatEncoder, load_eat
 from nota_cli.models.encoders.whisper import WhisperEncoder, load_whisper_encoder
 from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.inference_lora import needs_peft, put_lora
 from nota_cli.models.inventory import Part, inventory
 from nota_cli.models.memory import memory_explained
 from nota_cli.quantization.weight_only import CPU_KERNELS, fast_int4pack, quantize_linears, repack_gptq
@@ -33,6 +34,7 @@ def build(
     load_format: LoadFormat = "auto",
     allow_missing: bool = False,
     pack: bool = True,
+    lean: bool = False,
 ) -> AudioLM:
     """The one builder that training, inference and measuring share.
 
@@ -48,6 +50,8 @@ def build(
         allow_missing: go on though the checkpoint lacks weights or has more than the model takes.
         pack: unless `trainable`, hold encoders as their `quantization` says and GPTQ layers as the CPU multiplies them
             fastest; off for a model that weights are still loaded into, or that is saved.
+        lean: the caller hands the model to `prepare_to_run` next, so that adapters and GPTQ layers may be loaded in a
+            form that is not trained or saved, without PEFT and gptqmodel, whose imports take seconds.
 
     Raises:
         CheckpointError: weights are missing or do not fit.
@@ -56,13 +60,16 @@ def build(
     """
 
     def parts() -> list[Part]:
-        return inventory(_build(recipe, "meta", False, True, False, False))
+        return inventory(_build(recipe, "meta", False, True, False, False, False))
 
     with memory_explained(parts, device, recipe.name), weights_of(recipe):
-        return _build(recipe, device, trainable, load_format == "dummy", allow_missing, pack and not trainable)
+        dummy, packs = load_format == "dummy", pack and not trainable
+        return _build(recipe, device, trainable, dummy, allow_missing, packs, lean and packs)
 
 
-def _build(recipe: Recipe, device: str, trainable: bool, dummy: bool, allow_missing: bool, pack: bool) -> AudioLM:
+def _build(
+    recipe: Recipe, device: str, trainable: bool, dummy: bool, allow_missing: bool, pack: bool, lean: bool
+) -> AudioLM:
     """As `build`; runs into the end of memory without an explanation."""
     load_format: LoadFormat = "dummy" if dummy else "auto"
     cpu_kernel = _cpu_kernel(recipe.decoder, device)
@@ -74,13 +81,16 @@ def _build(recipe: Recipe, device: str, trainable: bool, dummy: bool, allow_miss
     if checkpoint is not None and recipe.lora is not None:
         adapter = read_config(checkpoint / "adapter")
         recipe = recipe if adapter is None else adopt(recipe, adapter)
-    loadable = recipe.decoder if cpu_kernel is None else recipe.decoder.model_copy(update={"kernel": "auto"})
+    lean = lean and not needs_peft(recipe, adapter)
+    repacked = cpu_kernel is not None and pack and device == "cpu"
+    kernel = recipe.decoder.kernel if cpu_kernel is None else cpu_kernel if lean and repacked and not dummy else "auto"
+    loadable = recipe.decoder.model_copy(update={"kernel": kernel})
     decoder = load_decoder(loadable, device, trainable=trainable, load_format=load_format)
     speech = _speech_encoder(recipe.speech_encoder, device, dummy, pack)
     audio = _audio_encoder(recipe.audio_encoder, device, dummy, pack)
     with torch.device("meta") if device == "meta" else nullcontext():
         model = AudioLM(recipe, speech, audio, decoder)
-    if recipe.lora is not None:
+    if recipe.lora is not None and not (lean and put_lora(decoder, recipe, adapter)):
         decoder.add_lora(recipe.lora, adapter)
     if checkpoint is not None:
         load_checkpoint(model, checkpoint, allow_missing=allow_missing)
@@ -95,7 +105,7 @@ def _build(recipe: Recipe, device: str, trainable: bool, dummy: bool, allow_miss
         quantize_linears(model.speech_encoder, recipe.speech_encoder.quantization)
         if model.audio_encoder is not None:
             quantize_linears(model.audio_encoder, recipe.audio_encoder.quantization)
-    if pack and cpu_kernel is not None and device == "cpu" and repack_gptq(decoder.model, cpu_kernel):
+    if cpu_kernel is not None and repacked and repack_gptq(decoder.model, cpu_kernel):
         decoder.kernel = cpu_kernel
     return model
 

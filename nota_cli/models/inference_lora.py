@@ -5,20 +5,112 @@ another model. `nota_cli.compression.merge` does the same to a checkpoint folder
 """
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from nota_cli.errors import RecipeError
+from nota_cli.models.adapter import AdapterConfig, is_lora_layer
+from nota_cli.quantization.gptq_stored import StoredGptqLinear
+from nota_cli.recipe.schema import Recipe
 
 if TYPE_CHECKING:
+    from nota_cli.models.decoders.decoder import Decoder
     from nota_cli.models.families.salmonn import AudioLM
 
 NOT_EXACT = (
     "a merged weight lies off the grid of quantized ones, so merging is not exact. Run it with its adapters as it is, "
     "or merge the full-precision checkpoint before `nota quantize`"
 )
+
+
+class LoadedLora(nn.Module):
+    """A layer and one adapter that is still to be loaded, by PEFT's names; `prepare_to_run` takes it away again.
+
+    Args:
+        layer: the adapted layer, `[..., in]` to `[..., out]`.
+        rank: of the adapter.
+        scale: of what the adapter adds.
+    """
+
+    active_adapters = ("default",)
+    lora_variant: Mapping[str, Any] = {}
+    disable_adapters = merged = False
+
+    def __init__(self, layer: Any, rank: int, scale: float) -> None:
+        super().__init__()
+        self.base_layer = layer
+        self.r, self.scaling = {"default": rank}, {"default": scale}
+        # Not half precision, whatever the layer's own type: as PEFT has it.
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(layer.in_features, rank, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(rank, layer.out_features, bias=False)})
+        nn.init.zeros_(self.lora_B["default"].weight)
+
+    def get_base_layer(self) -> Any:
+        """The adapted layer."""
+        return self.base_layer
+
+
+class LoraNames(nn.Module):
+    """A decoder with adapters under the names that PEFT gives its weights; for loading alone, it computes nothing."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base_model = nn.Module()
+        self.base_model.model = base
+
+    def get_base_model(self) -> Any:
+        """The transformers model."""
+        return self.base_model.model
+
+
+def needs_peft(recipe: Recipe, config: AdapterConfig | None) -> bool:
+    """Whether a recipe's adapters need PEFT to run, whose import takes seconds.
+
+    Args:
+        recipe: the adapter's own rank and targets adopted.
+        config: of the adapter; None where the recipe says all.
+    """
+    if recipe.lora is None:
+        return False
+    scale = recipe.lora.alpha / recipe.lora.rank if config is None else config.of("")[1]
+    targets = recipe.lora.targets if config is None else config.where.get("target_modules", recipe.lora.targets)
+    special = config is not None and (config.dora or config.rank_pattern or config.alpha_pattern)
+    special = special or (config is not None and set(config.where) - {"target_modules"})
+    plain = isinstance(targets, list) and all(target.endswith("_proj") for target in targets) and not special
+    nf4 = recipe.decoder.quantization == "nf4"
+    return not plain or nf4 or not _is_power_of_two(scale) or recipe.generate.decoding != "auto"
+
+
+def put_lora(decoder: "Decoder", recipe: Recipe, config: AdapterConfig | None) -> bool:
+    """Put adapters without PEFT on the layers that a recipe or an adapter's own config names.
+
+    Args:
+        decoder: without adapters.
+        recipe: with `lora`; `needs_peft` is False of it.
+        config: as there.
+
+    Returns:
+        False where that cannot be done, as a target is missing or no linear layer: PEFT says why.
+    """
+    assert recipe.lora is not None
+    rank = recipe.lora.rank if config is None else config.rank
+    scale = recipe.lora.alpha / rank if config is None else config.of("")[1]
+    targets = recipe.lora.targets if config is None else config.where.get("target_modules", recipe.lora.targets)
+    layers = {
+        name: layer
+        for name, layer in decoder.base.named_modules()
+        if name in targets or name.endswith(tuple(f".{target}" for target in targets))
+    }
+    if not layers or any(type(layer) not in (nn.Linear, StoredGptqLinear) for layer in layers.values()):
+        return False
+    for name, layer in layers.items():
+        device = next(iter(layer.state_dict().values())).device
+        decoder.base.set_submodule(name, LoadedLora(layer, rank, scale).to(device))
+    decoder.model = LoraNames(decoder.base)
+    return True
 
 
 @torch.no_grad()
@@ -36,14 +128,11 @@ def merge_lora(model: "AudioLM", *, rounding: bool = False) -> int:
     Returns:
         Layers merged; 0 if there are no adapters or the decoder is left as it was.
     """
-    from peft import PeftModel
-    from peft.tuners.lora import LoraLayer
-
-    spec, peft = model.recipe.decoder, model.decoder.model
-    if not isinstance(peft, PeftModel) or spec.quantization != "none" or (spec.dtype != "float32" and not rounding):
+    spec = model.recipe.decoder
+    if not hasattr(model.decoder.model, "get_base_model") or spec.quantization != "none" or (spec.dtype != "float32" and not rounding):
         return 0
     base = model.decoder.base
-    layers = {name: module for name, module in base.named_modules() if isinstance(module, LoraLayer)}
+    layers = {name: module for name, module in base.named_modules() if is_lora_layer(module)}
     if not all(_mergeable(layer, base) for layer in layers.values()):
         return 0
     for name, layer in layers.items():
@@ -79,7 +168,7 @@ def merge_as_asked(model: "AudioLM") -> int:
             f"{NOT_EXACT}"
         )
     merged = merge_lora(model, rounding=always)
-    if always and not merged and hasattr(model.decoder.base, "peft_config"):
+    if always and not merged and any(map(is_lora_layer, model.decoder.base.modules())):
         raise RecipeError(
             "generate.merge_lora is always, and a layer of lora.targets shares its weights: set it to auto"
         )
@@ -97,6 +186,8 @@ def prepare_to_run(model: "AudioLM") -> None:
     merge_as_asked(model)
     if model.recipe.generate.decoding == "auto":
         use_inference_lora(model)
+    if isinstance(model.decoder.model, LoraNames):
+        model.decoder.model = model.decoder.base
 
 
 class InferenceLora(nn.Module):
@@ -140,10 +231,8 @@ def use_inference_lora(model: "AudioLM") -> int:
     Returns:
         Layers replaced.
     """
-    from peft.tuners.lora import LoraLayer
-
     base = model.decoder.base
-    layers = [(name, layer) for name, layer in base.named_modules() if isinstance(layer, LoraLayer) and _plain(layer)]
+    layers = [(name, layer) for name, layer in base.named_modules() if is_lora_layer(layer) and _plain(layer)]
     for name, layer in layers:
         base.set_submodule(name, InferenceLora(layer).eval())
     return len(layers)
@@ -161,12 +250,16 @@ def exact_sum(weight: Tensor, delta: Tensor) -> Tensor:
 
 def _plain(layer: Any) -> bool:
     """Whether it computes base(x) + (x A^T) B^T scale with one adapter and a scale that costs no rounding."""
-    if type(layer).__name__ not in ("Linear", "GPTQLoraLinear", "Linear4bit") or len(layer.active_adapters) != 1:
+    if type(layer).__name__ not in ("LoadedLora", "Linear", "GPTQLoraLinear", "Linear4bit") or len(layer.active_adapters) != 1:
         return False
     (adapter,) = layer.active_adapters
     if layer.disable_adapters or layer.merged or adapter not in layer.lora_A or adapter in layer.lora_variant:
         return False
-    return layer.lora_B[adapter].bias is None and math.frexp(layer.scaling[adapter])[0] == 0.5
+    return layer.lora_B[adapter].bias is None and _is_power_of_two(layer.scaling[adapter])
+
+
+def _is_power_of_two(scale: float) -> bool:
+    return math.frexp(scale)[0] == 0.5
 
 
 def _mergeable(layer: Any, base: nn.Module) -> bool:

@@ -20,7 +20,7 @@ class Loading:
 def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> AudioLM:
     """Build the model and say what it runs on."""
     with waiting(f"loading recipe {recipe.name} on {device}"):
-        model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing)
+        model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing, lean=True)
         prepare_to_run(model)
     kernel, how = model.decoder.kernel, {"gptq": "GPTQ", "nf4": "nf4"}.get(recipe.decoder.quantization)
     note = "" if how is None else f", 4-bit {how} decoder on the {kernel} kernel"

@@ -19,6 +19,7 @@ from nota_cli.quantization.gptq_runtime import (
     short_name,
     silence_gptqmodel,
 )
+from nota_cli.quantization.gptq_stored import BITS, stored_config
 from nota_cli.quantization.weight_only import Int4PackLinear, PackedLinear
 from nota_cli.weights.attention import default_attention
 from nota_cli.weights.fit import layer_note, misfits
@@ -56,6 +57,7 @@ def load_gptq_decoder(
     device: str = "cpu",
     attn_implementation: str | None = None,
     key_mapping: dict[str, str] | None = None,
+    stored: bool = False,
 ) -> "PreTrainedModel":
     """Load an AutoGPTQ-format folder; the model comes in evaluation mode.
 
@@ -69,6 +71,8 @@ def load_gptq_decoder(
         attn_implementation: transformers' name; by default "eager" where the model caps attention scores (Gemma 2),
             which the fused kernels leave out, else "sdpa".
         key_mapping: patterns in the names of stored weights and what takes their place, as transformers' own.
+        stored: leave 4-bit layers as they lie in the file (`gptq_stored.py`), for `repack_gptq` alone; gptqmodel is not
+            imported then, and `kernel` does not count.
 
     Raises:
         CheckpointError: no GPTQ checkpoint there, or weights missing, unexpected or of another shape.
@@ -86,15 +90,20 @@ def load_gptq_decoder(
             f"{folder} is not a GPTQ checkpoint: no config.json there with quantization_config.quant_method 'gptq'"
             f"{found}. Quantize the decoder first, or set decoder.quantization to none."
         )
-    import_gptqmodel()
+    stored = stored and settings.bits == BITS and settings.layers is not None
+    if not stored:
+        import_gptqmodel()
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    backend = _choose_kernel(kernel, torch.device(device), dtype, settings)
+    if stored:
+        quantization = stored_config(settings.layers or (), settings.group_size, settings.checkpoint_format)
+    else:
+        quantization = settings.for_optimum(_choose_kernel(kernel, torch.device(device), dtype, settings))
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        config.quantization_config = settings.for_optimum(backend)
+        config.quantization_config = quantization
         if attn_implementation is None:
             attn_implementation = default_attention(config)
         with quietly():

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -57,6 +58,8 @@ def quietly() -> Iterator[None]:
 
 def quantized_layers(model: nn.Module) -> dict[str, Any]:
     """The gptqmodel layers of `model` by name."""
+    if "gptqmodel" not in sys.modules:
+        return {}
     import_gptqmodel()
     from gptqmodel.nn_modules.qlinear import BaseQuantLinear
 

@@ -25,6 +25,7 @@ from nota_cli.models.adapter import AdapterConfig
 from nota_cli.models.decoders import llama_moe  # noqa: F401  (makes the family known to transformers)
 from nota_cli.models.decoders.tokenizer import dummy_tokenizer, load_tokenizer, special_ids
 from nota_cli.models.vocabulary import keep_tokens, kept_rows
+from nota_cli.quantization.weight_only import CPU_KERNELS
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 from nota_cli.recipe.schema import LoadFormat, Lora
 from nota_cli.weights.attention import default_attention
@@ -133,7 +134,8 @@ def load_decoder(
     """The decoder that a recipe names: from a folder or hub id, or with random weights of the given shape.
 
     Args:
-        spec: the recipe's section.
+        spec: the recipe's section; a `kernel` of `weight_only.CPU_KERNELS` leaves GPTQ layers as stored, and the caller
+            repacks them.
         device: where to put it; "meta" (with dummy weights) builds the shapes alone.
         trainable: makes `kernel: auto` choose among the GPTQ kernels that gradients pass through.
         load_format: "dummy" takes random weights of the true size and downloads nothing, quantized as the recipe says.
@@ -231,7 +233,8 @@ def _loaded(
     if spec.quantization == "gptq":
         from nota_cli.quantization.gptq import kernel_name, load_gptq_decoder
 
-        model = load_gptq_decoder(folder, kernel, _dtype(spec), device, key_mapping=key_mapping)
+        stored = kernel in CPU_KERNELS
+        model = load_gptq_decoder(folder, kernel, _dtype(spec), device, key_mapping=key_mapping, stored=stored)
         return Decoder(model, tokenizer, kernel_name(model))
     if spec.quantization == "nf4":
         from nota_cli.quantization.nf4 import load_nf4_decoder
