@@ -12,10 +12,11 @@ from helpers.paths import REPOSITORY
 
 PACKAGE = REPOSITORY / "nota_cli"
 TESTS = REPOSITORY / "tests"
-BASE = {"errors", "version", "files", "parsing", "paths", "console", "assets", "outputs"}
+BASE = {"errors", "version", "imports", "files", "parsing", "paths", "console", "assets", "outputs"}
 MAY = {
     "errors": set(),
     "version": set(),
+    "imports": set(),
     "parsing": set(),
     "files": {"errors"},
     "paths": {"errors"},

@@ -26,6 +26,7 @@ from nota_cli.cli import (
 from nota_cli.cli.options import expand_paths
 from nota_cli.cli.process import run
 from nota_cli.console import quiet_process, show_audio_warnings
+from nota_cli.imports import leave_out_torchao
 from nota_cli.version import __version__
 
 app = typer.Typer(
@@ -60,6 +61,7 @@ expand_paths(app)
 
 def main() -> None:
     """Run the app; an error that the user can mend becomes one message and its exit status."""
+    leave_out_torchao()
     show_audio_warnings()
     with quiet_process():
         run(app)

@@ -63,9 +63,12 @@ def chat(
     seconds, limit = duration(audio), chosen.audio.max_seconds  # a bad file is told before the model is loaded
     if seconds > limit:
         warn(f"{audio} has {seconds:.1f} s, of which the model hears the first {limit:g}")
-    from nota_cli.api import AudioLM
-    from nota_cli.models.device import pick_device
-    from nota_cli.models.loading import Loading, load
+    from nota_cli.imports import heavy_imports
+
+    with heavy_imports():
+        from nota_cli.api import AudioLM
+        from nota_cli.models.device import pick_device
+        from nota_cli.models.loading import Loading, load
 
     model = AudioLM(load(chosen, pick_device(device), Loading(pick_load_format(load_format), allow_missing)))
     recording = model.load_recording(audio)

@@ -95,7 +95,8 @@ def infer(
         chosen = pick_recipe(recipe, checkpoint, settings)
 
         from nota_cli.inference.bad_audio import ON_ERROR
-        from nota_cli.inference.run import InferOptions, run_infer
+        from nota_cli.inference.options import InferOptions
+        from nota_cli.inference.run import run_infer
         from nota_cli.models.loading import Loading
 
         options = InferOptions(

@@ -40,7 +40,10 @@ def train(
     folder = out or Path("checkpoints") / loaded.name
     check_checkpoint(folder, loaded)
     say(f"loading recipe {loaded.name} ...")
-    from nota_cli.training.loop import train as train_recipe
+    from nota_cli.imports import heavy_imports
+
+    with heavy_imports():
+        from nota_cli.training.loop import train as train_recipe
 
     done = train_recipe(loaded, folder, resume=resume, restart=restart)
     rows = [["checkpoint", str(done.folder)], ["steps", str(done.steps)]]

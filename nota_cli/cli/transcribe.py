@@ -144,10 +144,13 @@ def _texts(request: _Request, rows: "list[Row]") -> "Iterator[tuple[Row, str | D
     """Rows with their texts as they come, under a progress bar; without rows no model is loaded."""
     if not rows:
         return
-    from nota_cli.api import AudioLM
     from nota_cli.data.audio.headers import bad_file
-    from nota_cli.models.device import pick_device
-    from nota_cli.models.loading import Loading, load
+    from nota_cli.imports import heavy_imports
+
+    with heavy_imports():
+        from nota_cli.api import AudioLM
+        from nota_cli.models.device import pick_device
+        from nota_cli.models.loading import Loading, load
 
     loading = Loading(request.load_format, request.allow_missing)
     model = AudioLM(load(request.recipe, pick_device(request.device), loading))

@@ -259,7 +259,8 @@ def prune_checkpoint(
         UsageError: as `prune_vocabulary`.
         CheckpointError: as `prune_vocabulary`; or there are adapters on the embedding or the output layer.
     """
-    from nota_cli.models.checkpoint import WEIGHTS, own_decoder
+    from nota_cli.models.checkpoint import WEIGHTS
+    from nota_cli.recipe.load import own_decoder
 
     checkpoint, out = Path(checkpoint), Path(out)
     _refuse_existing(out)

@@ -383,3 +383,9 @@ def _kind(value: Any) -> str:
         return "null"
     names = {bool: "true or false", int: "a number", float: "a number", str: "a string", list: "a list"}
     return names.get(type(value), "an object")
+
+
+def clip_paths(row: Row, audio_root: str | Path) -> list[Path]:
+    """The row's file and those that `expand_wav` appends to it."""
+    names = (row.path, *row.expand)
+    return [Path(audio_path(audio_root, name) if row.listed else Path(audio_root) / name) for name in names]

@@ -11,13 +11,12 @@ import torch
 from numpy.random import Generator
 from torch.utils.data import Dataset
 
-from nota_cli.data.annotation import Row, read_annotation, row_id
+from nota_cli.data.annotation import Row, clip_paths, read_annotation, row_id
 from nota_cli.data.audio.clip import SAMPLE_RATE, AudioNote, load_clip
 from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll, weaken
 from nota_cli.data.workers import AHEAD, made_ahead
 from nota_cli.errors import DataError
 from nota_cli.features.batch import Features, extract
-from nota_cli.paths import audio_path
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import Augment, Source
 
@@ -93,12 +92,6 @@ class Decoded:
 def query_of(row: Row) -> Query:
     """What is asked of the clip of one annotation row."""
     return Query(row.task, row.question, row_id(row))
-
-
-def clip_paths(row: Row, audio_root: str | Path) -> list[Path]:
-    """The row's file and those that `expand_wav` appends to it."""
-    names = (row.path, *row.expand)
-    return [Path(audio_path(audio_root, name) if row.listed else Path(audio_root) / name) for name in names]
 
 
 def in_order(count: int, size: int) -> list[list[int]]:

@@ -4,11 +4,14 @@ from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import TYPE_CHECKING
 
 from nota_cli.data.annotation import Row
-from nota_cli.data.batches import Window
 from nota_cli.inference.long_audio import windows
 from nota_cli.recipe.schema import Generate
+
+if TYPE_CHECKING:
+    from nota_cli.data.batches import Window
 
 UNKNOWN = float("inf")  # seconds of a clip whose header tells none: it comes first, and decoding it will tell
 
@@ -25,7 +28,7 @@ class Segment:
 
     row: int
     seconds: float
-    window: Window | None = None
+    window: "Window | None" = None
 
     @property
     def sort_key(self) -> float:

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -21,6 +20,7 @@ from nota_cli.errors import NotaError
 from nota_cli.inference.batching import Segments, groups, segments
 from nota_cli.inference.encoding import encode
 from nota_cli.inference.long_audio import join
+from nota_cli.inference.results import Result, Tally, timed
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.models.memory import out_of_memory
 from nota_cli.recipe.schema import Generate
@@ -28,41 +28,6 @@ from nota_cli.recipe.schema import Generate
 MEMORY_SHARE = 0.8  # of what is free on the device; the rest is for lengths and fragments nobody foresees
 LARGEST = 128  # clips in a batch; more make nothing faster, and lose more when a run is cut
 ROWS_AHEAD = 64  # clips that a worker may be ahead, so that large batches do not fill the memory
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a row; `reason` why its audio cannot be used, in which case there is no text.
-
-    `notes` has what is odd about the audio otherwise: sentences by kind (`nota_cli.data.audio.clip.AudioNote`).
-    """
-
-    row: int
-    text: str
-    looped: bool = False
-    reason: str | None = None
-    notes: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Tally:
-    """Counts and seconds of a run, as they stand.
-
-    Attributes:
-        rows: answered ones.
-        audio_seconds: that the model has heard.
-        wait: for audio and features; `generate`: encoders and decoder; `write`: what the caller does with results.
-        batch_size: the largest batch that went through.
-        halvings: how often a batch did not fit the memory.
-    """
-
-    rows: int = 0
-    audio_seconds: float = 0.0
-    wait: float = 0.0
-    generate: float = 0.0
-    write: float = 0.0
-    batch_size: int = 0
-    halvings: int = 0
 
 
 class _TooLargeError(NotaError):
@@ -294,14 +259,6 @@ def spare_workers(device: str) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores //= max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return min(2, cores // 4) if device == "cpu" else max(1, min(4, cores - 1))
-
-
-@contextmanager
-def timed(record: object, stage: str) -> Iterator[None]:
-    """Add the seconds that pass inside to the attribute `stage` of a record of seconds."""
-    started = time.monotonic()
-    yield
-    setattr(record, stage, getattr(record, stage) + time.monotonic() - started)
 
 
 def _name(row: Row) -> str:

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nota_cli.console import say, warn
-from nota_cli.data.annotation import Row
-from nota_cli.data.batches import clip_paths
+from nota_cli.data.annotation import Row, clip_paths
 from nota_cli.errors import UsageError
 from nota_cli.files import leavings
 from nota_cli.inference.journal import journal_path, rank_journals

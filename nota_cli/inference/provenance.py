@@ -9,8 +9,8 @@ from typing import Any
 
 from nota_cli.errors import DataError
 from nota_cli.hub import local_path, weights_of
-from nota_cli.models.checkpoint import own_decoder
 from nota_cli.paths import audio_path
+from nota_cli.recipe.load import own_decoder
 from nota_cli.recipe.schema import Recipe
 
 WHOLE = 64 * 2**20  # bytes up to which a file is read from end to end

@@ -6,13 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nota_cli.data.annotation import Row, row_id
 from nota_cli.data.audio.clip import NOTE_KINDS
-from nota_cli.inference.engine import Tally
 from nota_cli.inference.journal import BLANK, DONE, SKIPPED, Entry
-from nota_cli.inference.results import Outcomes
+from nota_cli.inference.results import Outcomes, Tally
 from nota_cli.version import versions
 
 PACKAGES = ("torch", "transformers", "peft", "gptqmodel", "soundfile", "soxr", "numpy")
@@ -125,6 +122,8 @@ def _noted(rows: Sequence[Row], outcomes: Outcomes, kind: str) -> list[dict[str,
 
 
 def _device_name(device: str) -> str:
+    import torch
+
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()

@@ -1,11 +1,49 @@
 """What became of every row of a run, in a few bytes each beside its text: test sets may be long and memory short."""
 
+import time
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 from nota_cli.inference.journal import BLANK, DONE, SKIPPED, Entry
 
 STATUSES = ("", DONE, BLANK, SKIPPED)  # the first for rows of which nothing is known
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a row; `reason` why its audio cannot be used, in which case there is no text.
+
+    `notes` has what is odd about the audio otherwise: sentences by kind (`nota_cli.data.audio.clip.AudioNote`).
+    """
+
+    row: int
+    text: str
+    looped: bool = False
+    reason: str | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Tally:
+    """Counts and seconds of a run, as they stand.
+
+    Attributes:
+        rows: answered ones.
+        audio_seconds: that the model has heard.
+        wait: for audio and features; `generate`: encoders and decoder; `write`: what the caller does with results.
+        batch_size: the largest batch that went through.
+        halvings: how often a batch did not fit the memory.
+    """
+
+    rows: int = 0
+    audio_seconds: float = 0.0
+    wait: float = 0.0
+    generate: float = 0.0
+    write: float = 0.0
+    batch_size: int = 0
+    halvings: int = 0
 
 
 class Outcomes:
@@ -54,3 +92,11 @@ class Outcomes:
             self._notes[row] = entry.notes
         else:
             self._notes.pop(row, None)
+
+
+@contextmanager
+def timed(record: object, stage: str) -> Iterator[None]:
+    """Add the seconds that pass inside to the attribute `stage` of a record of seconds."""
+    started = time.monotonic()
+    yield
+    setattr(record, stage, getattr(record, stage) + time.monotonic() - started)

@@ -7,29 +7,29 @@ from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from nota_cli.console import progress, say, warn
-from nota_cli.data.annotation import Row, row_id
+from nota_cli.data.annotation import Row, clip_paths, row_id
 from nota_cli.data.audio.clip import duration
 from nota_cli.data.audio.headers import Scan, bad_file, scan
-from nota_cli.data.batches import clip_paths
-from nota_cli.data.recordings import Recording
 from nota_cli.errors import AudioError, NotaError, RecipeError, UsageError, listing
 from nota_cli.files import check_writable, sweep, write_text
-from nota_cli.inference.bad_audio import OnError, Policy
+from nota_cli.imports import heavy_imports
+from nota_cli.inference.bad_audio import Policy
 from nota_cli.inference.batching import longest_first
 from nota_cli.inference.distributed import Ranks
-from nota_cli.inference.engine import Engine, Result, Tally, timed
 from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, differences, journal_path, rank_journals
+from nota_cli.inference.options import InferOptions
 from nota_cli.inference.outputs import check_run_outputs, check_submission, refuse_other_run
 from nota_cli.inference.provenance import MACHINE_LOCAL_KEYS, file_hash, recordings_hash, run_provenance
 from nota_cli.inference.report import Facts, Stages, report_path, run_report
-from nota_cli.inference.results import Outcomes
+from nota_cli.inference.results import Outcomes, Result, Tally, timed
 from nota_cli.inference.selection import Selection, select_annotation, select_recordings
 from nota_cli.models.device import pick_device
-from nota_cli.models.loading import Loading, load
+from nota_cli.models.loading import load
 from nota_cli.recipe.schema import Recipe
 from nota_cli.submission import write_submission
 
@@ -40,38 +40,6 @@ ODD_AUDIO = {
 }
 """What the kinds of odd audio mean for the texts."""
 VISIBLE_SECONDS = 30.0  # that a shared folder may take to show what another machine has written
-
-
-@dataclass(frozen=True)
-class InferOptions:
-    """What the command line asks for.
-
-    Attributes:
-        recordings: what to run over instead of an annotation.
-        workers: processes that decode audio; None for as many as there are cores to spare.
-        batch_size: clips of a batch; None for the recipe's, or on CUDA what the memory takes.
-        on_error: what becomes of rows whose audio cannot be used.
-        chunk: hear clips that are too long in overlapping windows, not their beginning alone.
-        restart: throw away what an earlier run has finished.
-        overwrite: replace a finished CSV of another run.
-        audio_root_moved: take the recordings for those of the run that was cut, though they lie elsewhere now.
-    """
-
-    task: str | None = None
-    annotation: Path | None = None
-    recordings: Sequence[Recording] = ()
-    audio_root: Path | None = None
-    out: Path | None = None
-    limit: int | None = None
-    device: str = "auto"
-    workers: int | None = None
-    loading: Loading = Loading()
-    batch_size: int | None = None
-    on_error: OnError = "stop"
-    chunk: bool = False
-    restart: bool = False
-    overwrite: bool = False
-    audio_root_moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +58,6 @@ class _Run:
     options: InferOptions
     selection: Selection
     out: Path
-    device: str
     ranks: Ranks
     started: float = field(default_factory=time.monotonic)
     stages: Stages = field(default_factory=Stages)
@@ -102,6 +69,11 @@ class _Run:
     @property
     def audio_root(self) -> Path:
         return self.selection.audio_root
+
+    @cached_property
+    def device(self) -> str:
+        """Where this process's model runs; asking imports torch."""
+        return _device(self.options.device, self.ranks)
 
     @property
     def policy(self) -> Policy:
@@ -143,7 +115,7 @@ def _prepare(recipe: Recipe, options: InferOptions, ranks: Ranks) -> _Run:
     if out.is_symlink():
         out = Path(os.path.realpath(out))  # what lies beside the CSV lies beside the file itself
     check_run_outputs(out, recipe, chosen.annotation, chosen.rows, chosen.audio_root, ranks.world)
-    return _Run(recipe, options, chosen, out, _device(options.device, ranks), ranks)
+    return _Run(recipe, options, chosen, out, ranks)
 
 
 def _lead(run: _Run) -> dict[str, object]:
@@ -265,6 +237,8 @@ def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
     if not share.rows:
         return Tally()
     with timed(run.stages, "load"):
+        with heavy_imports():
+            from nota_cli.inference.engine import Engine
         model = load(run.recipe, run.device, run.options.loading)
     policy, options = run.policy, run.options
     lengths = array("d", bytes(8 * len(run.rows)))

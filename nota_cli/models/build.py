@@ -12,7 +12,7 @@ from transformers import WhisperConfig
 from nota_cli.errors import RecipeError
 from nota_cli.hub import local_path, weights_of
 from nota_cli.models.adapter import adopt, read_config
-from nota_cli.models.checkpoint import load_checkpoint, own_decoder
+from nota_cli.models.checkpoint import load_checkpoint
 from nota_cli.models.decoders.decoder import load_decoder, refuse_unknown
 from nota_cli.models.encoders.beats import BeatsConfig, BeatsEncoder, load_beats
 from nota_cli.models.encoders.ced import CedConfig, CedEncoder, load_ced
@@ -23,6 +23,7 @@ from nota_cli.models.inference_lora import needs_peft, put_lora
 from nota_cli.models.inventory import Part, inventory
 from nota_cli.models.memory import memory_explained
 from nota_cli.quantization.weight_only import CPU_KERNELS, fast_int4pack, quantize_linears, repack_gptq
+from nota_cli.recipe.load import own_decoder
 from nota_cli.recipe.schema import AudioEncoder, Decoder, Encoder, LoadFormat, Recipe, SpeechEncoder
 
 

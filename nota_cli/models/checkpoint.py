@@ -23,7 +23,7 @@ from nota_cli.files import atomic_folder, atomic_path, copy_folder, write_text
 from nota_cli.models import adapter
 from nota_cli.models.vocabulary import MAPPING
 from nota_cli.recipe.load import dump_recipe
-from nota_cli.recipe.schema import Data, Decoder, Recipe, Section
+from nota_cli.recipe.schema import Data, Recipe, Section
 from nota_cli.weights.files import read_safetensors, read_torch_file, refuse_non_finite
 from nota_cli.weights.fit import shape_line
 from nota_cli.weights.state_dicts import example_names, find_weights, plain_names
@@ -175,13 +175,6 @@ def _is_local(path: str | None) -> bool:
 
 def _belongs_to_a_checkpoint(decoder: Path, target: Path) -> bool:
     return decoder.is_dir() and (decoder.resolve() == target.resolve() or (decoder.parent / WEIGHTS).is_file())
-
-
-def own_decoder(spec: Decoder, folder: Path) -> Decoder:
-    """The decoder of a checkpoint folder where the recipe would else start one from random weights."""
-    if spec.config is None or not (folder / "decoder").is_dir():
-        return spec
-    return spec.model_copy(update={"path": str(folder / "decoder"), "config": None, "tokenizer": None})
 
 
 def load_checkpoint(model: "AudioLM", path: Path, *, allow_missing: bool = False) -> KeyReport:

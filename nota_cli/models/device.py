@@ -1,8 +1,7 @@
 """Where a model runs."""
 
-import torch
-
 from nota_cli.errors import UsageError
+from nota_cli.imports import heavy_imports
 
 
 def pick_device(name: str) -> str:
@@ -11,6 +10,9 @@ def pick_device(name: str) -> str:
     Raises:
         UsageError: the device is not there.
     """
+    with heavy_imports():
+        import torch
+
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

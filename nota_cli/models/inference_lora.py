@@ -24,6 +24,8 @@ NOT_EXACT = (
     "a merged weight lies off the grid of quantized ones, so merging is not exact. Run it with its adapters as it is, "
     "or merge the full-precision checkpoint before `nota quantize`"
 )
+FOLDABLE = ("LoadedLora", "Linear", "GPTQLoraLinear", "Linear4bit")
+"""Layers with adapters, PEFT's and the one below, that compute nothing but a layer and a product of two matrices."""
 
 
 class LoadedLora(nn.Module):
@@ -129,7 +131,11 @@ def merge_lora(model: "AudioLM", *, rounding: bool = False) -> int:
         Layers merged; 0 if there are no adapters or the decoder is left as it was.
     """
     spec = model.recipe.decoder
-    if not hasattr(model.decoder.model, "get_base_model") or spec.quantization != "none" or (spec.dtype != "float32" and not rounding):
+    if (
+        not hasattr(model.decoder.model, "get_base_model")
+        or spec.quantization != "none"
+        or (spec.dtype != "float32" and not rounding)
+    ):
         return 0
     base = model.decoder.base
     layers = {name: module for name, module in base.named_modules() if is_lora_layer(module)}
@@ -250,7 +256,7 @@ def exact_sum(weight: Tensor, delta: Tensor) -> Tensor:
 
 def _plain(layer: Any) -> bool:
     """Whether it computes base(x) + (x A^T) B^T scale with one adapter and a scale that costs no rounding."""
-    if type(layer).__name__ not in ("LoadedLora", "Linear", "GPTQLoraLinear", "Linear4bit") or len(layer.active_adapters) != 1:
+    if type(layer).__name__ not in FOLDABLE or len(layer.active_adapters) != 1:
         return False
     (adapter,) = layer.active_adapters
     if layer.disable_adapters or layer.merged or adapter not in layer.lora_A or adapter in layer.lora_variant:

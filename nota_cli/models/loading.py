@@ -1,12 +1,14 @@
 """A model that runs: built, its adapters made ready, and a line on stderr that says what it runs on."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from nota_cli.console import say, waiting
-from nota_cli.models.build import build
-from nota_cli.models.families.salmonn import AudioLM
-from nota_cli.models.inference_lora import prepare_to_run
+from nota_cli.imports import heavy_imports
 from nota_cli.recipe.schema import LoadFormat, Recipe
+
+if TYPE_CHECKING:
+    from nota_cli.models.families.salmonn import AudioLM
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,13 @@ class Loading:
     allow_missing: bool = False
 
 
-def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> AudioLM:
+def load(recipe: Recipe, device: str, loading: Loading = Loading()) -> "AudioLM":
     """Build the model and say what it runs on."""
     with waiting(f"loading recipe {recipe.name} on {device}"):
+        with heavy_imports():
+            from nota_cli.models.build import build
+            from nota_cli.models.inference_lora import prepare_to_run
+
         model = build(recipe, device, load_format=loading.format, allow_missing=loading.allow_missing, lean=True)
         prepare_to_run(model)
     kernel, how = model.decoder.kernel, {"gptq": "GPTQ", "nf4": "nf4"}.get(recipe.decoder.quantization)

@@ -1,4 +1,4 @@
-"""4-bit GPTQ layers as they lie in a file, for decoders that only run on a CPU: no gptqmodel, whose import takes seconds.
+"""4-bit GPTQ layers as they lie in a file, for decoders that run on a CPU without gptqmodel, whose import is slow.
 
 `gptq.py` loads them through transformers' own seam for quantizers; `weight_only.repack_gptq` makes layers of them that
 multiply fast.

@@ -13,7 +13,7 @@ from nota_cli.errors import RecipeError, listing
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import decode, dump_yaml, parse_yaml
 from nota_cli.paths import expand_path, near_paths
-from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.schema import Decoder, Recipe
 
 DEFAULT_RECIPE = "tiny"
 
@@ -95,6 +95,13 @@ def load_system(name: str, checkpoint: Path | None = None, settings: list[str] |
         # The recipe's decoder belongs to its own checkpoint; another checkpoint brings another one.
         changes["decoder"] = loaded.decoder.model_copy(update={"path": str(checkpoint / "decoder")})
     return loaded.model_copy(update=changes)
+
+
+def own_decoder(spec: Decoder, folder: Path) -> Decoder:
+    """The decoder of a checkpoint folder where the recipe would else start one from random weights."""
+    if spec.config is None or not (folder / "decoder").is_dir():
+        return spec
+    return spec.model_copy(update={"path": str(folder / "decoder"), "config": None, "tokenizer": None})
 
 
 def recipe_hash(recipe: Recipe) -> str:

@@ -20,9 +20,9 @@ from nota_cli.errors import CheckpointError, NotaError, RecipeError, UsageError
 from nota_cli.files import check_writable, write_text
 from nota_cli.inference.engine import feature_spec
 from nota_cli.models.build import build, train_mode
-from nota_cli.models.checkpoint import load_checkpoint, own_decoder, save_checkpoint
+from nota_cli.models.checkpoint import load_checkpoint, save_checkpoint
 from nota_cli.models.families.salmonn import AudioLM
-from nota_cli.recipe.load import recipe_hash
+from nota_cli.recipe.load import own_decoder, recipe_hash
 from nota_cli.recipe.schema import Recipe
 from nota_cli.training.auxiliary import AuxiliaryHeads
 from nota_cli.training.optim import learning_rate, make_optimizer
