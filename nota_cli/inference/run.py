@@ -28,7 +28,7 @@ from nota_cli.inference.provenance import MACHINE_LOCAL_KEYS, file_hash, recordi
 from nota_cli.inference.report import Facts, Stages, report_path, run_report
 from nota_cli.inference.results import Outcomes, Result, Tally, timed
 from nota_cli.inference.selection import Selection, select_annotation, select_recordings
-from nota_cli.models.device import pick_device
+from nota_cli.models.device import check_device_name, pick_device
 from nota_cli.models.loading import load
 from nota_cli.recipe.schema import Recipe
 from nota_cli.submission import write_submission
@@ -109,6 +109,7 @@ def _prepare(recipe: Recipe, options: InferOptions, ranks: Ranks) -> _Run:
         audio_root, leads = options.audio_root, ranks.rank == 0
         chosen = select_annotation(recipe, options.task, options.annotation, audio_root, options.limit, leads)
     _check_prompts(chosen.rows, recipe)
+    check_device_name(options.device)
     # `nota validate-submission` takes the newest of `submissions/`, and texts of recordings are no submission.
     folder = Path("submissions" if chosen.annotation else "")
     out = options.out or folder / f"{recipe.name}-{options.task or 'all'}.csv"
