@@ -4,9 +4,9 @@
     python benchmarks/startup.py /old/bin/python /new/bin/python
 
 A source tree is run by this interpreter; an interpreter runs the nota that is installed for it. One argument is
-compared with the tree that this file lies in. The runs take turns, so that whatever else the machine does meets both, and the
-first run of each, which writes bytecode and fills the disk's cache, does not count. Ends with one JSON line: medians of
-wall-clock seconds and of CPU seconds (user and system), and the second version's share of the first's.
+compared with the tree that this file lies in. The runs take turns, so that whatever else the machine does meets both.
+The first run of each, which writes bytecode and fills the disk's cache, does not count. Ends with one JSON line:
+medians of wall-clock seconds and of CPU seconds (user and system), and the second version's share of the first's.
 """
 
 import argparse

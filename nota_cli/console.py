@@ -24,8 +24,32 @@ NARROWEST = 20  # columns; in fewer a table shows nothing
 if os.environ.get("COLUMNS", "").isdigit() and int(os.environ["COLUMNS"]) < NARROWEST:
     del os.environ["COLUMNS"]  # before rich reads it; the terminal's own width counts then, or 80
 
+LOGGER = logging.getLogger("nota_cli")
+LOGGER.addHandler(logging.NullHandler())
+"""Every message goes here, too. Who adds a handler to this logger takes the messages over: stderr stays silent then."""
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 out = Console(highlight=False)
+
+
+_level = logging.INFO
+
+
+def set_verbosity(level: int) -> None:
+    """Which messages reach stderr: `logging.WARNING` and no progress, `logging.INFO` (the default) or `logging.DEBUG`.
+
+    With DEBUG, what libraries warn of is shown as well.
+    """
+    global _level
+    _level = level
+    if level <= logging.DEBUG:
+        logging.disable(logging.NOTSET)
+
+
+def _message(level: int, text: str, markup: str) -> None:
+    """One message to stderr, or to whoever listens to the logger."""
+    if level >= _level and all(isinstance(handler, logging.NullHandler) for handler in LOGGER.handlers):
+        err.print(f"{markup}{escape(text)}")
+    LOGGER.log(level, text)
 
 
 def quiet_libraries() -> None:
@@ -98,7 +122,7 @@ def quiet_process() -> Iterator[None]:
 @contextmanager
 def waiting(message: str) -> Iterator[None]:
     """A spinner on a terminal's stderr while the block takes its time."""
-    if not err.is_terminal:
+    if not err.is_terminal or _level > logging.INFO:
         yield
         return
     with err.status(escape(message), spinner="line"):
@@ -107,17 +131,22 @@ def waiting(message: str) -> Iterator[None]:
 
 def say(message: str) -> None:
     """One line of information."""
-    err.print(message, markup=False)
+    _message(logging.INFO, message, "")
+
+
+def debug(message: str) -> None:
+    """What only someone who looks for a fault wants to know; shown with `--verbose`."""
+    _message(logging.DEBUG, message, "[dim]debug:[/] ")
 
 
 def warn(message: str) -> None:
     """Something the user should know, and the command goes on."""
-    err.print(f"[yellow]warning:[/] {escape(message)}")
+    _message(logging.WARNING, message, "[yellow]warning:[/] ")
 
 
 def fail(message: str) -> None:
     """Why the command ends."""
-    err.print(f"[red]error:[/] {escape(message)}")
+    _message(logging.ERROR, message, "[red]error:[/] ")
 
 
 def print_json(value: Any) -> None:
@@ -169,6 +198,6 @@ def progress(shown: bool = True) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
         console=err,
-        disable=not shown,
+        disable=not shown or _level > logging.INFO,
         redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),  # or results would go to stderr with the bar
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from helpers.paths import REPOSITORY
+from nota_cli import console
 from nota_cli.console import quiet_process, warn
 from nota_cli.models.families.salmonn import AudioLM
 
@@ -148,3 +149,47 @@ def test_loading_is_announced_before_what_takes_long(command: list[str], clips: 
     assert done.returncode == 7, done.stderr
     assert done.stderr.splitlines()[0].startswith("loading ")
     assert done.stdout == ""
+
+
+def test_messages_reach_who_listens_and_else_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[tuple[str, str]] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append((record.levelname, record.getMessage()))
+
+    logger, listener = logging.getLogger("nota_cli"), Listener()
+    logger.addHandler(listener)
+    level = logger.level
+    logger.setLevel(logging.DEBUG)
+    try:
+        console.say("a note with [brackets]")
+        console.warn("a warning")
+        console.debug("a detail")
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
+    assert heard == [("INFO", "a note with [brackets]"), ("WARNING", "a warning"), ("DEBUG", "a detail")]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("flag", "kinds"), [("", "note warning"), ("--quiet", "warning"), ("-v", "note warning debug")]
+)
+def test_flags_choose_what_is_shown(
+    flag: str, kinds: str, nota: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [flag] if flag else []
+    try:
+        assert nota(*flags, "--version") == 0
+        capsys.readouterr()
+        console.say("note")
+        console.warn("warning")
+        console.debug("debug")
+        with console.progress() as bar:
+            bar.add_task("bar", total=1, detail="")
+        shown = capsys.readouterr().err
+    finally:
+        console.set_verbosity(logging.INFO)
+    assert [word for word in ("note", "warning", "debug") if word in shown] == kinds.split()
+    assert ("bar" in shown) is (flag != "--quiet")

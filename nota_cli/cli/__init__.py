@@ -1,5 +1,6 @@
 """The command line: the app put together of its commands, each in a file of its own, and the way in."""
 
+import logging
 from typing import Annotated
 
 import typer
@@ -25,13 +26,15 @@ from nota_cli.cli import (
 )
 from nota_cli.cli.options import expand_paths
 from nota_cli.cli.process import run
-from nota_cli.console import quiet_process, show_audio_warnings
+from nota_cli.console import quiet_process, set_verbosity, show_audio_warnings
+from nota_cli.errors import UsageError
 from nota_cli.imports import leave_out_torchao
 from nota_cli.version import __version__
 
 app = typer.Typer(
     help="Train, run, score and measure small audio language models.",
-    epilog="Begin with `nota transcribe my.wav` or `nota recipes list`; each command has `--help` with an example.",
+    epilog="Begin with `nota transcribe my.wav` or `nota recipes list`; each command has `--help` with an example. "
+    "Exit status: 0 done; 1 it ran, and the answer is bad (an invalid submission, unreadable audio); 2 wrong use.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -50,7 +53,18 @@ app.add_typer(checkpoint.app, name="checkpoint")
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show details that help to find a fault, and libraries' warnings.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show warnings and errors only: no progress, no notes.")
+    ] = False,
+) -> None:
+    if verbose and quiet:
+        raise UsageError("--verbose and --quiet contradict each other; leave one out")
+    set_verbosity(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
     if version:
         typer.echo(f"nota {__version__}")
         raise typer.Exit

@@ -15,7 +15,6 @@ from nota_cli.cli.options import (
     LoadFormatOption,
     RecipeOption,
     SetOption,
-    pick_load_format,
     pick_recipe,
 )
 from nota_cli.console import err, fail, say, warn
@@ -70,7 +69,7 @@ def chat(
         from nota_cli.models.device import pick_device
         from nota_cli.models.loading import Loading, load
 
-    model = AudioLM(load(chosen, pick_device(device), Loading(pick_load_format(load_format), allow_missing)))
+    model = AudioLM(load(chosen, pick_device(device), Loading(load_format, allow_missing)))
     recording = model.load_recording(audio)
     if prompt is not None:
         typer.echo(_answer(recording, prompt.strip()))

@@ -20,17 +20,20 @@ app = typer.Typer(help="Trained weights in other formats.", no_args_is_help=True
 
 @app.command("convert", epilog="Example: `nota checkpoint convert theirs.pth -r salmonn-3b --out mine`")
 def checkpoint_convert(
-    file: Annotated[Path, typer.Argument(help="A team's .pth.")],
+    file: Annotated[Path, typer.Argument(help="The .pth file to convert.")],
     recipe: Annotated[
         str,
         typer.Option(
-            "--recipe", "-r", help="The recipe of the system that it belongs to.", autocompletion=complete_recipe
+            "--recipe",
+            "-r",
+            help="The recipe of the system that the weights belong to.",
+            autocompletion=complete_recipe,
         ),
     ],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
     settings: SetOption = None,
 ) -> None:
-    """Turn a `.pth` into a checkpoint folder; of the published weights the configs alone are needed."""
+    """Turn a `.pth` into a checkpoint folder; only the configs of the published weights are needed."""
     loaded = pick_recipe(recipe, file, settings)  # says that it is loading
     report = _convert(file, loaded, out)
     say(f"{out}: {report}")

@@ -13,7 +13,7 @@ def download(
     recipe: RecipeArgument,
     settings: SetOption = None,
 ) -> None:
-    """Fetch every part of a recipe from the hub, verify it, and say where it lies."""
+    """Get the weights of a recipe: download every part from the hub, verify it, and print where it is."""
     from nota_cli.hub import download as fetch
     from nota_cli.recipe.load import load_recipe
 

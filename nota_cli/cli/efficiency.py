@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,14 +13,9 @@ from nota_cli.cli.options import (
     LoadFormatOption,
     RecipeOption,
     SetOption,
-    pick_load_format,
     pick_recipe,
 )
 from nota_cli.console import print_json
-from nota_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer()
 
@@ -29,18 +24,31 @@ app = typer.Typer()
 def efficiency(
     recipe: RecipeOption = None,
     checkpoint: CheckpointOption = None,
-    protocol: Annotated[str, typer.Option(help="synced, or organisers: the competition's own way.")] = "synced",
-    audio_seconds: Annotated[float, typer.Option(min=1.0, max=30.0, help="Length of the random clip.")] = 10.0,
-    tokens: Annotated[int, typer.Option(min=2, help="Decode steps measured a round.")] = 32,
-    rounds: Annotated[int | None, typer.Option(min=1, help="Counted rounds; 20, or the organisers' 100.")] = None,
-    warm_up: Annotated[int | None, typer.Option(min=0, help="Rounds before them; 3, or the organisers' 10.")] = None,
-    seconds: Annotated[float, typer.Option(min=0, help="Time for prefills, and for steps; 3 rounds always.")] = 20.0,
+    protocol: Annotated[
+        Literal["synced", "organisers"],
+        typer.Option(help="synced: wait for the device round every timer. organisers: as the competition measured."),
+    ] = "synced",
+    audio_seconds: Annotated[
+        float, typer.Option(min=1.0, max=30.0, help="Length of the random clip in seconds.")
+    ] = 10.0,
+    tokens: Annotated[int, typer.Option(min=2, help="Number of decode steps per round.")] = 32,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, help="Number of measured rounds (default: 20; 100 with the organisers' protocol)."),
+    ] = None,
+    warm_up: Annotated[
+        int | None,
+        typer.Option(min=0, help="Number of rounds before these (default: 3; 10 with the organisers' protocol)."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Stop measuring after so many seconds, though not before 3 rounds.")
+    ] = 20.0,
     settings: SetOption = None,
     device: DeviceOption = "auto",
     load_format: LoadFormatOption = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the measurement to this JSON file.")] = None,
     comparison: Annotated[
-        list[Path] | None, typer.Option("--compare", help="Measure nothing; set such files side by side.")
+        list[Path] | None, typer.Option("--compare", help="Measure nothing; show files that --out wrote side by side.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,17 +61,18 @@ def efficiency(
     from nota_cli.files import check_writable, write_text
 
     chosen = None if comparison else pick_recipe(recipe, checkpoint, settings)  # says that it is loading
-    from nota_cli.efficiency import measure as tool
-    from nota_cli.models.device import pick_device
+    from nota_cli.imports import heavy_imports
+
+    with heavy_imports():
+        from nota_cli.efficiency import measure as tool
+        from nota_cli.models.device import pick_device
 
     if chosen is None:
         compared = tool.compare(comparison or [])
         print_json(compared) if as_json else tool.show_comparison(compared)
         return
-    if protocol not in tool.PROTOCOLS:
-        raise UsageError(f"--protocol {protocol!r}: there are {' and '.join(tool.PROTOCOLS)}")
     how = tool.Settings(protocol, audio_seconds, tokens, rounds, warm_up, seconds)
-    place, weights = pick_device(device), pick_load_format(load_format)
+    place = pick_device(device)
     check_efficiency(out, chosen)
     if out is not None:
         check_writable(out)
@@ -72,7 +81,7 @@ def efficiency(
         report = tool.measure(
             chosen,
             place,
-            load_format=weights,
+            load_format=load_format,
             settings=how,
             on_round=lambda done, total: bar.update(shown, completed=done, total=total),
         )

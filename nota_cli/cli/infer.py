@@ -1,7 +1,7 @@
 """`nota infer`: a model over a test set or recordings into a CSV."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,16 +17,10 @@ from nota_cli.cli.options import (
     TaskOption,
     check_sources,
     pick_batch_size,
-    pick_load_format,
-    pick_one,
     pick_recipe,
     pick_task,
 )
 from nota_cli.console import say, table
-from nota_cli.data.recordings import named_recordings
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer()
 
@@ -38,9 +32,7 @@ app = typer.Typer()
 def infer(
     audio: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Recordings, instead of an annotation: files, folders, globs ('calls/*.wav', quoted), or - for stdin."
-        ),
+        typer.Argument(help="Your own recordings: files, folders, globs ('calls/*.wav', in quotes), or - for stdin."),
     ] = None,
     task: TaskOption = None,
     recipe: RecipeOption = None,
@@ -49,9 +41,9 @@ def infer(
     audio_root: AudioRootOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The CSV; submissions/RECIPE-TASK.csv if not given, RECIPE-TASK.csv here for recordings."),
+        typer.Option(help="CSV to write (default: submissions/RECIPE-TASK.csv; for recordings RECIPE-TASK.csv here)."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Run only the first N rows.")] = None,
     settings: SetOption = None,
     device: DeviceOption = "auto",
     workers: Annotated[
@@ -59,16 +51,22 @@ def infer(
         typer.Option(min=0, help="Number of processes that decode audio (default: as many as the cores allow)."),
     ] = None,
     batch_size: Annotated[
-        str, typer.Option(help="Number of clips per batch (auto: the recipe's; on CUDA, as many as the memory holds).")
+        str,
+        typer.Option(
+            metavar="<auto|N>",
+            help="Number of clips per batch. auto: the recipe's number; on CUDA, as many as the memory holds.",
+        ),
     ] = "auto",
     on_error: Annotated[
-        str, typer.Option(help="Rows with bad audio: stop, blank (the recipe's fallback text) or skip.")
+        Literal["stop", "blank", "skip"],
+        typer.Option(help="If audio cannot be used: stop, write the recipe's fallback text, or leave the row out."),
     ] = "stop",
     long: Annotated[
-        str, typer.Option(help="Clips over 30 s: cut, as the organisers do, or chunk: overlapping windows.")
+        Literal["cut", "chunk"],
+        typer.Option(help="Clips over 30 s. cut: hear the first 30 s alone. chunk: hear all in overlapping windows."),
     ] = "cut",
     restart: Annotated[
-        bool, typer.Option("--restart", help="Discard the rows that an interrupted run has finished.")
+        bool, typer.Option("--restart", help="Start again, without the rows that an interrupted run has finished.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a finished CSV of another run, or one that was edited.")
@@ -85,8 +83,11 @@ def infer(
     With no other flag than `--task` the small model that ships with nota runs over the sample recordings.
     Each row's `task` selects its prompt; `--task` names the test set and serves rows without one, and recordings, whose
     paths are the CSV's `testset_id`.
-    Several processes share the rows under `torchrun` or `accelerate launch`. Beside the CSV lies a report, `.run.json`.
+    Several processes share the rows under `torchrun` or `accelerate launch`. Beside the CSV lies a report, `.run.json`:
+    the rows that failed and why, times, and what the run was made of.
     """
+    from nota_cli.data.recordings import named_recordings
+
     task = pick_task(task)
     check_sources(audio, annotation, audio_root, task)
     with named_recordings(audio or []) as recordings:
@@ -94,7 +95,6 @@ def infer(
             say(note)
         chosen = pick_recipe(recipe, checkpoint, settings)
 
-        from nota_cli.inference.bad_audio import ON_ERROR
         from nota_cli.inference.options import InferOptions
         from nota_cli.inference.run import run_infer
         from nota_cli.models.loading import Loading
@@ -108,10 +108,10 @@ def infer(
             limit,
             device,
             workers,
-            Loading(pick_load_format(load_format), allow_missing),
+            Loading(load_format, allow_missing),
             batch_size=pick_batch_size(batch_size),
-            on_error=pick_one("--on-error", on_error, ON_ERROR),
-            chunk=pick_one("--long", long, ("cut", "chunk")) == "chunk",
+            on_error=on_error,
+            chunk=long == "chunk",
             restart=restart,
             overwrite=overwrite,
             audio_root_moved=audio_root_moved,

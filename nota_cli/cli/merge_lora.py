@@ -1,14 +1,11 @@
 """`nota merge-lora`: adapters added to the decoder's weights."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from nota_cli.console import say
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer()
 
@@ -17,7 +14,9 @@ app = typer.Typer()
 def merge_lora(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder with adapters on an unquantized decoder.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
-    rounding: Annotated[bool, typer.Option("--rounding", help="Merge into half precision too, which rounds.")] = False,
+    rounding: Annotated[
+        bool, typer.Option("--rounding", help="Merge into half-precision weights too, which rounds them.")
+    ] = False,
 ) -> None:
     """Add the adapters to the decoder's weights, so that nothing of them is left to compute."""
     say(f"loading {checkpoint} ...")

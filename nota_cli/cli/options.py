@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,27 +13,33 @@ from nota_cli.errors import UsageError
 from nota_cli.paths import expand_path
 
 if TYPE_CHECKING:
-    from nota_cli.recipe.schema import LoadFormat, Recipe
-
-Choice = TypeVar("Choice", bound=str)
+    from nota_cli.recipe.schema import Recipe
 
 RecipeOption = Annotated[
     str | None,
     typer.Option(
         "--recipe",
         "-r",
-        help="Recipe: a name, a YAML file or a checkpoint folder.",
+        help="Recipe to run: a name from `nota recipes list`, a YAML file or a checkpoint folder (default: tiny).",
         autocompletion=complete_recipe,
     ),
 ]
 RecipeArgument = Annotated[
     str,
-    typer.Argument(help="Recipe: a name, a YAML file or a checkpoint folder.", autocompletion=complete_recipe),
+    typer.Argument(
+        help="Recipe: a name from `nota recipes list`, a YAML file or a checkpoint folder.",
+        autocompletion=complete_recipe,
+    ),
 ]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Change a recipe value: generate.beams=1.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value of the recipe: generate.beams=1. Repeatable."),
+]
 CheckpointOption = Annotated[
     Path | None,
-    typer.Option(help="Trained weights: a checkpoint folder or a .pth file.", autocompletion=complete_checkpoint),
+    typer.Option(
+        help="Trained weights to load: a checkpoint folder or a .pth file.", autocompletion=complete_checkpoint
+    ),
 ]
 RecordingsArgument = Annotated[
     list[str],
@@ -41,17 +47,36 @@ RecordingsArgument = Annotated[
         help="Recordings: files, folders, globs ('calls/*.wav', in quotes), or - for stdin.", show_default=False
     ),
 ]
-AnnotationOption = Annotated[Path | None, typer.Option(help="Annotation JSON.")]
-AudioRootOption = Annotated[
-    Path | None, typer.Option(help="Folder that the paths in --annotation are relative to; its own if not given.")
+AnnotationOption = Annotated[
+    Path | None, typer.Option(help="Annotation JSON: a list of recordings with their tasks and reference texts.")
 ]
-TaskOption = Annotated[str | None, typer.Option(help="asr, aac or qa.", autocompletion=complete_task)]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+AudioRootOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder that the paths in --annotation are relative to (default: the annotation's folder)."),
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="<asr|aac|qa>",  # not a Literal: capitals are taken too, and near words get a hint
+        help="asr: what is said, word for word. aac: a caption of what is heard. qa: answers to questions.",
+        autocompletion=complete_task,
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        metavar="<auto|cpu|cuda|cuda:N>", help="Where the model runs; auto takes the GPU if there is one, else the CPU."
+    ),
+]
 LoadFormatOption = Annotated[
-    str, typer.Option(help="auto, or dummy: random weights of the true size, nothing downloaded, texts meaningless.")
+    Literal["auto", "dummy"],
+    typer.Option(help="dummy: random weights of the true size. Nothing is downloaded, and the texts are meaningless."),
 ]
 AllowMissingOption = Annotated[
-    bool, typer.Option("--allow-missing", help="Load what fits of a checkpoint; the rest is reported, not refused.")
+    bool,
+    typer.Option(
+        "--allow-missing", help="Load the weights that fit; report missing and unexpected ones instead of stopping."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
@@ -122,23 +147,6 @@ def check_sources(
             if task
             else "say what to ask of the recordings: --task asr (what is said) or --task aac (what is heard)"
         )
-
-
-def pick_load_format(name: str) -> "LoadFormat":
-    """How weights are loaded, if there is such a way."""
-    from nota_cli.recipe.schema import LOAD_FORMATS
-
-    if name not in LOAD_FORMATS:
-        raise UsageError(f"--load-format {name!r}: there are {' and '.join(LOAD_FORMATS)}")
-    return name
-
-
-def pick_one(option: str, value: str, there: tuple[Choice, ...]) -> Choice:
-    """An option's value, if it is one of those that there are."""
-    found = next((known for known in there if known == value), None)
-    if found is None:
-        raise UsageError(f"{option} {value!r}: there are {', '.join(there)}")
-    return found
 
 
 def pick_batch_size(value: str) -> int | None:

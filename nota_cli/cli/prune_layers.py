@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -20,12 +20,15 @@ app = typer.Typer()
 def prune_layers(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
-    speech_encoder: Annotated[int | None, typer.Option(min=1, help="Layers to keep.")] = None,
-    audio_encoder: Annotated[int | None, typer.Option(min=1, help="Layers to keep.")] = None,
-    decoder: Annotated[int | None, typer.Option(min=1, help="Layers to keep.")] = None,
-    strategy: Annotated[str, typer.Option(help="even, last, or similarity (those that change least go).")] = "even",
+    speech_encoder: Annotated[int | None, typer.Option(min=1, help="Number of speech encoder layers to keep.")] = None,
+    audio_encoder: Annotated[int | None, typer.Option(min=1, help="Number of audio encoder layers to keep.")] = None,
+    decoder: Annotated[int | None, typer.Option(min=1, help="Number of decoder layers to keep.")] = None,
+    strategy: Annotated[
+        Literal["even", "last", "similarity"],
+        typer.Option(help="Layers to drop: evenly spread ones, the last ones, or those that change their input least."),
+    ] = "even",
     recipe: RecipeOption = None,
-    clips: Annotated[int, typer.Option(min=1, help="Clips that similarity is measured on.")] = 16,
+    clips: Annotated[int, typer.Option(min=1, help="Number of clips that `similarity` is measured on.")] = 16,
 ) -> None:
     """Drop layers of encoders or decoder; a short training run from the result heals it.
 

@@ -19,9 +19,16 @@ app = typer.Typer()
 def prune_vocabulary(
     source: Annotated[str, typer.Argument(help="A checkpoint folder, or a recipe whose decoder is a local folder.")],
     out: Annotated[Path, typer.Option(help="Checkpoint or decoder folder to write.")],
-    annotation: Annotated[list[Path] | None, typer.Option(help="Annotations whose texts and questions count.")] = None,
-    texts: Annotated[list[Path] | None, typer.Option(help="Text files, every line of which counts.")] = None,
-    keep: Annotated[list[str] | None, typer.Option(help="A token to keep in any case.")] = None,
+    annotation: Annotated[
+        list[Path] | None,
+        typer.Option(help="Annotation JSON whose texts and questions name the tokens to keep. Repeatable."),
+    ] = None,
+    texts: Annotated[
+        list[Path] | None, typer.Option(help="Text file whose words name the tokens to keep. Repeatable.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="A token to keep whether or not a text needs it. Repeatable.")
+    ] = None,
     multiple: Annotated[int, typer.Option(min=1, help="Round the vocabulary size up to a multiple of N.")] = 1,
     size: Annotated[
         int | None, typer.Option(min=1, help="Keep at most N tokens: those that the texts use most.")

@@ -20,9 +20,11 @@ def quantize(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder with a full-precision decoder.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write, its decoder in 4-bit GPTQ.")],
     recipe: RecipeOption = None,
-    bits: Annotated[int, typer.Option(help="Bits a weight.")] = 4,
-    group_size: Annotated[int, typer.Option(help="Weights that share a scale.")] = 32,
-    clips: Annotated[int, typer.Option(min=1, help="Calibration clips, drawn from the recipe's training data.")] = 256,
+    bits: Annotated[int, typer.Option(help="Number of bits per weight.")] = 4,
+    group_size: Annotated[int, typer.Option(help="Number of weights that share a scale.")] = 32,
+    clips: Annotated[
+        int, typer.Option(min=1, help="Number of calibration clips, drawn from the recipe's training data.")
+    ] = 256,
     settings: SetOption = None,
 ) -> None:
     """Turn a trained decoder into 4-bit GPTQ, calibrated on the audio embeddings and prompts that it really sees."""

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 
 NAME_WIDTH = 40  # characters of a weights' name that a table has room for
 
-app = typer.Typer(help="The recipes: what there is and what each is made of.", no_args_is_help=True)
+app = typer.Typer(
+    help="Recipes: one YAML file is one system. List them, show their sizes, import other systems' configs.",
+    epilog="Your own model is a recipe of your own: a YAML file with `base: NAME`, a recipe to start from, and the "
+    "values that differ, such as `decoder: {path: FOLDER}`. Run it with `nota infer --recipe FILE.yaml`.",
+    no_args_is_help=True,
+)
 
 
 @app.command("list", epilog="Example: `nota recipes list`")
 def recipes_list(as_json: JsonOption = False) -> None:
-    """Every recipe that ships with nota, with its parts and its size."""
+    """List the recipes that ship with nota, with their parts and their size."""
     rows = list_recipes()
     if as_json:
         print_json({"recipes": rows})
@@ -35,7 +40,7 @@ def recipes_show(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """The parts of a recipe: parameters, and bytes by type of number. Nothing is downloaded."""
+    """Show how big each part of a recipe is: parameters, and bytes by type of number. Nothing is downloaded."""
     from nota_cli.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, settings)
@@ -90,24 +95,23 @@ def list_recipes() -> list[dict[str, object]]:
     return rows
 
 
-def _parts(recipe: "Recipe") -> list[dict[str, object]]:
+def _parts(recipe: "Recipe") -> list[dict[str, Any]]:
     """One row a part: where its weights come from, parameters, bytes, bytes by type of number; then their sum."""
-    from nota_cli.models.build import build
-    from nota_cli.models.inventory import inventory
+    from nota_cli.models.sizes import part_sizes
 
     sources = {
         "speech_encoder": _source_of(recipe.speech_encoder),
         "audio_encoder": _source_of(recipe.audio_encoder),
         "decoder": _source_of(recipe.decoder),
     }
-    parts = inventory(build(recipe, "meta", load_format="dummy"))
-    rows = [
+    parts = part_sizes(recipe)
+    rows: list[dict[str, Any]] = [
         {
             "part": part.name,
             "from": sources.get(part.name.split(":")[0], "trained here"),
             "parameters": part.parameters,
             "bytes": part.bytes,
-            "by_type": part.by_type,
+            "by_type": dict(part.by_type),
         }
         for part in parts
     ]

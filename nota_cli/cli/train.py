@@ -1,19 +1,12 @@
 """`nota train`: what a recipe trains, into a checkpoint folder."""
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from nota_cli.cli.options import (
-    RecipeArgument,
-    SetOption,
-)
+from nota_cli.cli.options import RecipeArgument, SetOption
 from nota_cli.console import say, table
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer()
 
@@ -24,9 +17,11 @@ app = typer.Typer()
 )
 def train(
     recipe: RecipeArgument,
-    out: Annotated[Path | None, typer.Option(help="Checkpoint folder; checkpoints/RECIPE if not given.")] = None,
-    init: Annotated[Path | None, typer.Option(help="Checkpoint folder to start from.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Resume a run that was interrupted.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Checkpoint folder to write (default: checkpoints/RECIPE).")] = None,
+    init: Annotated[Path | None, typer.Option(help="Checkpoint folder whose weights training starts from.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Resume an interrupted run: the same command with this flag.")
+    ] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Discard an unfinished run and start again.")] = False,
     settings: SetOption = None,
 ) -> None:
@@ -35,8 +30,10 @@ def train(
     from nota_cli.recipe.load import load_recipe
     from nota_cli.recipe.sources import with_data_there
 
-    changes = [*(settings or []), *([] if init is None else [f"train.init={json.dumps(str(init))}"])]
-    loaded = with_data_there(load_recipe(recipe, changes), recipe)
+    loaded = load_recipe(recipe, settings)
+    if init is not None:
+        loaded = loaded.model_copy(update={"train": loaded.train.model_copy(update={"init": str(init)})})
+    loaded = with_data_there(loaded, recipe)
     folder = out or Path("checkpoints") / loaded.name
     check_checkpoint(folder, loaded)
     say(f"loading recipe {loaded.name} ...")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,22 +16,20 @@ from nota_cli.cli.options import (
     RecipeOption,
     RecordingsArgument,
     SetOption,
-    pick_load_format,
-    pick_one,
     pick_recipe,
 )
 from nota_cli.console import fail, print_json, progress, say, warn
-from nota_cli.data.recordings import Recordings, named_recordings, recording_rows
 from nota_cli.errors import AudioError, DataError
 
 if TYPE_CHECKING:
     from nota_cli.api import Long, Task
     from nota_cli.data.annotation import Row
+    from nota_cli.data.recordings import Recordings
     from nota_cli.recipe.schema import LoadFormat, Recipe
 
 LongOption = Annotated[
-    str,
-    typer.Option(help="Recordings over 30 s: chunk hears all of it in overlapping windows, cut the first 30 s alone."),
+    Literal["chunk", "cut"],
+    typer.Option(help="Recordings over 30 s. chunk: hear all in overlapping windows. cut: hear the first 30 s alone."),
 ]
 
 app = typer.Typer()
@@ -42,7 +40,7 @@ class _Request:
     """What is asked of which recordings, and how."""
 
     task: "Task"
-    recordings: Recordings
+    recordings: "Recordings"
     recipe: "Recipe"
     device: str
     load_format: "LoadFormat"
@@ -71,10 +69,11 @@ def transcribe(
     One file gives its text alone; several files, a folder or a glob give a line each: the path, a tab, the text.
     A recording that cannot be read is named on stderr, the others are still done, and the exit status is 1.
     """
-    form, windows = pick_load_format(load_format), pick_one("--long", long, ("chunk", "cut"))
+    from nota_cli.data.recordings import named_recordings
+
     with named_recordings(audio) as named:
         chosen = pick_recipe(recipe, checkpoint, settings)
-        _listen(_Request("asr", named, chosen, device, form, allow_missing, windows, as_json))
+        _listen(_Request("asr", named, chosen, device, load_format, allow_missing, long, as_json))
 
 
 @app.command(
@@ -97,10 +96,11 @@ def caption(
     One file gives its text alone; several files, a folder or a glob give a line each: the path, a tab, the text.
     A recording that cannot be read is named on stderr, the others are still done, and the exit status is 1.
     """
-    form, windows = pick_load_format(load_format), pick_one("--long", long, ("chunk", "cut"))
+    from nota_cli.data.recordings import named_recordings
+
     with named_recordings(audio) as named:
         chosen = pick_recipe(recipe, checkpoint, settings)
-        _listen(_Request("aac", named, chosen, device, form, allow_missing, windows, as_json))
+        _listen(_Request("aac", named, chosen, device, load_format, allow_missing, long, as_json))
 
 
 def _listen(request: _Request) -> None:
@@ -110,6 +110,7 @@ def _listen(request: _Request) -> None:
         DataError: recordings cannot be used; the others' texts are printed.
     """
     from nota_cli.data.audio.headers import scan
+    from nota_cli.data.recordings import recording_rows
 
     for note in request.recordings.notes:
         say(note)

@@ -1,7 +1,7 @@
 """What becomes of rows whose audio cannot be used: the run stops, or they are filled in, or left out."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 from nota_cli.console import warn
 from nota_cli.data.annotation import Row, row_id
@@ -10,7 +10,6 @@ from nota_cli.errors import DataError
 from nota_cli.inference.journal import BLANK, SKIPPED, Entry
 
 OnError = Literal["stop", "blank", "skip"]
-ON_ERROR: tuple[OnError, ...] = get_args(OnError)
 REMEDY = (
     "Mend them, or go on without them: --on-error blank writes a text of the recipe's, --on-error skip leaves them out."
 )

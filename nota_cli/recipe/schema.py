@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, model_validator
 
@@ -11,7 +11,6 @@ from nota_cli.paths import expand_path
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 LoadFormat = Literal["auto", "dummy"]
-LOAD_FORMATS: tuple[LoadFormat, ...] = get_args(LoadFormat)
 """How weights come into a model: from files, or at random at their true size."""
 PathText = Annotated[str, AfterValidator(expand_path)]
 """A file, a folder or a hub id; `~`, `~user` and `file://` are written out."""

@@ -35,7 +35,7 @@ def run(arguments: list[str], folder: Path) -> tuple[int, float, set[str], str]:
 
 def test_help_takes_less_than_a_third_of_a_second(tmp_path: Path) -> None:
     seconds = []
-    for _ in range(3):  # the best of them: others may work on the machine
+    for _ in range(5):  # the best of them: others may work on the machine
         code, cpu, loaded, _ = run(["--help"], tmp_path)
         assert (code, loaded) == (0, set())
         seconds.append(cpu)
