@@ -64,15 +64,15 @@ def check_outputs(outputs: Sequence[Output], inputs: Iterable[Input]) -> None:
     folders = {key for key, output in by_identity.items() if output.replaced and output.path.is_dir()}
     for known in inputs:
         key = _identity(known.path)
-        if (output := by_identity.get(key)) is not None:
-            raise _refusal(output, f"is {known.label}, which would be lost")
+        if (same := by_identity.get(key)) is not None:
+            raise _refusal(same, f"is {known.label}, which would be lost")
         if known.whole and known.path.is_dir():
-            if (output := around.get(key)) is not None:
+            if (inside := around.get(key)) is not None:
                 where = printable(str(known.path))
-                raise _refusal(output, f"lies inside {known.label} {where}, which would be changed")
+                raise _refusal(inside, f"lies inside {known.label} {where}, which would be changed")
             for file in known.path.rglob("*"):
-                if (output := by_identity.get(_identity(file))) is not None:
-                    raise _refusal(output, f"is part of {known.label} {printable(str(known.path))}")
+                if (part := by_identity.get(_identity(file))) is not None:
+                    raise _refusal(part, f"is part of {known.label} {printable(str(known.path))}")
         for folder in _around(known.path) if folders else ():
             if (key := _identity(folder)) in folders:
                 where = printable(str(known.path))

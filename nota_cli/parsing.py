@@ -158,10 +158,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         return super().construct_mapping(node, deep=True)
 
-    def construct_yaml_map(self, node: yaml.MappingNode) -> dict[Any, Any]:
+    def construct_yaml_map(self, node: yaml.MappingNode) -> dict[Any, Any]:  # type: ignore[override]  # may give either
         return self.construct_mapping(node)
 
-    def construct_yaml_seq(self, node: yaml.SequenceNode) -> list[Any]:
+    def construct_yaml_seq(self, node: yaml.SequenceNode) -> list[Any]:  # type: ignore[override]  # as above
         return self.construct_sequence(node, deep=True)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:

@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import unicodedata
+from collections.abc import Callable
 from urllib.parse import unquote, urlsplit
 
 from nota_cli.errors import UsageError, printable
@@ -12,7 +13,7 @@ MOST_NEAR = 3  # near names in one message
 _WEB_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]+")
 
-_ALIKE = {
+_ALIKE: dict[str, Callable[[str], str]] = {
     "percent-encoding": unquote,
     "Unicode form": lambda name: unicodedata.normalize("NFC", name),
     "capital letters": str.casefold,
@@ -181,5 +182,5 @@ def _differences(written: str, there: str) -> list[str]:
 
 
 def _form(name: str) -> str:
-    forms = [form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)]  # type: ignore[arg-type]
+    forms = [form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)]
     return forms[0] if forms else "neither NFC nor NFD"

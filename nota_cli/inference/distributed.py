@@ -58,7 +58,7 @@ class Ranks:
             )
         rank, count = int(given["RANK"]), int(world)
         where = given["MASTER_ADDR"], int(given["MASTER_PORT"])
-        from torch.distributed import PrefixStore
+        from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # not in its __all__
         from torch.distributed.rendezvous import rendezvous
 
         try:

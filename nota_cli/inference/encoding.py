@@ -37,7 +37,7 @@ def _parts(lengths: list[int], most: int) -> list[slice]:
 
 def _joined(parts: list[Encoded]) -> Encoded:
     """One batch again, filled up with zeros and False where a part is shorter."""
-    whole = {}
+    whole: dict[str, torch.Tensor | None] = {}
     for name in (field.name for field in fields(Encoded)):
         tensors = [getattr(part, name) for part in parts]
         if tensors[0] is None:
@@ -46,4 +46,4 @@ def _joined(parts: list[Encoded]) -> Encoded:
         longest = max(tensor.size(1) for tensor in tensors)
         padding = [0, 0] * (tensors[0].dim() - 2)
         whole[name] = torch.cat([F.pad(tensor, [*padding, 0, longest - tensor.size(1)]) for tensor in tensors])
-    return Encoded(**whole)
+    return Encoded(**whole)  # type: ignore[arg-type]  # only what may be None is

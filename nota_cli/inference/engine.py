@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -243,8 +244,10 @@ def feature_spec(model: AudioLM, device: torch.device | None = None) -> FeatureS
     else:
         place = model.device if device is None else device
         place = place if audio.features == "device" or place.type == "cuda" else None
-    front_end = None if model.audio_encoder is None else model.audio_encoder.front_end
-    return FeatureSpec(model.speech_encoder.config.num_mel_bins, front_end, audio.pad, audio.max_seconds, place)
+    speech: Any = model.speech_encoder
+    sounds: Any = model.audio_encoder
+    front_end = None if sounds is None else sounds.front_end
+    return FeatureSpec(speech.config.num_mel_bins, front_end, audio.pad, audio.max_seconds, place)
 
 
 def spare_workers(device: str) -> int:

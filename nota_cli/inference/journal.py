@@ -73,6 +73,7 @@ class Journal:
     def __init__(self, path: Path, run_key: dict[str, Any], *, restart: bool = False, moved: bool = False) -> None:
         self.path, self.run_key, self._moved = path, run_key, moved
         self._rows = -1  # not known yet
+        self._file = -1
         self._open()
         try:
             if restart:

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from nota_cli.data.annotation import Row
-from nota_cli.data.audio.clip import AudioNote, warn_of
+from nota_cli.data.audio.clip import AudioNote, NoteKind, warn_of
 from nota_cli.data.audio.headers import scan
 from nota_cli.errors import DataError
 from nota_cli.inference.batching import UNKNOWN, longest_first
-from nota_cli.inference.engine import Engine, Result, feature_spec
+from nota_cli.inference.engine import Engine, feature_spec
+from nota_cli.inference.results import Result
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.recipe.schema import Generate
 
@@ -57,7 +59,7 @@ def predict(
             if result.reason is not None:
                 raise DataError(result.reason)
             texts[result.row] = result.text
-            notes.extend(AudioNote(kind, text) for kind, text in result.notes.items())
+            notes.extend(AudioNote(cast(NoteKind, kind), text) for kind, text in result.notes.items())
         on_batch(len(results))
 
     order = longest_first(range(len(rows)), seconds, engine.spec.max_seconds)

@@ -46,9 +46,10 @@ class LoadedLora(nn.Module):
         self.base_layer = layer
         self.r, self.scaling = {"default": rank}, {"default": scale}
         # Not half precision, whatever the layer's own type: as PEFT has it.
+        up = nn.Linear(rank, layer.out_features, bias=False)
+        nn.init.zeros_(up.weight)
         self.lora_A = nn.ModuleDict({"default": nn.Linear(layer.in_features, rank, bias=False)})
-        self.lora_B = nn.ModuleDict({"default": nn.Linear(rank, layer.out_features, bias=False)})
-        nn.init.zeros_(self.lora_B["default"].weight)
+        self.lora_B = nn.ModuleDict({"default": up})
 
     def get_base_layer(self) -> Any:
         """The adapted layer."""
@@ -79,9 +80,10 @@ def needs_peft(recipe: Recipe, config: AdapterConfig | None) -> bool:
         return False
     scale = recipe.lora.alpha / recipe.lora.rank if config is None else config.of("")[1]
     targets = recipe.lora.targets if config is None else config.where.get("target_modules", recipe.lora.targets)
-    special = config is not None and (config.dora or config.rank_pattern or config.alpha_pattern)
-    special = special or (config is not None and set(config.where) - {"target_modules"})
-    plain = isinstance(targets, list) and all(target.endswith("_proj") for target in targets) and not special
+    plain = isinstance(targets, list) and all(target.endswith("_proj") for target in targets)
+    if config is not None:
+        patterns = bool(config.rank_pattern or config.alpha_pattern)
+        plain = plain and not (config.dora or patterns or set(config.where) - {"target_modules"})
     nf4 = recipe.decoder.quantization == "nf4"
     return not plain or nf4 or not _is_power_of_two(scale) or recipe.generate.decoding != "auto"
 
@@ -111,7 +113,7 @@ def put_lora(decoder: "Decoder", recipe: Recipe, config: AdapterConfig | None) -
     for name, layer in layers.items():
         device = next(iter(layer.state_dict().values())).device
         decoder.base.set_submodule(name, LoadedLora(layer, rank, scale).to(device))
-    decoder.model = LoraNames(decoder.base)
+    decoder.model = LoraNames(decoder.base)  # type: ignore[assignment]  # until `prepare_to_run`
     return True
 
 
@@ -215,11 +217,12 @@ class InferenceLora(nn.Module):
         """`[..., in]` to `[..., out]`."""
         plain = self.base_layer(states)
         added = self.lora_B(self.lora_A(states.to(self.lora_A.weight.dtype)))
-        return (plain + (added.to(plain.dtype) if self.rounds_first else added)).to(plain.dtype)
+        total: Tensor = plain + (added.to(plain.dtype) if self.rounds_first else added)
+        return total.to(plain.dtype)
 
 
 def _frozen(weight: Tensor) -> nn.Linear:
-    linear = nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
     return linear
 

@@ -39,6 +39,7 @@ class StoredGptqLinear(nn.Module):
     qzeros: Tensor
     scales: Tensor
     g_idx: Tensor
+    bias: Tensor | None
 
     def __init__(
         self, in_features: int, out_features: int, group_size: int, bias: bool, dtype: torch.dtype, zeros_less_one: bool
@@ -95,12 +96,12 @@ def _register() -> None:
 
     class StoredGptqConfig(QuantizationConfigMixin):  # type: ignore[misc, unused-ignore]
         def __init__(self, layers: list[str], group_size: int, zeros_less_one: bool, **_: Any) -> None:
-            self.quant_method = METHOD
+            self.quant_method: Any = METHOD
             self.layers, self.group_size, self.zeros_less_one = layers, group_size, zeros_less_one
 
     class StoredGptqQuantizer(HfQuantizer):  # type: ignore[misc, unused-ignore]
         def _process_model_before_weight_loading(self, model: "PreTrainedModel", **_: Any) -> None:
-            own = self.quantization_config
+            own: Any = self.quantization_config
             named = dict(model.named_modules())
             for name in own.layers:
                 layer = named.get(name)
