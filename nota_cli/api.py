@@ -15,8 +15,11 @@ from nota_cli.data.annotation import FAMILY_TASK
 from nota_cli.data.audio.clip import AudioNote, duration, load_clip, warn_of
 from nota_cli.errors import DataError, UsageError
 from nota_cli.features.batch import Features
+from nota_cli.features.constants import SAMPLE_RATE
+from nota_cli.inference import pauses
 from nota_cli.inference.engine import feature_spec
-from nota_cli.inference.long_audio import join, windows
+from nota_cli.inference.long_audio import join, join_segments
+from nota_cli.inference.subtitles import TimedText
 from nota_cli.models.build import build
 from nota_cli.models.device import pick_device
 from nota_cli.models.families.salmonn import AudioLM as Network
@@ -149,7 +152,30 @@ class AudioLM:
         if long not in ("cut", "chunk"):
             raise UsageError(f"long={long!r}: there are 'cut' and 'chunk'")
         check_question(FAMILY_TASK[task], question)
-        return self._stream([path_of(file) for file in files], FAMILY_TASK[task], question, long, on_part)
+        paths = [path_of(file) for file in files]
+        return map(_text_of, self._stream(paths, FAMILY_TASK[task], question, long, on_part))
+
+    def segments(
+        self,
+        files: Iterable[File],
+        task: Task = "asr",
+        *,
+        on_part: Callable[[Path, float, float], None] = lambda path, start, seconds: None,
+    ) -> Iterator[list[TimedText] | DataError]:
+        """The texts of each file from pause to pause, with their times; otherwise as `stream`.
+
+        Args:
+            files: paths of sound files, of any length.
+            task: `asr` or `aac`.
+            on_part: as in `stream`.
+
+        Raises:
+            UsageError: `files` are no paths, or the task is neither.
+        """
+        if task not in ("asr", "aac"):
+            raise UsageError(f"task={task!r}: there are 'asr' and 'aac'")
+        paths = [path_of(file) for file in files]
+        return map(_timed_texts_of, self._stream(paths, FAMILY_TASK[task], None, "segments", on_part))
 
     def _answers(self, files: Files, task: Task, question: str | None, long: Long) -> str | list[str]:
         one = isinstance(files, (str, os.PathLike)) or not isinstance(files, Iterable)
@@ -165,28 +191,28 @@ class AudioLM:
         paths: Sequence[Path],
         task: str,
         question: str | None,
-        long: Long,
+        long: "Long | Literal['segments']",
         on_part: Callable[[Path, float, float], None],
-    ) -> Iterator[str | DataError]:
+    ) -> "Iterator[_Pending]":
         """Batches take windows of several files; a file's text is given once all of its windows are answered."""
         size = self.network.settings_for(task).batch_size
         batch: list[tuple[_Pending, np.ndarray]] = []
         waiting: deque[_Pending] = deque()
         for path in paths:
-            pending = _Pending(path)
+            pending = _Pending(path, task)
             waiting.append(pending)
             try:
-                for wave in self._waves(path, long, on_part):
+                for wave in self._waves(pending, long, on_part):
                     batch.append((pending, wave))
                     if len(batch) == size:
                         self._answer(batch, task, question)
-                        yield from _finished(waiting, set(), task)
+                        yield from _finished(waiting, set())
             except DataError as error:
                 pending.error = error
             pending.read = True
-            yield from _finished(waiting, {id(other) for other, _ in batch}, task)
+            yield from _finished(waiting, {id(other) for other, _ in batch})
         self._answer(batch, task, question)
-        yield from _finished(waiting, set(), task)
+        yield from _finished(waiting, set())
 
     def _answer(self, batch: "list[tuple[_Pending, np.ndarray]]", task: str, question: str | None) -> None:
         """Answer the windows of a batch, and empty it."""
@@ -200,8 +226,14 @@ class AudioLM:
             pending.texts.append(text)
         batch.clear()
 
-    def _waves(self, path: Path, long: Long, on_part: Callable[[Path, float, float], None]) -> Iterator[np.ndarray]:
-        limit = self.max_seconds
+    def _waves(
+        self,
+        pending: "_Pending",
+        long: "Long | Literal['segments']",
+        on_part: Callable[[Path, float, float], None],
+    ) -> Iterator[np.ndarray]:
+        """What the model hears of a file, window by window; which of them are of which segment is noted down."""
+        limit, path = self.max_seconds, pending.path
         if long == "cut":
             on_part(path, 0.0, 0.0)
             yield load_clip([path], max_seconds=limit)
@@ -210,7 +242,11 @@ class AudioLM:
         notes: list[AudioNote] = []
         silent = True
         seconds = duration(path)
-        for start, stop in windows(seconds, limit):
+        whole = long == "chunk" and seconds <= limit
+        pending.spans = [(0.0, seconds)] if whole else pauses.segments(_loudness(path, seconds, limit), seconds, limit)
+        groups = pauses.heard(pending.spans, seconds, limit)
+        pending.windows = [len(group) for group in groups]
+        for start, stop in (window for group in groups for window in group):
             on_part(path, start, seconds)
             yield load_clip([path], max_seconds=limit, start=start, stop=stop, notes=notes)
             silent = silent and any(note.kind == "silent" for note in notes)
@@ -226,19 +262,49 @@ class _Pending:
     """A file of which windows are still to be read or answered."""
 
     path: Path
+    task: str
     texts: list[str] = field(default_factory=list)
+    spans: list[pauses.Span] = field(default_factory=lambda: [(0.0, 0.0)])
+    windows: list[int] = field(default_factory=lambda: [1])  # of each span
     read: bool = False
     error: DataError | None = None
 
 
-def _finished(waiting: "deque[_Pending]", in_batch: set[int], task: str) -> Iterator[str | DataError]:
-    """What has become of the first of the waiting files, as far as they are read and answered."""
+def _finished(waiting: "deque[_Pending]", in_batch: set[int]) -> Iterator[_Pending]:
+    """The first of the waiting files, as far as they are read and answered."""
     while waiting and waiting[0].read and id(waiting[0]) not in in_batch:
-        pending = waiting.popleft()
-        if pending.error is not None:
-            yield pending.error
-        else:
-            yield join(pending.texts, task) if len(pending.texts) > 1 else pending.texts[0]
+        yield waiting.popleft()
+
+
+def _timed_texts_of(pending: _Pending) -> list[TimedText] | DataError:
+    """The text of each segment, from its windows."""
+    if pending.error is not None:
+        return pending.error
+    texts = iter(pending.texts)
+    parts = [[next(texts) for _ in range(count)] for count in pending.windows]
+    joined = [join(part, pending.task) if len(part) > 1 else part[0] for part in parts]
+    return [TimedText(start, stop, text) for (start, stop), text in zip(pending.spans, joined, strict=True)]
+
+
+def _text_of(pending: _Pending) -> str | DataError:
+    """The text of all segments."""
+    parts = _timed_texts_of(pending)
+    if isinstance(parts, DataError):
+        return parts
+    return join_segments([part.text for part in parts], pending.task)
+
+
+def _loudness(path: Path, seconds: float, most: float) -> np.ndarray:
+    """Of a whole recording, read piece by piece."""
+    size = max(1, int(most / pauses.HOP_SECONDS)) * pauses.HOP_SECONDS
+
+    def pieces() -> Iterator[np.ndarray]:
+        for number in range(int(np.ceil(seconds / size))):
+            start = number * size
+            stop = min(start + size, seconds)
+            yield load_clip([path], max_seconds=size, min_seconds=0, start=start, stop=stop, notes=[])
+
+    return pauses.levels(pieces(), SAMPLE_RATE)
 
 
 class Recording:

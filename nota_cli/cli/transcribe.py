@@ -1,5 +1,6 @@
 """`nota transcribe` and `nota caption`: recordings in, texts on stdout."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +20,34 @@ from nota_cli.cli.options import (
     pick_recipe,
 )
 from nota_cli.console import fail, print_json, progress, say, warn
-from nota_cli.errors import AudioError, DataError
+from nota_cli.errors import AudioError, DataError, UsageError
+from nota_cli.files import check_writable, write_text
 
 if TYPE_CHECKING:
     from nota_cli.api import Long, Task
     from nota_cli.data.annotation import Row
     from nota_cli.data.recordings import Recordings
+    from nota_cli.inference.subtitles import TimedText
     from nota_cli.recipe.schema import LoadFormat, Recipe
+
+    Outcome = str | list[TimedText] | DataError
 
 LongOption = Annotated[
     Literal["chunk", "cut"],
     typer.Option(help="Recordings over 30 s. chunk: hear all in overlapping windows. cut: hear the first 30 s alone."),
+]
+
+Format = Literal["txt", "srt", "vtt", "json"]
+FormatOption = Annotated[
+    Format,
+    typer.Option(
+        "--format",
+        "-f",
+        help="txt: texts. srt, vtt: subtitles, a segment from pause to pause. json: texts and segments with times.",
+    ),
+]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Folder for the subtitles of several recordings, NAME.srt or NAME.vtt each.")
 ]
 
 app = typer.Typer()
@@ -46,17 +64,26 @@ class _Request:
     load_format: "LoadFormat"
     allow_missing: bool
     long: "Long"
-    as_json: bool
+    form: Format = "txt"
+    out: Path | None = None
+    as_json: bool = False
+
+    @property
+    def timed(self) -> bool:
+        """Whether segments and their times are wanted."""
+        return self.form != "txt"
 
 
 @app.command(
     epilog="Examples: `nota transcribe my.wav`; `nota transcribe calls/ 'more/*.mp3' > texts.tsv`; "
-    "`ffmpeg -i film.mkv -f wav - | nota transcribe -`"
+    "`nota transcribe talk.mp3 --format srt > talk.srt`; `ffmpeg -i film.mkv -f wav - | nota transcribe -`"
 )
 def transcribe(
     audio: RecordingsArgument,
     recipe: RecipeOption = None,
     checkpoint: CheckpointOption = None,
+    form: FormatOption = "txt",
+    out: OutOption = None,
     long: LongOption = "chunk",
     settings: SetOption = None,
     device: DeviceOption = "auto",
@@ -67,13 +94,15 @@ def transcribe(
     """Print what is said in recordings.
 
     One file gives its text alone; several files, a folder or a glob give a line each: the path, a tab, the text.
+    Recordings of any length are divided at their pauses; `--format` gives the segments with their times.
     A recording that cannot be read is named on stderr, the others are still done, and the exit status is 1.
     """
     from nota_cli.data.recordings import named_recordings
 
     with named_recordings(audio) as named:
+        _check_form(form, out, long, as_json, named)
         chosen = pick_recipe(recipe, checkpoint, settings)
-        _listen(_Request("asr", named, chosen, device, load_format, allow_missing, long, as_json))
+        _listen(_Request("asr", named, chosen, device, load_format, allow_missing, long, form, out, as_json))
 
 
 @app.command(
@@ -84,6 +113,8 @@ def caption(
     audio: RecordingsArgument,
     recipe: RecipeOption = None,
     checkpoint: CheckpointOption = None,
+    form: FormatOption = "txt",
+    out: OutOption = None,
     long: LongOption = "chunk",
     settings: SetOption = None,
     device: DeviceOption = "auto",
@@ -94,13 +125,46 @@ def caption(
     """Print a description of what is heard in recordings.
 
     One file gives its text alone; several files, a folder or a glob give a line each: the path, a tab, the text.
+    Recordings of any length are divided at their pauses; `--format` gives the segments with their times.
     A recording that cannot be read is named on stderr, the others are still done, and the exit status is 1.
     """
     from nota_cli.data.recordings import named_recordings
 
     with named_recordings(audio) as named:
+        _check_form(form, out, long, as_json, named)
         chosen = pick_recipe(recipe, checkpoint, settings)
-        _listen(_Request("aac", named, chosen, device, load_format, allow_missing, long, as_json))
+        _listen(_Request("aac", named, chosen, device, load_format, allow_missing, long, form, out, as_json))
+
+
+def _check_form(form: Format, out: Path | None, long: str, as_json: bool, named: "Recordings") -> None:
+    """Refuse options that contradict each other, and subtitles that would be written over anything.
+
+    Raises:
+        UsageError: naming them.
+    """
+    if as_json and form in ("srt", "vtt"):
+        raise UsageError(f"--json and --format {form} contradict each other; leave one out")
+    if form != "txt" and long == "cut":
+        raise UsageError(f"--format {form} gives the times of the whole recording; leave --long cut out")
+    if out is not None and form not in ("srt", "vtt"):
+        raise UsageError("--out is the folder of subtitles; add --format srt or --format vtt")
+    if form not in ("srt", "vtt"):
+        return
+    if out is None and not named.single:
+        raise UsageError(f"several recordings do not go into one {form}; name a folder for theirs with --out")
+    if out is not None:
+        paths = [_subtitle_path(out, str(each.name), form) for each in named.files]
+        double = [str(path) for path, count in Counter(paths).items() if count > 1]
+        there = [str(path) for path in paths if path.exists()]
+        if double:
+            raise UsageError(f"several recordings would be written to {', '.join(double)}; do them one by one")
+        if there:
+            raise UsageError(f"{', '.join(there[:3])} is there; choose another --out, or remove it")
+        check_writable(paths[0])
+
+
+def _subtitle_path(folder: Path, name: str, form: str) -> Path:
+    return folder / f"{'stdin' if name == '-' else Path(name).stem}.{form}"
 
 
 def _listen(request: _Request) -> None:
@@ -116,7 +180,7 @@ def _listen(request: _Request) -> None:
         say(note)
     rows = recording_rows(request.recordings.files, request.task)
     headers = scan(rows, Path())
-    outcomes: dict[int, str | DataError] = {bad.row: DataError(bad.problem) for bad in headers}
+    outcomes: dict[int, Outcome] = {bad.row: DataError(bad.problem) for bad in headers}
     alone = request.recordings.single
     if not alone:
         for bad in headers:
@@ -128,20 +192,38 @@ def _listen(request: _Request) -> None:
         if longer:
             more = f" and {len(longer) - 3} more" if len(longer) > 3 else ""
             warn(f"only the first {limit:g} s are heard of {', '.join(map(str, longer[:3]))}{more}")
-    for row, text in _texts(request, good):
-        outcomes[row.index] = text
-        if isinstance(text, str) and not request.as_json:
-            print(text if alone else f"{row.id}\t{' '.join(text.split())}", flush=True)
-        elif isinstance(text, DataError) and not alone:
-            fail(str(text))
-    if request.as_json:
+    as_json = request.as_json or request.form == "json"
+    for row, outcome in _texts(request, good):
+        outcomes[row.index] = outcome
+        if isinstance(outcome, DataError):
+            if not alone:
+                fail(str(outcome))
+        elif not as_json:
+            _give(request, row, outcome)
+    if as_json:
         print_json({"task": request.task, "files": [_entry(row, outcomes[row.index]) for row in rows]})
     errors = [outcome for outcome in outcomes.values() if isinstance(outcome, DataError)]
     if errors:
         raise errors[0] if alone else DataError(f"{len(errors)} of {len(rows)} recordings cannot be used")
 
 
-def _texts(request: _Request, rows: "list[Row]") -> "Iterator[tuple[Row, str | DataError]]":
+def _give(request: _Request, row: "Row", outcome: "str | list[TimedText]") -> None:
+    """Print a recording's text, or its subtitles; or write them."""
+    if isinstance(outcome, str):
+        print(outcome if request.recordings.single else f"{row.id}\t{' '.join(outcome.split())}", flush=True)
+        return
+    from nota_cli.inference.subtitles import srt, vtt
+
+    text = srt(outcome) if request.form == "srt" else vtt(outcome)
+    if request.out is None:
+        print(text, end="", flush=True)
+    else:
+        path = _subtitle_path(request.out, str(row.id), request.form)
+        write_text(path, text)
+        say(f"wrote {path}")
+
+
+def _texts(request: _Request, rows: "list[Row]") -> "Iterator[tuple[Row, Outcome]]":
     """Rows with their texts as they come, under a progress bar; without rows no model is loaded."""
     if not rows:
         return
@@ -162,12 +244,26 @@ def _texts(request: _Request, rows: "list[Row]") -> "Iterator[tuple[Row, str | D
             where = f" {start:.0f} of {seconds:.0f} s" if start else ""
             bar.update(shown, detail=f"{path.name}{where}")
 
-        texts = model.stream([row.path for row in rows], request.task, long=request.long, on_part=on_part)
+        paths = [row.path for row in rows]
+        texts: Iterator[Outcome]
+        if request.timed:
+            texts = model.segments(paths, request.task, on_part=on_part)
+        else:
+            texts = model.stream(paths, request.task, long=request.long, on_part=on_part)
         for row, text in zip(rows, texts, strict=True):
             yield row, DataError(bad_file(row, text).problem) if isinstance(text, AudioError) else text
             bar.advance(shown)
         bar.update(shown, detail="")
 
 
-def _entry(row: "Row", outcome: str | DataError) -> dict[str, str]:
-    return {"file": row.id or row.path, **({"text": outcome} if isinstance(outcome, str) else {"error": str(outcome)})}
+def _entry(row: "Row", outcome: "Outcome") -> dict[str, object]:
+    name = {"file": row.id or row.path}
+    if isinstance(outcome, DataError):
+        return {**name, "error": str(outcome)}
+    if isinstance(outcome, str):
+        return {**name, "text": outcome}
+    from nota_cli.inference.long_audio import join_segments
+
+    whole = join_segments([part.text for part in outcome], row.task)
+    segments = [{"start": round(part.start, 2), "end": round(part.stop, 2), "text": part.text} for part in outcome]
+    return {**name, "text": whole, "segments": segments}

@@ -53,6 +53,13 @@ def join(texts: Sequence[str], task: str = "asr") -> str:
     return join_words(texts) if task in IN_ORDER else join_sentences(texts)
 
 
+def join_segments(texts: Sequence[str], task: str = "asr") -> str:
+    """The texts of segments, which do not overlap, as one: transcripts in order, of captions each sentence once."""
+    if len(texts) == 1:
+        return texts[0]
+    return " ".join(filter(None, texts)) if task in IN_ORDER else join_sentences(texts)
+
+
 def join_words(texts: Sequence[str]) -> str:
     """Transcripts joined at the longest run of words that ends one and begins the next.
 

@@ -1,0 +1,57 @@
+"""Recordings divided at their pauses."""
+
+import numpy as np
+import pytest
+
+from nota_cli.inference import pauses
+
+RATE = 16_000
+
+
+def recording(*parts: tuple[float, float], noise: float = 1e-4) -> np.ndarray:
+    """Noise of given seconds and loudness, one part after another, over a faint background."""
+    generator = np.random.default_rng(0)
+    loud = [level * generator.standard_normal(round(seconds * RATE)) for seconds, level in parts]
+    wave = np.concatenate(loud)
+    return (wave + noise * generator.standard_normal(len(wave))).astype(np.float32)
+
+
+def divided(wave: np.ndarray, most: float = 30.0) -> list[pauses.Span]:
+    return pauses.segments(pauses.levels([wave], RATE), len(wave) / RATE, most)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 3e-3])
+def test_segments_are_where_the_sound_is(noise: float) -> None:
+    wave = recording((1.0, 0), (2.0, 0.2), (1.5, 0), (3.0, 0.1), (0.3, 0), (1.0, 0.1), (2.0, 0), noise=noise)
+    spans = divided(wave)
+    assert len(spans) == 2  # the pause of 0.3 s is none
+    assert spans[0] == pytest.approx((1.0, 3.0), abs=pauses.EDGE_SECONDS + 0.03)
+    assert spans[1] == pytest.approx((4.5, 8.8), abs=pauses.EDGE_SECONDS + 0.03)
+
+
+def test_pieces_of_a_recording_give_the_levels_of_the_whole() -> None:
+    wave = recording((1.0, 0), (2.03, 0.2))
+    size = 50 * 320
+    pieces = [wave[start : start + size] for start in range(0, len(wave), size)]
+    assert np.array_equal(pauses.levels(pieces, RATE), pauses.levels([wave], RATE))
+
+
+def test_a_recording_without_pauses_or_sound_is_one_segment() -> None:
+    assert divided(recording((5.0, 0.1))) == [(0.0, 5.0)]
+    assert divided(np.zeros(2 * RATE, np.float32)) == [(0.0, 2.0)]
+
+
+def test_long_segments_end_at_their_longest_short_pause() -> None:
+    wave = recording((4.0, 0.1), (0.3, 0), (3.0, 0.1), (0.5, 0), (4.0, 0.1), (1.0, 0))
+    spans = divided(wave, most=10.0)
+    assert [round(start, 1) for start, _ in spans] == [0.0, 7.7]
+    assert max(stop - start for start, stop in spans) <= 10.0
+    assert [len(group) for group in pauses.heard(spans, 12.8, 10.0)] == [1, 1]
+
+
+def test_what_no_pause_divides_is_heard_in_overlapping_windows() -> None:
+    spans = [(0.0, 24.0), (30.0, 31.0)]
+    groups = pauses.heard(spans, 40.0, 10.0)
+    assert [len(group) for group in groups] == [3, 1]
+    assert groups[0][0][1] > groups[0][1][0]
+    assert groups[1][0] == pytest.approx((29.9, 31.1))
