@@ -24,7 +24,7 @@ from nota_cli.cli.options import pick_recipe
 from nota_cli.data.annotation import Row, read_annotation
 from nota_cli.data.audio.clip import load_clip
 from nota_cli.data.batches import clip_paths
-from nota_cli.data.prepare import caption_label
+from nota_cli.data.corpora.esc10 import caption_label
 from nota_cli.features.spectrograms import log_mel
 from nota_cli.files import write_text
 from nota_cli.generation.repetition import is_looped
