@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ class AudioLM:
         """How much of a recording is heard at once."""
         return self.network.recipe.audio.max_seconds
 
-    def features(self, waves: list[np.ndarray]) -> Features:
+    def features(self, waves: list[np.ndarray[Any, Any]]) -> Features:
         """What the encoders see of clips at 16 kHz."""
         return feature_spec(self.network).features(waves)
 
@@ -170,7 +170,7 @@ class AudioLM:
     ) -> Iterator[str | DataError]:
         """Batches take windows of several files; a file's text is given once all of its windows are answered."""
         size = self.network.settings_for(task).batch_size
-        batch: list[tuple[_Pending, np.ndarray]] = []
+        batch: list[tuple[_Pending, np.ndarray[Any, Any]]] = []
         waiting: deque[_Pending] = deque()
         for path in paths:
             pending = _Pending(path)
@@ -188,7 +188,7 @@ class AudioLM:
         self._answer(batch, task, question)
         yield from _finished(waiting, set(), task)
 
-    def _answer(self, batch: "list[tuple[_Pending, np.ndarray]]", task: str, question: str | None) -> None:
+    def _answer(self, batch: "list[tuple[_Pending, np.ndarray[Any, Any]]]", task: str, question: str | None) -> None:
         """Answer the windows of a batch, and empty it."""
         if not batch:
             return
@@ -200,7 +200,9 @@ class AudioLM:
             pending.texts.append(text)
         batch.clear()
 
-    def _waves(self, path: Path, long: Long, on_part: Callable[[Path, float, float], None]) -> Iterator[np.ndarray]:
+    def _waves(
+        self, path: Path, long: Long, on_part: Callable[[Path, float, float], None]
+    ) -> Iterator[np.ndarray[Any, Any]]:
         limit = self.max_seconds
         if long == "cut":
             on_part(path, 0.0, 0.0)
