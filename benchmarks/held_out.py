@@ -15,7 +15,7 @@ from typing import Any
 
 from nota_cli.cli.options import pick_recipe
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.prepare import caption_accuracy_of_csv, caption_label
+from nota_cli.data.corpora.esc10 import caption_accuracy_of_csv, caption_label
 from nota_cli.inference.predict import predict
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.models.loading import load

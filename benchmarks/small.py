@@ -2,7 +2,7 @@
 
     python scripts/small_data.py --data data
     python benchmarks/small.py --out small-figures
-    python benchmarks/small.py --out small-figures --limit 100 --beams 4 --sets l2-dev reader-dev
+    python benchmarks/small.py --out small-figures --limit 100 --beams 1 --sets l2-dev reader-dev
     python benchmarks/small.py --out small-figures --limit 100 --whisper --sets l2-dev reader-dev
 
 Does what `nota infer` and `nota score` do, over the held-out sets that scripts/small_data.py writes to DATA/small;
@@ -21,10 +21,9 @@ import torch
 from transformers import PreTrainedTokenizerFast, WhisperForConditionalGeneration
 
 from nota_cli.cli.options import pick_recipe
-from nota_cli.data.annotation import Row, read_annotation
+from nota_cli.data.annotation import Row, clip_paths, read_annotation
 from nota_cli.data.audio.clip import load_clip
-from nota_cli.data.batches import clip_paths
-from nota_cli.data.prepare import caption_label
+from nota_cli.data.corpora.esc10 import caption_label
 from nota_cli.features.spectrograms import log_mel
 from nota_cli.files import write_text
 from nota_cli.generation.repetition import is_looped
@@ -42,8 +41,8 @@ Answer = Callable[[Sequence[Row]], list[str]]
 
 
 def ours(checkpoint: str, data: Path, beams: int) -> Answer:
-    """The recipe's model, as `nota infer` has it; loops are left in the texts, so that they are counted."""
-    recipe = pick_recipe(checkpoint, None, [f"generate.beams={beams}"])
+    """The recipe's model, as `nota infer` has it."""
+    recipe = pick_recipe(checkpoint, None, [f"generate.tasks.asr.beams={beams}"])
     model = load(recipe, "cpu")
     return lambda rows: predict(model, rows, data, workers=0)
 
@@ -120,7 +119,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for texts and table")
     parser.add_argument("--sets", nargs="+", default=SETS, choices=SETS)
     parser.add_argument("--limit", type=int, help="clips a set, evenly spread over it")
-    parser.add_argument("--beams", type=int, default=1)
+    parser.add_argument("--beams", type=int, default=4, help="of speech; sounds and questions are answered greedily")
     parser.add_argument("--whisper", action="store_true", help="Whisper's own decoder instead of the recipe")
     arguments = parser.parse_args()
     label = "whisper-tiny.en" if arguments.whisper else f"{Path(arguments.recipe).name}-beams{arguments.beams}"

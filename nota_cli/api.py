@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -121,7 +121,7 @@ class AudioLM:
         """How much of a recording is heard at once."""
         return self.network.recipe.audio.max_seconds
 
-    def features(self, waves: list[np.ndarray]) -> Features:
+    def features(self, waves: list[np.ndarray[Any, Any]]) -> Features:
         """What the encoders see of clips at 16 kHz."""
         return feature_spec(self.network).features(waves)
 
@@ -196,7 +196,7 @@ class AudioLM:
     ) -> "Iterator[_Pending]":
         """Batches take windows of several files; a file's text is given once all of its windows are answered."""
         size = self.network.settings_for(task).batch_size
-        batch: list[tuple[_Pending, np.ndarray]] = []
+        batch: list[tuple[_Pending, np.ndarray[Any, Any]]] = []
         waiting: deque[_Pending] = deque()
         for path in paths:
             pending = _Pending(path, task)
@@ -214,7 +214,7 @@ class AudioLM:
         self._answer(batch, task, question)
         yield from _finished(waiting, set())
 
-    def _answer(self, batch: "list[tuple[_Pending, np.ndarray]]", task: str, question: str | None) -> None:
+    def _answer(self, batch: "list[tuple[_Pending, np.ndarray[Any, Any]]]", task: str, question: str | None) -> None:
         """Answer the windows of a batch, and empty it."""
         if not batch:
             return
@@ -231,7 +231,7 @@ class AudioLM:
         pending: "_Pending",
         long: "Long | Literal['segments']",
         on_part: Callable[[Path, float, float], None],
-    ) -> Iterator[np.ndarray]:
+    ) -> Iterator[np.ndarray[Any, Any]]:
         """What the model hears of a file, window by window; which of them are of which segment is noted down."""
         limit, path = self.max_seconds, pending.path
         if long == "cut":

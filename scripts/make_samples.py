@@ -18,7 +18,9 @@ import numpy as np
 import soundfile
 import soxr
 
-from nota_cli.data.prepare import DIGIT_WORDS, ESC10_CAPTIONS, write_annotation
+from nota_cli.data.corpora.base import write_annotation
+from nota_cli.data.corpora.esc10 import ESC10_CAPTIONS
+from nota_cli.data.corpora.fsdd import DIGIT_WORDS
 from nota_cli.errors import NotaError, UsageError
 from nota_cli.files import atomic_path
 

@@ -16,7 +16,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from nota_cli.data.prepare import DIGIT_WORDS, prepare_digits, prepare_esc10, write_annotation
+from nota_cli.data.corpora.base import write_annotation
+from nota_cli.data.corpora.esc10 import prepare_esc10
+from nota_cli.data.corpora.fsdd import DIGIT_WORDS, prepare_digits
 
 Row = dict[str, Any]
 HELD_OUT_SPEAKERS = 20

@@ -27,7 +27,7 @@ import soundfile
 import soxr
 
 from nota_cli.console import progress
-from nota_cli.data.prepare import write_annotation
+from nota_cli.data.corpora.base import write_annotation
 
 SAMPLE_RATE = 16_000
 SHARES = {"wordnet": 0.36, "bible": 0.18, "gcide": 0.11, "devil": 0.10}

@@ -11,7 +11,7 @@ import pytest
 
 from helpers.paths import REPOSITORY, SHIPPED
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.prepare import caption_label
+from nota_cli.data.corpora.esc10 import caption_label
 from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.quantization.gptq import count_quantized
 from nota_cli.submission import read_records, validate

@@ -10,7 +10,7 @@ from nota_cli.console import say, table
 from nota_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from nota_cli.data.prepare import Prepared
+    from nota_cli.data.corpora.base import Prepared
 
 app = typer.Typer(help="Turn corpora on disk into annotation files.", no_args_is_help=True)
 
@@ -23,7 +23,7 @@ def prepare_fsdd(
 ) -> None:
     """Spoken digits: single ones to train on, strings of held-out ones to test on."""
     from nota_cli.cli.guards import check_prepare
-    from nota_cli.data.prepare import prepare_digits
+    from nota_cli.data.corpora.fsdd import prepare_digits
 
     first, separator, last = hold_out.partition("-")
     if not (separator and first.isdigit() and last.isdigit()):
@@ -40,7 +40,7 @@ def prepare_esc10(
 ) -> None:
     """Environmental sounds with a caption each."""
     from nota_cli.cli.guards import check_prepare
-    from nota_cli.data.prepare import prepare_esc10 as write_esc10
+    from nota_cli.data.corpora.esc10 import prepare_esc10 as write_esc10
 
     check_prepare(out, ("esc10-train.json", "esc10-dev.json"), folder)
     _summary(write_esc10(folder, out, hold_out_fold=hold_out_fold))

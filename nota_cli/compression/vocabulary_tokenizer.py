@@ -103,9 +103,14 @@ def named_tokens(values: Mapping[str, Any]) -> set[str]:
 
 def processor_ids(content: dict[str, Any]) -> set[int]:
     """Ids of the tokens that the post-processor puts round a text."""
-    found: list[int] = []
-    _renumber_processor(content.get("post_processor"), lambda number: found.append(number) or number)
-    return set(found)
+    ids: set[int] = set()
+
+    def collect(number: int) -> int:
+        ids.add(number)
+        return number
+
+    _renumber_processor(content.get("post_processor"), collect)
+    return ids
 
 
 def trim(content: dict[str, Any], new: Mapping[int, int]) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 Every function takes the generator that it draws from, so that a batch depends on its seed alone.
 """
 
+from typing import Any
+
 import numpy as np
 import soxr
 import torch
 from numpy.random import Generator
 from torch import Tensor
 
-from nota_cli.data.audio.clip import SAMPLE_RATE
+from nota_cli.features.constants import SAMPLE_RATE
 from nota_cli.recipe.schema import Augment
 
 FLOOR = 1e-8  # keeps levels of digital silence finite
@@ -27,7 +29,7 @@ def weaken(spec: Augment, strength: float) -> Augment:
     )
 
 
-def augment_waveform(wave: np.ndarray, spec: Augment, rng: Generator) -> np.ndarray:
+def augment_waveform(wave: np.ndarray[Any, Any], spec: Augment, rng: Generator) -> np.ndarray[Any, Any]:
     """Speed, tone, gain and noise, in this order, as far as the recipe asks for them; [samples] in and out."""
     if spec.speed:
         rate = SAMPLE_RATE * (1 + rng.uniform(-spec.speed, spec.speed))
@@ -42,19 +44,20 @@ def augment_waveform(wave: np.ndarray, spec: Augment, rng: Generator) -> np.ndar
     return (wave / peak if peak > 1 else wave).astype(np.float32)
 
 
-def mix(wave: np.ndarray, other: np.ndarray, snr_db: float) -> np.ndarray:
+def mix(wave: np.ndarray[Any, Any], other: np.ndarray[Any, Any], snr_db: float) -> np.ndarray[Any, Any]:
     """Add `other`, repeated or cut to length, so that it lies `snr_db` below `wave` in mean power."""
     other = np.resize(other, len(wave))
     level = np.sqrt(np.mean(wave**2) + FLOOR) / np.sqrt(np.mean(other**2) + FLOOR)
-    return wave + other * (level * 10 ** (-snr_db / 20))
+    mixed: np.ndarray[Any, Any] = wave + other * (level * 10 ** (-snr_db / 20))
+    return mixed
 
 
-def roll(wave: np.ndarray, rng: Generator) -> np.ndarray:
+def roll(wave: np.ndarray[Any, Any], rng: Generator) -> np.ndarray[Any, Any]:
     """The clip begun at another moment, its start put behind its end."""
     return np.roll(wave, rng.integers(len(wave)))
 
 
-def crop(wave: np.ndarray, seconds: float, rng: Generator) -> np.ndarray:
+def crop(wave: np.ndarray[Any, Any], seconds: float, rng: Generator) -> np.ndarray[Any, Any]:
     """The louder of two random stretches of the clip; a short sound in a quiet clip is then seldom cut away."""
     length = int(seconds * SAMPLE_RATE)
     if len(wave) <= length:
@@ -76,7 +79,7 @@ def mask_spectrogram(frames: Tensor, spec: Augment, rng: Generator) -> Tensor:
     return torch.where(keep, frames, fill)
 
 
-def _tilt(wave: np.ndarray, db: float) -> np.ndarray:
+def _tilt(wave: np.ndarray[Any, Any], db: float) -> np.ndarray[Any, Any]:
     size = 1 << (len(wave) - 1).bit_length()  # a length with a large prime factor would take a hundred times longer
     spectrum = np.fft.rfft(wave, size)
     slope = np.linspace(-db / 2, db / 2, len(spectrum), dtype=np.float32)

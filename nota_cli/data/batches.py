@@ -5,6 +5,7 @@ from collections.abc import Generator as Stream
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +13,12 @@ from numpy.random import Generator
 from torch.utils.data import Dataset
 
 from nota_cli.data.annotation import Row, clip_paths, read_annotation, row_id
-from nota_cli.data.audio.clip import SAMPLE_RATE, AudioNote, load_clip
+from nota_cli.data.audio.clip import AudioNote, load_clip
 from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll, weaken
 from nota_cli.data.workers import AHEAD, made_ahead
 from nota_cli.errors import DataError
 from nota_cli.features.batch import Features, extract
+from nota_cli.features.constants import SAMPLE_RATE
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import Augment, Source
 
@@ -53,7 +55,7 @@ class FeatureSpec:
     device: torch.device | None = None
     """Where `loader` makes the features of `RowBatches` in its own process; None has the workers make them."""
 
-    def features(self, waves: list[np.ndarray]) -> Features:
+    def features(self, waves: list[np.ndarray[Any, Any]]) -> Features:
         """What the encoders see of clips at 16 kHz, on `device` or else on the CPU."""
         place = self.device or "cpu"
         return extract(waves, self.mel_bins, front_end=self.front_end, pad=self.pad, device=place)
@@ -69,7 +71,7 @@ class Decoded:
         notes: what is odd about the audio of others.
     """
 
-    waves: list[np.ndarray]
+    waves: list[np.ndarray[Any, Any]]
     rows: list[int]
     bad: tuple[tuple[int, str], ...] = ()
     notes: tuple[tuple[int, AudioNote], ...] = ()
@@ -140,7 +142,7 @@ class RowBatches(Dataset[Batch]):
                 bad.append((position, str(error)))
         return Decoded(waves, rows, tuple(bad), tuple(notes))
 
-    def _wave(self, position: int, notes: list[AudioNote]) -> np.ndarray:
+    def _wave(self, position: int, notes: list[AudioNote]) -> np.ndarray[Any, Any]:
         row = self.rows[position]
         window = None if self.windows is None else self.windows[position]
         part = {} if window is None else {"start": window[0], "stop": window[1]}
@@ -182,10 +184,10 @@ class _Corpus:
         self.background = (
             read_annotation(source.background, audio_root=self.background_root) if source.background else []
         )
-        self._cache: dict[tuple[float, *tuple[Path, ...]], np.ndarray] = {}
+        self._cache: dict[tuple[float, *tuple[Path, ...]], np.ndarray[Any, Any]] = {}
         self._cached_bytes = 0
 
-    def draw(self, rng: Generator, augment: Augment, strength: float = 1.0) -> tuple[np.ndarray, Row, str]:
+    def draw(self, rng: Generator, augment: Augment, strength: float = 1.0) -> tuple[np.ndarray[Any, Any], Row, str]:
         """A random clip [samples], its row and its text."""
         row = self.rows[rng.integers(len(self.rows))]
         text = str(rng.choice(row.texts)) if row.texts else row.text or ""
@@ -208,11 +210,11 @@ class _Corpus:
         short = SAMPLE_RATE - len(wave)
         return (np.pad(wave, (0, short)) if short > 0 else wave[: int(self.max_seconds * SAMPLE_RATE)]), row, text
 
-    def _join(self, first: Row, rng: Generator) -> tuple[np.ndarray, str]:
-        mates = self.mates[first.speaker]
+    def _join(self, first: Row, rng: Generator) -> tuple[np.ndarray[Any, Any], str]:
+        mates = self.mates[first.speaker or ""]  # every row has one where clips are joined
         count = int(rng.integers(1, self.source.join + 1))
         chosen = [first, *(mates[rng.integers(len(mates))] for _ in range(count - 1))]
-        pieces, texts = [self._silence(rng)], []
+        pieces, texts = [self._silence(rng)], list[str]()
         for row in chosen:
             wave = self._load(row, self.source.audio_root, 0.0)
             if texts and sum(map(len, pieces)) + len(wave) > self.max_seconds * SAMPLE_RATE:
@@ -221,12 +223,12 @@ class _Corpus:
             texts.append(row.text or "")
         return np.concatenate(pieces), " ".join(texts)
 
-    def _silence(self, rng: Generator) -> np.ndarray:
+    def _silence(self, rng: Generator) -> np.ndarray[Any, Any]:
         return np.zeros(int(rng.uniform(*self.source.gap_seconds) * SAMPLE_RATE), dtype=np.float32)
 
-    def _load(self, row: Row, root: str, min_seconds: float) -> np.ndarray:
+    def _load(self, row: Row, root: str, min_seconds: float) -> np.ndarray[Any, Any]:
         paths = clip_paths(row, root)
-        key = (min_seconds, *paths)
+        key: tuple[float, *tuple[Path, ...]] = (min_seconds, *paths)
         if key in self._cache:
             return self._cache[key]
         wave = load_clip(paths, row=row.index, max_seconds=self.max_seconds, min_seconds=min_seconds)

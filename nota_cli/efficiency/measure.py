@@ -3,7 +3,7 @@
 import gc
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -234,5 +234,5 @@ def _versions() -> dict[str, str]:
     return versions(LIBRARIES) | cuda
 
 
-def _in_mb(sizes: dict[str, int | None]) -> dict[str, float | None]:
+def _in_mb(sizes: Mapping[str, int | None]) -> dict[str, float | None]:
     return {name: None if size is None else round(size / 1e6, 3) for name, size in sizes.items()}

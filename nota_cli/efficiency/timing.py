@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nota_cli.data.audio.clip import SAMPLE_RATE
 from nota_cli.features.batch import FRONT_ENDS, Features
+from nota_cli.features.constants import SAMPLE_RATE
 from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.inference.engine import feature_spec
 from nota_cli.models.families.salmonn import AudioLM
@@ -153,7 +153,9 @@ class Greedy:
 
 
 @contextmanager
-def watch_parts(model: AudioLM, read: Callable[[], Any], times: Times | None = None) -> Iterator[list[tuple]]:
+def watch_parts(
+    model: AudioLM, read: Callable[[], Any], times: Times | None = None
+) -> Iterator[list[tuple[str, Any, Any]]]:
     """Collect (part, reading before, reading after) whenever an encoder or the connector runs."""
     spans: list[tuple[str, Any, Any]] = []
     begun: list[Any] = []

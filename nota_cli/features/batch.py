@@ -58,12 +58,12 @@ class Features:
         return Features(mel, lengths, self.fbank[chosen, : int(fbank_lengths.max())], fbank_lengths)
 
 
-def _from_arrays(*arrays: np.ndarray | None) -> Features:
+def _from_arrays(*arrays: np.ndarray[Any, Any] | None) -> Features:
     return Features(*(None if array is None else torch.from_numpy(array) for array in arrays))
 
 
 def extract(
-    waveforms: list[np.ndarray],
+    waveforms: list[np.ndarray[Any, Any]],
     mel_bins: int,
     *,
     front_end: str | None = "beats",

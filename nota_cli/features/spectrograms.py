@@ -1,6 +1,7 @@
 """Spectrograms for the encoders: log-mels and Kaldi's filter bank, in batches and on any device."""
 
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -142,7 +143,7 @@ def ced_spectrogram(waveform: torch.Tensor, mean: float = 0.0, std: float = 0.5)
     return (torch.maximum(decibels, floor).transpose(-2, -1) - mean) / (2.0 * std)
 
 
-def _constant(array: np.ndarray, device: torch.device) -> torch.Tensor:
+def _constant(array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
     # Made outside inference mode even if first asked for inside it: these are cached and shared with training.
     with torch.inference_mode(False):
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
@@ -203,5 +204,5 @@ def _kaldi_filters(n_mels: int, device: torch.device) -> torch.Tensor:
     return _constant(np.pad(filters, ((0, 1), (0, 0))), device)
 
 
-def _kaldi_mel(hertz: np.ndarray) -> np.ndarray:
+def _kaldi_mel(hertz: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return 1127.0 * np.log1p(hertz / 700.0)

@@ -43,7 +43,7 @@ def inventory(model: AudioLM) -> list[Part]:
 
 
 def _part(name: str, module: nn.Module, *, lora: bool) -> Part:
-    parameters, by_type = 0, Counter()
+    parameters, by_type = 0, Counter[str]()
     seen: set[int] = set()
 
     def count(tensors: list[Tensor], kind: str | None = None) -> int:

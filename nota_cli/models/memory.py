@@ -15,7 +15,13 @@ from safetensors import SafetensorError
 from nota_cli.errors import NotaError
 from nota_cli.models.inventory import Part
 
-NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "alloc_failed")
+NO_MEMORY: tuple[str, ...] = (
+    "out of memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "alloc_failed",
+)
 NO_MEMORY += ("can't start new thread",)  # its stack
 """What torch, CUDA's libraries and safetensors say in errors that have no class of their own."""
 MEMINFO, STATM = Path("/proc/meminfo"), Path("/proc/self/statm")

@@ -2,9 +2,10 @@
 
 import torch
 
+from nota_cli.console import say
 from nota_cli.data.annotation import Row, family, read_annotation
 from nota_cli.data.batches import RowBatches, in_order, loader
-from nota_cli.data.prepare import caption_accuracy
+from nota_cli.data.corpora.registry import caption_metrics
 from nota_cli.inference.engine import feature_spec
 from nota_cli.inference.predict import predict
 from nota_cli.models.families.salmonn import AudioLM
@@ -13,7 +14,10 @@ from nota_cli.score.wer import wer, wer_as_written
 
 @torch.no_grad()
 def validate(model: AudioLM) -> dict[str, float]:
-    """Loss, WER in percent over the speech rows, and the rate of right sounds over labeled caption rows."""
+    """Loss, WER in percent over the speech rows, and the rate of captions that name the right class.
+
+    Captions are judged by the corpus that their label belongs to (`nota_cli.data.corpora`).
+    """
     model.eval()
     losses: list[float] = []
     all_rows: list[Row] = []
@@ -31,14 +35,14 @@ def validate(model: AudioLM) -> dict[str, float]:
 
 
 def _task_metrics(rows: list[Row], texts: list[str]) -> dict[str, float]:
-    metrics = {}
+    metrics: dict[str, float] = {}
     spoken = [i for i, row in enumerate(rows) if family(row.task) == "asr" and row.text is not None]
     if spoken:
         pairs = [(texts[i], rows[i].text or "") for i in spoken]
-        metrics["wer"] = 100 * wer([heard for heard, _ in pairs], [said for _, said in pairs]).value
+        metrics["wer"] = 100 * wer([hypothesis for hypothesis, _ in pairs], [reference for _, reference in pairs]).value
         metrics["wer_as_written"] = 100 * wer_as_written(pairs)
-    labeled = [i for i, row in enumerate(rows) if row.label is not None]
-    if labeled:
-        right = caption_accuracy([texts[i] for i in labeled], [rows[i].label or "" for i in labeled])
-        metrics["right_captions"] = 100 * right
-    return metrics
+    labeled = [i for i, row in enumerate(rows) if row.label is not None and family(row.task) == "aac"]
+    right, unknown = caption_metrics([texts[i] for i in labeled], [rows[i].label or "" for i in labeled])
+    if unknown:
+        say(f"no figure for captions of {', '.join(unknown[:10])}: labels of no corpus that nota can judge")
+    return {**metrics, **right}

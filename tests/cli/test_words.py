@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from helpers.paths import REPOSITORY
 from nota_cli.cli.options import expand_paths
-from nota_cli.data.prepare import ESC10_CAPTIONS
+from nota_cli.data.corpora.esc10 import ESC10_CAPTIONS
 from nota_cli.recipe.load import recipe_names
 
 Run = Callable[..., int]

@@ -25,7 +25,7 @@ SHORT = 4  # clips to train on
 @pytest.fixture(scope="module")
 def environment(weights: Callable[[str], Path]) -> dict[str, str]:
     """Where the weights lie; skips where they do not."""
-    folders = {weights(name).parent for name in ("whisper-tiny.en", "gemma-3-270m")}
+    folders = {weights(name).parent for name in ("whisper-base", "gemma-3-270m")}
     return {**os.environ, "NOTA_WEIGHTS": str(folders.pop()), "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 
 

@@ -53,9 +53,13 @@ def test_mistakes_are_named(setting: str, message: str) -> None:
 
 
 def test_no_shipped_recipe_changes_what_a_model_says() -> None:
-    for name in recipe_names():
+    own = {"small", "small-connector"}  # a model of this project: its figures are measured with these settings
+    for name in set(recipe_names()) - own:
         generate = load_recipe(name).generate
         assert (generate.sample, generate.loop_guard, generate.tasks) == (False, "off", {})
+    for name in own:
+        speech = load_recipe(name).generate.for_task("asr")
+        assert (speech.sample, speech.loop_guard, speech.beams) == (False, "cut", 4)
 
 
 def test_tasks_take_every_setting_but_those_of_the_whole_model() -> None:

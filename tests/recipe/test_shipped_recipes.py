@@ -51,7 +51,7 @@ def test_the_recipes_of_the_seed_systems_are_there() -> None:
 
 
 # Parameters in millions: of Whisper's encoders, BEATs, CED-small and EAT-base, and of the decoders, as published.
-SPEECH = {"openai/whisper-large-v2": 637, "openai/whisper-large-v3-turbo": 637, "openai/whisper-tiny.en": 8.21}
+SPEECH = {"openai/whisper-large-v2": 637, "openai/whisper-large-v3-turbo": 637, "openai/whisper-base": 20.59}
 SOUND = {"beats": 90, "ced": 22, "eat": 86}
 DECODERS = {
     "lmsys/vicuna-7b-v1.5": 6738,

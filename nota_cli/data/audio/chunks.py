@@ -42,8 +42,13 @@ _KINDS = {
     b"caff": _Kind(8, struct.Struct(">4sQ"), 1, (b"data",), before=4, streamed=STREAMED_WIDE),
     b"riff": _Kind(40, struct.Struct("<16sQ"), 8, (W64_DATA,), fixed=24, streamed=STREAMED_WIDE),
 }
-_FORMS = {b"RIFF": (b"WAVE",), b"RIFX": (b"WAVE",), b"RF64": (b"WAVE",), b"BW64": (b"WAVE",)}
-_FORMS[b"FORM"] = (b"AIFF", b"AIFC", b"8SVX", b"16SV")
+_FORMS: dict[bytes, tuple[bytes, ...]] = {
+    b"RIFF": (b"WAVE",),
+    b"RIFX": (b"WAVE",),
+    b"RF64": (b"WAVE",),
+    b"BW64": (b"WAVE",),
+    b"FORM": (b"AIFF", b"AIFC", b"8SVX", b"16SV"),
+}
 
 
 @dataclass(slots=True)

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import soxr
@@ -38,7 +38,9 @@ class AudioNote:
     text: str
 
 
-def load_audio(path: str | Path, *, row: int | str | None = None, max_seconds: float = MAX_SECONDS) -> np.ndarray:
+def load_audio(
+    path: str | Path, *, row: int | str | None = None, max_seconds: float = MAX_SECONDS
+) -> np.ndarray[Any, Any]:
     """Read one recording as the competition's organisers do.
 
     First channel; zeros appended to reach 1 s; soxr HQ to 16 kHz; cut at `max_seconds`.
@@ -72,7 +74,7 @@ def load_clip(
     start: float = 0.0,
     stop: float | None = None,
     notes: list[AudioNote] | None = None,
-) -> np.ndarray:
+) -> np.ndarray[Any, Any]:
     """Read a clip of several files (`path`, then `expand_wav`), joined with 0.1 s of silence between them.
 
     They are joined at their own rate and then treated as one recording; files of unlike rates are brought to
@@ -202,9 +204,9 @@ def warn_of(notes: Iterable[AudioNote]) -> None:
 
 def _joined_after_resampling(
     parts: list[_Part], first: int, last: int, row: int | str | None, levels: list[float]
-) -> np.ndarray:
+) -> np.ndarray[Any, Any]:
     """Samples `first` to `last` of files of unlike rates, each brought to 16 kHz by itself."""
-    pieces: list[np.ndarray] = []
+    pieces: list[np.ndarray[Any, Any]] = []
     place = 0  # where the stream begins in the clip
     for each in parts:
         gap = round(each.gap * SAMPLE_RATE)
@@ -222,7 +224,7 @@ def _joined_after_resampling(
 
 def _stretch(
     parts: list[_Part], first: int, last: int, min_seconds: float, row: int | str | None, levels: list[float]
-) -> np.ndarray:
+) -> np.ndarray[Any, Any]:
     """Samples `first` to `last` at 16 kHz of files joined at the rate that they share; fewer where the clip ends.
 
     The lowest and the highest of them, before resampling, which overshoots, are appended to `levels`.
@@ -245,11 +247,11 @@ def _stretch(
     return _resample(samples, rate)[first - block * ours : last - block * ours]
 
 
-def _joined(parts: list[_Part], low: int, high: int, row: int | str | None) -> np.ndarray:
+def _joined(parts: list[_Part], low: int, high: int, row: int | str | None) -> np.ndarray[Any, Any]:
     """Samples `low` to `high` of files joined at the rate that they share; fewer where the clip ends."""
     if len(parts) == 1:
         return decode(parts[0].sound, low, high, row)
-    pieces: list[np.ndarray] = []
+    pieces: list[np.ndarray[Any, Any]] = []
     place = 0  # where the stream begins in the clip
     for each in parts:
         gap = round(each.gap * each.sound.rate)
@@ -264,7 +266,7 @@ def _joined(parts: list[_Part], low: int, high: int, row: int | str | None) -> n
     return np.concatenate(pieces)
 
 
-def _resample(waveform: np.ndarray, rate: int) -> np.ndarray:
+def _resample(waveform: np.ndarray[Any, Any], rate: int) -> np.ndarray[Any, Any]:
     """To 16 kHz with soxr HQ, ceil(n x 16000 / rate) samples: what librosa does by default."""
     if rate == SAMPLE_RATE or not len(waveform):
         return waveform

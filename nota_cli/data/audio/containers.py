@@ -182,7 +182,7 @@ def _is_flac(head: bytes) -> bool:
     if len(head) < FLAC_HEAD_BYTES:
         return False
     smallest, largest, _, _, rest = FLAC_FRAMES.unpack_from(head)
-    return 16 <= smallest <= largest and rest >> 44 > 0
+    return 16 <= smallest <= largest and bool(rest >> 44)
 
 
 def _more_than_stated(descriptor: int, start: bytes) -> bool:

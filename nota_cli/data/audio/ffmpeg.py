@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class Decoded:
     """
 
     rate: int
-    blocks: Iterator[np.ndarray]
+    blocks: Iterator[np.ndarray[Any, Any]]
     seconds: float | None = None
     problems: list[str] = field(default_factory=list)
 
@@ -110,7 +110,7 @@ def decoding(descriptor: int, *, start: float = 0.0, seconds: float | None = Non
             process.kill()
 
 
-def _blocks(process: "subprocess.Popen[bytes]", log: IO[bytes], problems: list[str]) -> Iterator[np.ndarray]:
+def _blocks(process: "subprocess.Popen[bytes]", log: IO[bytes], problems: list[str]) -> Iterator[np.ndarray[Any, Any]]:
     assert process.stdout is not None
     count = 0
     while data := _read(process.stdout, BLOCK):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -103,11 +104,11 @@ def count(sound: Sound, row: int | str | None = None, *, exact: bool = True) -> 
         return _skip(file, UNSTATED_FRAMES)
 
 
-def decode(sound: Sound, low: int, high: int, row: int | str | None) -> np.ndarray:
+def decode(sound: Sound, low: int, high: int, row: int | str | None) -> np.ndarray[Any, Any]:
     """First channel of samples `low` to `high` of a stream as float64; fewer where it ends."""
     wanted = max(0, (high if sound.frames is None else min(high, sound.frames)) - low)
     blocks = _foreign_blocks(sound, low, wanted, row) if sound.stream is None else _own_blocks(sound, low, wanted, row)
-    samples = np.empty(wanted)
+    samples: np.ndarray[Any, Any] = np.empty(wanted)
     filled = 0
     for block in blocks:
         block = block[: wanted - filled]
@@ -195,7 +196,7 @@ def _no_ffmpeg(start: bytes, error: ffmpeg.FfmpegError) -> str:
     return f"not audio that can be decoded ({what}ffmpeg: {printable(str(error))})"
 
 
-def _foreign_blocks(sound: Sound, low: int, wanted: int, row: int | str | None) -> Iterator[np.ndarray]:
+def _foreign_blocks(sound: Sound, low: int, wanted: int, row: int | str | None) -> Iterator[np.ndarray[Any, Any]]:
     if not wanted:
         return
     with _descriptor(sound.path, row) as (descriptor, start):
@@ -218,7 +219,7 @@ def _foreign_blocks(sound: Sound, low: int, wanted: int, row: int | str | None) 
         raise AudioError(_shown(sound.path), f"truncated ({printable(cut)})", "Copy it again.", row)
 
 
-def _own_blocks(sound: Sound, low: int, wanted: int, row: int | str | None) -> Iterator[np.ndarray]:
+def _own_blocks(sound: Sound, low: int, wanted: int, row: int | str | None) -> Iterator[np.ndarray[Any, Any]]:
     with _opened(sound, row) as file:
         if low and wanted:
             _skip(file, low) if file.frames >= UNSTATED_FRAMES else file.seek(low)
@@ -296,7 +297,7 @@ def _shown(path: Path) -> str:
     return printable(str(path))
 
 
-def _blocks(file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray]:
+def _blocks(file: soundfile.SoundFile, frames: int) -> Iterator[np.ndarray[Any, Any]]:
     """The next `frames` samples of the first channel, so many at once that all channels stay in a bounded memory."""
     size = max(1, BLOCK_SAMPLES // file.channels)
     while frames > 0:

@@ -13,15 +13,17 @@ import pytest
 import soundfile
 
 from helpers.paths import REPOSITORY, SAMPLES
-from nota_cli.data.prepare import (
-    DIGIT_WORDS,
+from nota_cli.data.annotation import read_annotation
+from nota_cli.data.corpora.base import Corpus, Prepared, write_annotation
+from nota_cli.data.corpora.esc10 import (
     ESC10_CAPTIONS,
     caption_accuracy,
     caption_accuracy_of_csv,
     caption_label,
-    prepare_digits,
     prepare_esc10,
 )
+from nota_cli.data.corpora.fsdd import DIGIT_WORDS, prepare_digits
+from nota_cli.data.corpora.registry import CORPORA, caption_metrics, register
 from nota_cli.errors import DataError, UsageError
 
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -260,3 +262,58 @@ class TestSamples:
         strings = {item.text for item in module.training_utterances(5000, np.random.default_rng(0))}
         assert strings.isdisjoint(row["text"] for row in rows_of(SAMPLES / "asr.json"))
         assert {len(text.split()) for text in strings} == {1, 2, 3, 4, 5}
+
+
+class TestRegistry:
+    def test_each_label_is_judged_by_its_own_corpus_alone(self) -> None:
+        captions = ["a dog is barking", "the rain falls outside", "a cello plays", "a cello plays"]
+        metrics, unknown = caption_metrics(captions, ["dog-bark", "rooster", "Cello", "Flute"])
+        assert metrics == {"right_captions": 50.0}
+        assert unknown == ["Cello", "Flute"]
+        assert caption_metrics(["a dog"], ["Cello"]) == ({}, ["Cello"])
+        assert caption_metrics([], []) == ({}, [])
+
+    def test_a_corpus_from_outside_is_prepared_and_judged(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("nota_cli.data.corpora.registry.CORPORA", dict(CORPORA))
+
+        def prepare(folder: Path, out: Path) -> list[Prepared]:
+            rows = [
+                {"path": path.name, "text": f"a {path.stem}", "task": "audiocaption_v2", "label": path.stem}
+                for path in sorted(folder.glob("*.wav"))
+            ]
+            write_annotation(out / "bells.json", rows)
+            return [Prepared(out / "bells.json", len(rows), ("bell", "gong"), 0.2)]
+
+        bells = Corpus(
+            "bells",
+            "Bells",
+            "https://example.org/bells",
+            "CC0",
+            prepare,
+            labels=frozenset({"bell", "gong"}),
+            label_of=lambda text: text.split()[-1],
+            metric="right_bells",
+        )
+        register(bells)
+
+        for name in bells.labels:
+            tone(tmp_path / f"{name}.wav")
+        (written,) = bells.prepare(tmp_path, tmp_path)
+        rows = read_annotation(written.path)
+        assert [row.label for row in rows] == ["bell", "gong"]
+        metrics, unknown = caption_metrics(["a bell", "a bell", "a dog"], ["bell", "gong", "dog-bark"])
+        assert metrics == {"right_bells": 50.0, "right_captions": 100.0}
+        assert not unknown
+
+    def test_what_two_corpora_cannot_share(self) -> None:
+        home = "https://example.org"
+        for corpus in (
+            Corpus("esc10", "again", home, "CC0", prepare_esc10),
+            Corpus("other", "its labels", home, "CC0", prepare_esc10, labels=frozenset({"rain"})),
+            Corpus("other", "its metric", home, "CC0", prepare_esc10, metric="right_captions"),
+        ):
+            with pytest.raises(UsageError, match="is that of corpus esc10"):
+                register(corpus)
+        assert set(CORPORA) == {"fsdd", "esc10"}

@@ -1,0 +1,1 @@
+"""Corpora on disk to annotation files, and what judges their labeled rows."""
