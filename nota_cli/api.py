@@ -244,7 +244,7 @@ class AudioLM:
         seconds = duration(path)
         whole = long == "chunk" and seconds <= limit
         pending.spans = [(0.0, seconds)] if whole else pauses.segments(_loudness(path, seconds, limit), seconds, limit)
-        groups = pauses.heard(pending.spans, seconds, limit)
+        groups = pauses.context_windows(pending.spans, seconds, limit)
         pending.windows = [len(group) for group in groups]
         for start, stop in (window for group in groups for window in group):
             on_part(path, start, seconds)
@@ -294,11 +294,11 @@ def _text_of(pending: _Pending) -> str | DataError:
     return join_segments([part.text for part in parts], pending.task)
 
 
-def _loudness(path: Path, seconds: float, most: float) -> np.ndarray:
+def _loudness(path: Path, seconds: float, most: float) -> np.ndarray[Any, Any]:
     """Of a whole recording, read piece by piece."""
     size = max(1, int(most / pauses.HOP_SECONDS)) * pauses.HOP_SECONDS
 
-    def pieces() -> Iterator[np.ndarray]:
+    def pieces() -> Iterator[np.ndarray[Any, Any]]:
         for number in range(int(np.ceil(seconds / size))):
             start = number * size
             stop = min(start + size, seconds)

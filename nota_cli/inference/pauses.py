@@ -13,11 +13,11 @@ HOP_SECONDS = 0.02
 QUIETEST = -90.0  # dB; digital silence counts as that
 RANGE = 40.0  # dB below the loudest sound that still count as sound
 ABOVE_NOISE = 10.0  # dB above the background
-PAUSE_SECONDS = 0.8  # without sound, that end a segment
+PAUSE_SECONDS = 0.9  # without sound, that end a segment
 SHORT_PAUSE_SECONDS = 0.2  # at which a segment is divided that is longer than the model hears at once
 LEAST_SECONDS = 0.06  # of sound; what is shorter is a click
 EDGE_SECONDS = 0.1  # that a segment begins before its sound, and ends after it
-HEARD_SECONDS = 0.2  # that the model hears before the sound and after it
+CONTEXT_SECONDS = 0.2  # that the model hears before the sound and after it
 
 
 def levels(waveforms: Iterable[NDArray[np.float32]], rate: int) -> NDArray[np.float64]:
@@ -61,15 +61,15 @@ def segments(loudness: NDArray[np.float64], seconds: float, most: float) -> list
     Returns:
         Spans in seconds, in order, none of which overlap; the whole recording where there is no sound.
     """
-    found = []
+    parts: list[Span] = []
     for span in sounds(loudness):
-        found += _divided(loudness, span, most - 2 * HEARD_SECONDS)
-    return _widened(found or [(0.0, seconds)], EDGE_SECONDS, seconds)
+        parts += _divided(loudness, span, most - 2 * CONTEXT_SECONDS)
+    return _widened(parts or [(0.0, seconds)], EDGE_SECONDS, seconds)
 
 
-def heard(spans: Sequence[Span], seconds: float, most: float) -> list[list[Span]]:
+def context_windows(spans: Sequence[Span], seconds: float, most: float) -> list[list[Span]]:
     """For each segment the windows that the model hears: one, or overlapping ones where it is longer than `most`."""
-    wide = _widened(spans, HEARD_SECONDS - EDGE_SECONDS, seconds)
+    wide = _widened(spans, CONTEXT_SECONDS - EDGE_SECONDS, seconds)
     return [
         [(start + first, start + last) for first, last in windows(stop - start, most)] if stop - start > most else [own]
         for own in wide

@@ -46,12 +46,12 @@ def test_long_segments_end_at_their_longest_short_pause() -> None:
     spans = divided(wave, most=10.0)
     assert [round(start, 1) for start, _ in spans] == [0.0, 7.7]
     assert max(stop - start for start, stop in spans) <= 10.0
-    assert [len(group) for group in pauses.heard(spans, 12.8, 10.0)] == [1, 1]
+    assert [len(group) for group in pauses.context_windows(spans, 12.8, 10.0)] == [1, 1]
 
 
-def test_what_no_pause_divides_is_heard_in_overlapping_windows() -> None:
+def test_what_no_pause_divides_is_context_windows_in_overlapping_windows() -> None:
     spans = [(0.0, 24.0), (30.0, 31.0)]
-    groups = pauses.heard(spans, 40.0, 10.0)
+    groups = pauses.context_windows(spans, 40.0, 10.0)
     assert [len(group) for group in groups] == [3, 1]
     assert groups[0][0][1] > groups[0][1][0]
     assert groups[1][0] == pytest.approx((29.9, 31.1))

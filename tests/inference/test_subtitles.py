@@ -19,8 +19,9 @@ def test_what_is_written_is_read_back(form: str, write) -> None:
     assert [(event.start, event.end) for event in read] == [(100, 2340), (60000, 61000), (3725500, 3730000)]
     for event, timed in zip(read, [TEXTS[0], TEXTS[1], TEXTS[3]], strict=True):
         text = event.plaintext.replace("&lt;", "<").replace("&amp;", "&")
+        text = text.replace("&gt;", ">")
         assert " ".join(text.split()) == timed.text
-    assert all(len(line) <= 42 for line in write(TEXTS).splitlines())
+        assert all(len(line) <= 42 for line in text.splitlines())
 
 
 def test_nothing_said_is_an_empty_file() -> None:
