@@ -173,7 +173,7 @@ def test_the_normaliser_s_short_cut_changes_nothing():
     for _ in range(3000):
         pieces = draw.choices([*plain, *VOCABULARY], k=draw.randint(1, 6))
         text = "".join(piece + draw.choice(marks) for piece in pieces)
-        assert normalise(text) == whole(text)
+        assert normalize(text) == whole(text)
 
 
 def test_unlike_words_never_count_as_equal():
