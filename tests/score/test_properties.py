@@ -7,7 +7,7 @@ from decimal import Decimal, getcontext
 import pytest
 
 from nota_cli.score.cider import cider_d
-from nota_cli.score.wer import clip_edits, normalise, plain_words, wer, word_edits, words
+from nota_cli.score.wer import clip_edits, normalize, plain_words, wer, word_edits, words
 
 CASES = 1000
 WORDS = """a dog barks rain Rain loudly the wind and won't Mr. it's two hundred 20% ... !? — ， $5 naïve œuvre
