@@ -17,7 +17,7 @@ from nota_cli.cli.options import pick_recipe
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.corpora.esc10 import caption_accuracy_of_csv, caption_label
 from nota_cli.inference.predict import predict
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.models.loading import load
 from nota_cli.score.report import score_submission
 from nota_cli.score.wer import wer_as_written
@@ -26,7 +26,7 @@ from nota_cli.submission import write_submission
 SETS = {"asr": "fsdd", "aac": "esc10"}
 
 
-def texts_of(model: AudioLM, data: Path) -> dict[str, dict[str, str]]:
+def texts_of(model: Salmonn, data: Path) -> dict[str, dict[str, str]]:
     """What the model says of the held-out digit strings ("asr") and sounds ("aac"), by testset_id."""
     texts = {}
     for task, name in SETS.items():

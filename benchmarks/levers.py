@@ -28,8 +28,7 @@ from nota_cli.cli.options import pick_recipe
 from nota_cli.cli.prune_layers import run_prune_layers
 from nota_cli.cli.prune_vocabulary import run_prune_vocabulary
 from nota_cli.compression.merge import merge_checkpoint
-from nota_cli.models.families.salmonn import AudioLM
-from nota_cli.models.inventory import inventory
+from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.models.loading import load
 from nota_cli.quantization.gptq import load_gptq_decoder
 from nota_cli.quantization.weight_only import PackedLinear, repack_gptq
@@ -134,7 +133,7 @@ class Levers:
 
 
 @contextmanager
-def recorded(model: AudioLM) -> Iterator[list[list[int]]]:
+def recorded(model: Salmonn) -> Iterator[list[list[int]]]:
     """The tokens of every answer that the model turns into text meanwhile."""
     tokenizer, seen = model.decoder.tokenizer, []
     decode = tokenizer.decode
@@ -157,7 +156,7 @@ def hear(checkpoint: Path, settings: list[str], data: Path) -> Said:
     if mapping.is_file():
         old = json.loads(mapping.read_text())["old_ids"]
         tokens = [[old[token] for token in answer] for answer in tokens]
-    return Said(texts, tokens, sum(part.bytes for part in inventory(model)) / 1e6)
+    return Said(texts, tokens, sum(part.bytes for part in model.parts()) / 1e6)
 
 
 def compare(said: Said, other: Said) -> dict[str, int]:

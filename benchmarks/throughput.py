@@ -35,11 +35,11 @@ from torch import Tensor
 from nota_cli.data.annotation import Row, read_annotation
 from nota_cli.data.audio.clip import SAMPLE_RATE, load_audio, load_clip
 from nota_cli.data.audio.headers import scan
-from nota_cli.data.batches import clip_paths, query_of
+from nota_cli.data.batches import clip_paths
+from nota_cli.data.row_batches import query_of
 from nota_cli.features.batch import extract
-from nota_cli.inference.engine import feature_spec
 from nota_cli.inference.predict import predict
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Generate
@@ -70,9 +70,9 @@ def write_annotation(path: Path, rows: list[dict[str, str]]) -> Path:
     return path
 
 
-def plain_loop(model: AudioLM, rows: list[Row], root: Path, settings: Generate) -> None:
+def plain_loop(model: Salmonn, rows: list[Row], root: Path, settings: Generate) -> None:
     """Batch after batch, as the organisers' script runs over a test set."""
-    spec = feature_spec(model)
+    spec = model.preprocessor()
     for start in range(0, len(rows), PLAIN_BATCH):
         chosen = rows[start : start + PLAIN_BATCH]
         waves = [load_clip(clip_paths(row, root), row=row.index) for row in chosen]
@@ -98,7 +98,7 @@ def published_attention(
     return F.dropout(scores.softmax(-1), dropout) @ value
 
 
-def organisers_loop(model: AudioLM, rows: list[Row], root: Path) -> None:
+def organisers_loop(model: Salmonn, rows: list[Row], root: Path) -> None:
     """The plain loop over the models as the organisers' script has them."""
     with patch("nota_cli.models.encoders.beats.gated_attention", published_attention):
         plain_loop(model, rows, root, model.recipe.generate.model_copy(update={"decoding": "plain"}))

@@ -9,21 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from nota_cli.data.annotation import FAMILY_TASK
 from nota_cli.data.audio.clip import AudioNote, duration, load_clip, warn_of
 from nota_cli.errors import DataError, UsageError
-from nota_cli.features.batch import Features
 from nota_cli.features.constants import SAMPLE_RATE
 from nota_cli.inference import pauses
-from nota_cli.inference.engine import feature_spec
 from nota_cli.inference.long_audio import join, join_segments
 from nota_cli.inference.subtitles import TimedText
 from nota_cli.models.build import build
-from nota_cli.models.device import pick_device
-from nota_cli.models.families.salmonn import AudioLM as Network
-from nota_cli.models.inference_lora import prepare_to_run
+from nota_cli.models.device import device_for
+from nota_cli.models.families.base import AudioModel
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import DEFAULT_RECIPE, load_system
 
@@ -40,13 +36,13 @@ class AudioLM:
     caller at a time.
 
     Args:
-        network: as `nota_cli.models.build.build` makes it, in eval mode.
+        network: a model of any family, as `nota_cli.models.build.build` makes it to be run.
 
     Attributes:
-        network: the encoders, the connector and the decoder (`nota_cli.models.families.salmonn.AudioLM`).
+        network: the same (`nota_cli.models.families.base.AudioModel`).
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: AudioModel) -> None:
         self.network = network
         self._turn = threading.Lock()  # generation keeps a cache in the network from token to token
 
@@ -74,9 +70,7 @@ class AudioLM:
         """
         weights = None if checkpoint is None else Path(checkpoint)
         recipe = load_system(os.fspath(name), weights, list(settings))
-        network = build(recipe, pick_device(device), lean=True)
-        prepare_to_run(network)
-        return cls(network)
+        return cls(build(recipe, device_for(recipe, device), "run"))
 
     def transcribe(self, files: Files, *, long: Long = "cut") -> str | list[str]:
         """What is said in each file: of a list of paths a list of texts, of one path one text.
@@ -121,9 +115,9 @@ class AudioLM:
         """How much of a recording is heard at once."""
         return self.network.recipe.audio.max_seconds
 
-    def features(self, waves: list[np.ndarray[Any, Any]]) -> Features:
-        """What the encoders see of clips at 16 kHz."""
-        return feature_spec(self.network).features(waves)
+    def features(self, waves: list[np.ndarray[Any, Any]]) -> Any:
+        """What the model sees of clips at 16 kHz."""
+        return self.network.preprocessor().features(waves)
 
     def stream(
         self,
@@ -221,9 +215,9 @@ class AudioLM:
         queries = [Query(task, question, key=pending.path.name) for pending, _ in batch]
         features = self.features([wave for _, wave in batch])
         with self._turn:
-            answers = self.network.generate(features, queries)
-        for (pending, _), text in zip(batch, answers, strict=True):
-            pending.texts.append(text)
+            answers = self.network.generate_answers(features, queries)
+        for (pending, _), answer in zip(batch, answers, strict=True):
+            pending.texts.append(answer.text)
         batch.clear()
 
     def _waves(
@@ -319,7 +313,7 @@ class Recording:
         self.name, self.seconds = path.name, duration(path)
         self._network, self._turn = model.network, model._turn
         features = model.features([load_clip([path], max_seconds=model.max_seconds)])
-        with self._turn, torch.inference_mode():
+        with self._turn:
             self._encoded = self._network.encode(features)
 
     def transcribe(self) -> str:
@@ -337,7 +331,7 @@ class Recording:
     def _answer(self, task: str, question: str | None) -> str:
         check_question(task, question)
         with self._turn:
-            return self._network.generate(self._encoded, [Query(task, question, key=self.name)])[0]
+            return self._network.generate_answers(self._encoded, [Query(task, question, key=self.name)])[0].text
 
 
 def check_question(task: str, question: str | None) -> None:

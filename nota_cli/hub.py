@@ -17,7 +17,7 @@ from nota_cli.console import say
 from nota_cli.errors import CheckpointError, NotaError, listing
 from nota_cli.paths import path_note
 from nota_cli.recipe.load import recipe_names
-from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.schema import BaseRecipe
 
 Kind = Literal["model", "tokenizer", "checkpoint"]
 
@@ -137,7 +137,7 @@ def hub_path(name: HubName, kind: Kind = "model") -> Path:
 
 
 @contextmanager
-def weights_of(recipe: Recipe) -> Iterator[None]:
+def weights_of(recipe: BaseRecipe) -> Iterator[None]:
     """Inside, what `local_path` says of absent weights names the recipe, if it is one that ships with nota."""
     try:
         yield
@@ -145,21 +145,13 @@ def weights_of(recipe: Recipe) -> Iterator[None]:
         raise (error.of_recipe(recipe.name) if recipe.name in recipe_names() else error) from error
 
 
-def recipe_parts(recipe: Recipe) -> list[tuple[str, str]]:
+def recipe_parts(recipe: BaseRecipe) -> list[tuple[str, str]]:
     """Key and value of every path of weights in a recipe; what it builds from a `config` has none."""
-    audio = None if recipe.audio_encoder.kind == "none" else recipe.audio_encoder.path
     checkpoint = recipe.checkpoint if recipe.checkpoint and hub_name(recipe.checkpoint) else None
-    parts = [
-        ("speech_encoder.path", recipe.speech_encoder.path),
-        ("audio_encoder.path", audio),
-        ("decoder.path", recipe.decoder.path),
-        ("decoder.tokenizer", recipe.decoder.tokenizer),
-        ("checkpoint", checkpoint),
-    ]
-    return [(part, path) for part, path in parts if path is not None]
+    return [*recipe.weight_paths().items(), *([] if checkpoint is None else [("checkpoint", checkpoint)])]
 
 
-def download(recipe: Recipe, on_part: Callable[[str, str], None] | None = None) -> list[Downloaded]:
+def download(recipe: BaseRecipe, on_part: Callable[[str, str], None] | None = None) -> list[Downloaded]:
     """Fetch every part of a recipe and check it: each file has the hub's size and, where it gives one, SHA-256.
 
     Files that are here already are checked as well, and fetched again where they are damaged. A file whose transfer is

@@ -14,7 +14,7 @@ import pytest
 from helpers.paths import REPOSITORY
 from nota_cli import console
 from nota_cli.console import quiet_process, warn
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.salmonn import Salmonn
 
 LIBRARIES = ("torch", "transformers.modeling_utils", "peft", "torchao", "optimum", "pydub", "some_new_one")
 
@@ -49,7 +49,7 @@ def test_commands_keep_libraries_off_the_screen_but_not_errors(
     monkeypatch: pytest.MonkeyPatch,
     screen: io.StringIO,
 ) -> None:
-    encode = AudioLM.encode
+    encode = Salmonn.encode
 
     def noisy(*values: object) -> object:
         chatter()
@@ -57,7 +57,7 @@ def test_commands_keep_libraries_off_the_screen_but_not_errors(
         logging.getLogger("some_new_one").error("an error of a library")
         return encode(*values)
 
-    monkeypatch.setattr(AudioLM, "encode", noisy)
+    monkeypatch.setattr(Salmonn, "encode", noisy)
     file = clips / "audio" / "c0.wav"
     commands = [
         ["transcribe", file],

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.networks import load_network
 from helpers.paths import REPOSITORY, SHIPPED
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.corpora.esc10 import caption_label
-from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.quantization.gptq import count_quantized
 from nota_cli.submission import read_records, validate
 
@@ -34,7 +34,7 @@ def test_sizes_are_as_promised() -> None:
 
 
 def test_the_decoder_is_four_bit_gptq() -> None:
-    found = count_quantized(AudioLM.from_pretrained(SHIPPED).decoder.model)
+    found = count_quantized(load_network(SHIPPED).decoder.model)
     assert found["bits"] == 4
     assert found["quantized"] == 3 * 7  # every linear layer of every block
     assert found["linear"] == 1  # the output head, tied to the embedding

@@ -66,10 +66,10 @@ def chat(
 
     with heavy_imports():
         from nota_cli.api import AudioLM
-        from nota_cli.models.device import pick_device
+        from nota_cli.models.device import device_for
         from nota_cli.models.loading import Loading, load
 
-    model = AudioLM(load(chosen, pick_device(device), Loading(load_format, allow_missing)))
+    model = AudioLM(load(chosen, device_for(chosen, device), Loading(load_format, allow_missing)))
     recording = model.load_recording(audio)
     if prompt is not None:
         typer.echo(_answer(recording, prompt.strip()))

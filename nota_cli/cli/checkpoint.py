@@ -34,7 +34,9 @@ def checkpoint_convert(
     settings: SetOption = None,
 ) -> None:
     """Turn a `.pth` into a checkpoint folder; only the configs of the published weights are needed."""
-    loaded = pick_recipe(recipe, file, settings)  # says that it is loading
+    from nota_cli.recipe.load import salmonn_recipe
+
+    loaded = salmonn_recipe(pick_recipe(recipe, file, settings))  # says that it is loading
     report = _convert(file, loaded, out)
     say(f"{out}: {report}")
 
@@ -50,7 +52,7 @@ def _convert(file: Path, recipe: "Recipe", out: Path) -> "KeyReport":
 
     check_checkpoint(out, recipe, [Input("the checkpoint", file)])
     check_writable(out / "recipe.yaml")
-    model = build(recipe.model_copy(update={"checkpoint": None}), "meta", load_format="dummy", pack=False)
+    model = build(recipe.model_copy(update={"checkpoint": None}), "meta", "convert", load_format="dummy")
     report = load_checkpoint(model, file)
     if makes_decoder(recipe) and any(tensor.is_meta for tensor in model.decoder.state_dict().values()):
         raise CheckpointError(

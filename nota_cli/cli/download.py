@@ -15,8 +15,8 @@ def download(
 ) -> None:
     """Get the weights of a recipe: download every part from the hub, verify it, and print where it is."""
     from nota_cli.hub import download as fetch
-    from nota_cli.recipe.load import load_recipe
+    from nota_cli.recipe.load import load_any_recipe
 
-    parts = fetch(load_recipe(recipe, settings))
+    parts = fetch(load_any_recipe(recipe, settings))
     rows = [[part.part, part.source, f"{part.bytes / 1e6:,.1f}", str(part.folder)] for part in parts]
     table(f"Parts of {recipe}", ["part", "from", "MB", "lies in"], rows)

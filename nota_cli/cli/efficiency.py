@@ -65,14 +65,14 @@ def efficiency(
 
     with heavy_imports():
         from nota_cli.efficiency import measure as tool
-        from nota_cli.models.device import pick_device
+        from nota_cli.models.device import device_for
 
     if chosen is None:
         compared = tool.compare(comparison or [])
         print_json(compared) if as_json else tool.show_comparison(compared)
         return
     how = tool.Settings(protocol, audio_seconds, tokens, rounds, warm_up, seconds)
-    place = pick_device(device)
+    place = device_for(chosen, device)
     check_efficiency(out, chosen)
     if out is not None:
         check_writable(out)

@@ -9,7 +9,7 @@ from nota_cli.outputs import Input, Output, check_outputs
 from nota_cli.recipe.inputs import recipe_inputs
 
 if TYPE_CHECKING:
-    from nota_cli.recipe.schema import Recipe
+    from nota_cli.recipe.schema import BaseRecipe
 
 PARTS_OF_A_CHECKPOINT = ("recipe.yaml", "model.safetensors", "metrics.json", "adapter", "decoder", "trainer")
 REPLACED = ("adapter", "decoder")
@@ -23,7 +23,7 @@ def check_score(details: Path | None, csv: Path, annotation: Path) -> None:
         _refuse_foreign("--details", details, "a table of clips", ",hypothesis,reference")
 
 
-def check_efficiency(out: Path | None, recipe: "Recipe") -> None:
+def check_efficiency(out: Path | None, recipe: "BaseRecipe") -> None:
     """`nota efficiency`: the measurement against recipe and weights; an earlier measurement is replaced."""
     if out is not None:
         check_outputs([Output("--out", out)], recipe_inputs(recipe))
@@ -50,7 +50,7 @@ def check_import(out: Path | None, config: Path) -> None:
         check_outputs([Output("--out", out)], [Input("the config", config)])
 
 
-def check_checkpoint(out: Path, recipe: "Recipe | None" = None, others: Iterable[Input] = ()) -> None:
+def check_checkpoint(out: Path, recipe: "BaseRecipe | None" = None, others: Iterable[Input] = ()) -> None:
     """Commands that write a checkpoint folder part by part: the folder and its parts against recipe and weights.
 
     Args:
@@ -75,7 +75,7 @@ def check_prepare(out: Path, names: Sequence[str], corpus: Path) -> None:
     check_outputs(outputs, _files(corpus) if any(output.path.exists() for output in outputs) else ())
 
 
-def check_tokenizer(out: Path, recipe: "Recipe") -> None:
+def check_tokenizer(out: Path, recipe: "BaseRecipe") -> None:
     """`nota prepare tokenizer`: its files against the recipe and its annotations; weights are not read."""
     outputs = [Output("--out", out / name) for name in ("tokenizer.json", "tokenizer_config.json")]
     check_outputs(outputs, [known for known in recipe_inputs(recipe) if not known.whole])

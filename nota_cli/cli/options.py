@@ -13,7 +13,7 @@ from nota_cli.errors import UsageError
 from nota_cli.paths import expand_path
 
 if TYPE_CHECKING:
-    from nota_cli.recipe.schema import Recipe
+    from nota_cli.recipe.schema import BaseRecipe
 
 RecipeOption = Annotated[
     str | None,
@@ -158,7 +158,7 @@ def pick_batch_size(value: str) -> int | None:
     return int(value)
 
 
-def pick_recipe(name: str | None, checkpoint: Path | None, settings: list[str] | None) -> "Recipe":
+def pick_recipe(name: str | None, checkpoint: Path | None, settings: list[str] | None) -> "BaseRecipe":
     """The recipe that is named, or that a checkpoint folder brings, or the default one; with the checkpoint in it."""
     from nota_cli.recipe.load import DEFAULT_RECIPE, load_system
 

@@ -11,7 +11,7 @@ from nota_cli.console import say, table
 from nota_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from nota_cli.recipe.schema import Data
+    from nota_cli.recipe.training import Data
 
 app = typer.Typer()
 
@@ -80,8 +80,7 @@ def _influence(checkpoint: Path, data: "Data | None", clips: int) -> dict[str, l
 
     from nota_cli.compression.layers import block_influence
     from nota_cli.data.annotation import Row, read_annotation
-    from nota_cli.data.batches import RowBatches, in_order
-    from nota_cli.inference.engine import feature_spec
+    from nota_cli.data.row_batches import RowBatches, in_order
     from nota_cli.models.build import build
     from nota_cli.recipe.load import load_recipe
 
@@ -93,6 +92,6 @@ def _influence(checkpoint: Path, data: "Data | None", clips: int) -> dict[str, l
     found: list[dict[str, list[float]]] = []
     for source in sources:
         rows: Sequence[Row] = read_annotation(source.annotation)[:share]
-        batch = RowBatches(rows, in_order(len(rows), share), source.audio_root, feature_spec(model))[0]
+        batch = RowBatches(rows, in_order(len(rows), share), source.audio_root, model.preprocessor())[0]
         found.append(block_influence(model, batch.features, batch.queries))
     return {part: torch.tensor([one[part] for one in found]).mean(0).tolist() for part in found[0]}

@@ -28,7 +28,9 @@ def quantize(
     settings: SetOption = None,
 ) -> None:
     """Turn a trained decoder into 4-bit GPTQ, calibrated on the audio embeddings and prompts that it really sees."""
-    loaded = pick_recipe(recipe, checkpoint, settings)  # says that it is loading
+    from nota_cli.recipe.load import salmonn_recipe
+
+    loaded = salmonn_recipe(pick_recipe(recipe, checkpoint, settings))  # says that it is loading
     rows = run_quantize(loaded, out, bits, group_size, clips)
     table("Relative output error of the quantized layers", ["layer", "plain rounding", "GPTQ"], rows)
 
@@ -39,20 +41,20 @@ def run_quantize(recipe: "Recipe", out: Path, bits: int, group_size: int, clips:
 
     from nota_cli.cli.guards import check_checkpoint
     from nota_cli.compression.gptq import quantize_to_folder
-    from nota_cli.data.batches import TrainingBatches, loader
+    from nota_cli.data.batches import TrainingBatches
+    from nota_cli.data.row_batches import loader
     from nota_cli.files import check_writable
-    from nota_cli.inference.engine import feature_spec
     from nota_cli.models.build import build
     from nota_cli.models.checkpoint import save_checkpoint
-    from nota_cli.recipe.schema import Augment
+    from nota_cli.recipe.training import Augment
 
     if not recipe.data.train:
         raise RecipeError("calibration needs audio: name a recipe with training data by --recipe")
     check_checkpoint(out, recipe)
     check_writable(out / "recipe.yaml")
-    model = build(recipe, pack=False)
+    model = build(recipe, purpose="convert")
     spec = recipe.train
-    batches = TrainingBatches(recipe.data.train, feature_spec(model), Augment(), 16, spec.seed + 1)
+    batches = TrainingBatches(recipe.data.train, model.preprocessor(), Augment(), 16, spec.seed + 1)
     calibration = []
     with torch.no_grad():
         for batch in loader(batches, range(-(-clips // 16)), spec.workers):

@@ -12,7 +12,10 @@ from nota_cli.console import print_json, say, table, warn
 from nota_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from nota_cli.recipe.schema import Decoder, Encoder, Recipe
+    from collections.abc import Sequence
+
+    from nota_cli.models.parts import Part
+    from nota_cli.recipe.schema import BaseRecipe, Decoder, Encoder, Recipe
 
 NAME_WIDTH = 40  # characters of a weights' name that a table has room for
 
@@ -41,9 +44,9 @@ def recipes_show(
     as_json: JsonOption = False,
 ) -> None:
     """Show how big each part of a recipe is: parameters, and bytes by type of number. Nothing is downloaded."""
-    from nota_cli.recipe.load import load_recipe
+    from nota_cli.recipe.load import load_any_recipe
 
-    loaded = load_recipe(recipe, settings)
+    loaded = load_any_recipe(recipe, settings)
     parts = _parts(loaded)
     if as_json:
         print_json({"recipe": loaded.name, "description": loaded.description, "parts": parts})
@@ -70,41 +73,56 @@ def recipes_import(
 
 def list_recipes() -> list[dict[str, object]]:
     """One row a shipped recipe: its parts, all parameters, all bytes in GB (10^9); no model is built."""
-    from nota_cli.models.sizes import part_sizes
-    from nota_cli.recipe.load import load_recipe, recipe_names
+    from nota_cli.recipe.load import load_any_recipe, recipe_names
 
     rows: list[dict[str, object]] = []
     for name in recipe_names():
-        recipe = load_recipe(name)
+        recipe = load_any_recipe(name)
         size: dict[str, object] = {"parameters": "?", "GB": "?"}
         try:
-            parts = part_sizes(recipe)
+            parts = _part_sizes(recipe)
             size["parameters"] = f"{sum(part.parameters for part in parts) / 1e6:,.1f} M"
             size["GB"] = round(sum(part.bytes for part in parts) / 1e9, 3)
         except UsageError as error:  # one that lacks a file of the user's own does not hide the others
             warn(f"{name}: {error}")
-        rows.append(
-            {
-                "recipe": name,
-                "speech encoder": _short(recipe.speech_encoder),
-                "audio encoder": _short(recipe.audio_encoder),
-                "decoder": f"{_short(recipe.decoder)} {_weights(recipe)}",
-                **size,
-            }
-        )
+        rows.append({"recipe": name, **_summary(recipe), **size})
     return rows
 
 
-def _parts(recipe: "Recipe") -> list[dict[str, Any]]:
-    """One row a part: where its weights come from, parameters, bytes, bytes by type of number; then their sum."""
-    from nota_cli.models.sizes import part_sizes
+def _summary(recipe: "BaseRecipe") -> dict[str, object]:
+    """The names of a recipe's encoders and of its decoder; a model of another family is named as the last."""
+    from nota_cli.recipe.schema import Recipe
 
-    sources = {
-        "speech_encoder": _source_of(recipe.speech_encoder),
-        "audio_encoder": _source_of(recipe.audio_encoder),
-        "decoder": _source_of(recipe.decoder),
+    if not isinstance(recipe, Recipe):
+        names = [os.path.basename(path) for path in recipe.weight_paths().values()]
+        return {"speech encoder": "", "audio encoder": "", "decoder": ", ".join(names)}
+    return {
+        "speech encoder": _short(recipe.speech_encoder),
+        "audio encoder": _short(recipe.audio_encoder),
+        "decoder": f"{_short(recipe.decoder)} {_weights(recipe)}",
     }
-    parts = part_sizes(recipe)
+
+
+def _part_sizes(recipe: "BaseRecipe") -> "Sequence[Part]":
+    """The sizes of a recipe's parts, by its family's arithmetic."""
+    from nota_cli.recipe.families import family_of, imported
+
+    sizes: Sequence[Part] = imported(family_of(recipe.family).sizes)(recipe)
+    return sizes
+
+
+def _parts(recipe: "BaseRecipe") -> list[dict[str, Any]]:
+    """One row a part: where its weights come from, parameters, bytes, bytes by type of number; then their sum."""
+    from nota_cli.recipe.schema import Recipe
+
+    sources = {key.split(".")[0]: path for key, path in recipe.weight_paths().items()}
+    if isinstance(recipe, Recipe):
+        sources = {
+            "speech_encoder": _source_of(recipe.speech_encoder),
+            "audio_encoder": _source_of(recipe.audio_encoder),
+            "decoder": _source_of(recipe.decoder),
+        }
+    parts = _part_sizes(recipe)
     rows: list[dict[str, Any]] = [
         {
             "part": part.name,

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from nota_cli.data.annotation import Row
     from nota_cli.data.recordings import Recordings
     from nota_cli.inference.subtitles import TimedText
-    from nota_cli.recipe.schema import LoadFormat, Recipe
+    from nota_cli.recipe.schema import BaseRecipe
+    from nota_cli.recipe.section import LoadFormat
 
     Outcome = str | list[TimedText] | DataError
 
@@ -59,7 +60,7 @@ class _Request:
 
     task: "Task"
     recordings: "Recordings"
-    recipe: "Recipe"
+    recipe: "BaseRecipe"
     device: str
     load_format: "LoadFormat"
     allow_missing: bool
@@ -232,11 +233,11 @@ def _texts(request: _Request, rows: "list[Row]") -> "Iterator[tuple[Row, Outcome
 
     with heavy_imports():
         from nota_cli.api import AudioLM
-        from nota_cli.models.device import pick_device
+        from nota_cli.models.device import device_for
         from nota_cli.models.loading import Loading, load
 
     loading = Loading(request.load_format, request.allow_missing)
-    model = AudioLM(load(request.recipe, pick_device(request.device), loading))
+    model = AudioLM(load(request.recipe, device_for(request.recipe, request.device), loading))
     with progress() as bar:
         shown = bar.add_task(request.task, total=len(rows), detail="")
 

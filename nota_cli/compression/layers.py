@@ -4,7 +4,6 @@ What is left usually needs a short run of training to heal. Decoders, quantized 
 and never built.
 """
 
-import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, WhisperConfig
+from transformers import AutoConfig
 
 from nota_cli.compression.folders import decoder_folder, read_recipe, refuse_used, rewrite_decoder
 from nota_cli.errors import CheckpointError, UsageError, listing
@@ -23,8 +22,9 @@ from nota_cli.files import atomic_folder, copy_folder
 from nota_cli.models.adapter import CONFIG as ADAPTER_CONFIG
 from nota_cli.models.adapter import WEIGHTS as ADAPTER_WEIGHTS
 from nota_cli.models.adapter import layer_name, read_config, read_weights
-from nota_cli.models.build import _audio_encoder, _speech_encoder
 from nota_cli.models.checkpoint import WEIGHTS
+from nota_cli.models.encoders.base import encoder_entry
+from nota_cli.models.encoders.build import build_encoder
 from nota_cli.quantization.gptq_format import OLD_CONFIG, read_settings
 from nota_cli.recipe.load import dump_recipe
 from nota_cli.recipe.schema import Recipe
@@ -33,30 +33,15 @@ from nota_cli.weights.state_dicts import SHELL, plain_names
 
 if TYPE_CHECKING:
     from nota_cli.features.batch import Features
-    from nota_cli.models.families.salmonn import AudioLM
+    from nota_cli.models.families.salmonn import Salmonn
     from nota_cli.prompts import Query
 
 STRATEGIES = ("even", "last", "similarity")
 PARTS = ("speech_encoder", "audio_encoder", "decoder")
-# By kind of encoder: the name of its list of layers, and the field of its config that counts them.
-STACKS = {
-    "whisper": ("layers", "encoder_layers"),
-    "beats": ("encoder.layers", "encoder_layers"),
-    "ced": ("blocks", "depth"),
-    "eat": ("blocks", "depth"),
-}
 DECODER_STACK = "model.layers"
 ADAPTER_STACK = "base_model.model.model.layers"  # PEFT's name for the same
-SHARED_TABLE = ".relative_attention_bias.weight"  # BEATs: kept by layer 0, whichever that is, for all layers
-RESIDUAL_BRANCHES = (".self_attn.out_proj.", ".fc2.")  # BEATs: what is added to the residual in a layer
 # Settings of a decoder's config.json with one value a layer.
 PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers", "size_experts", "score_scale_factor")
-# What WhisperConfig holds for the encoder, the number of layers apart.
-WHISPER_FIELDS = (
-    ("num_mel_bins", "d_model", "encoder_attention_heads", "encoder_ffn_dim", "max_source_positions", "init_std")
-    + ("activation_function", "dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop")
-    + ("scale_embedding",)
-)
 
 
 @dataclass(frozen=True)
@@ -182,7 +167,7 @@ def prune_layers(checkpoint: Path, out: Path, keep: Mapping[str, Sequence[int]])
 
 
 @torch.inference_mode()
-def block_influence(model: "AudioLM", features: "Features", queries: "list[Query]") -> dict[str, list[float]]:
+def block_influence(model: "Salmonn", features: "Features", queries: "list[Query]") -> dict[str, list[float]]:
     """How much each layer of each part turns its input: 1 - cosine of input and output, mean over real positions.
 
     Block influence of Men et al. (2024), "ShortGPT". The decoder sees prompts and audio, no answers.
@@ -192,10 +177,12 @@ def block_influence(model: "AudioLM", features: "Features", queries: "list[Query
         features: of a few clips.
         queries: what is asked of each.
     """
-    stacks: dict[str, Any] = {"speech_encoder": model.speech_encoder.get_submodule("layers")}
+    stacks: dict[str, Any] = {
+        "speech_encoder": model.speech_encoder.get_submodule(encoder_entry(model.recipe.speech_encoder.kind).layers)
+    }
     if model.audio_encoder is not None:
-        name, _ = STACKS[model.recipe.audio_encoder.kind]
-        stacks["audio_encoder"] = model.audio_encoder.get_submodule(name)
+        entry = encoder_entry(model.recipe.audio_encoder.kind)
+        stacks["audio_encoder"] = model.audio_encoder.get_submodule(entry.layers)
     stacks["decoder"] = model.decoder.base.base_model.get_submodule("layers")
     turned: dict[str, list[float]] = {part: [] for part in stacks}
     decoder_mask: list[Tensor] = []
@@ -227,17 +214,17 @@ def block_influence(model: "AudioLM", features: "Features", queries: "list[Query
 
 def _encoders(recipe: Recipe, parts: Sequence[str] | Mapping[str, Any]) -> dict[str, Any]:
     """The encoders among `parts`; those whose weights are the checkpoint's own as mere shapes."""
-    found: dict[str, Any] = {}
-    for part, make in (("speech_encoder", _speech_encoder), ("audio_encoder", _audio_encoder)):
+    encoders: dict[str, Any] = {}
+    for part in ("speech_encoder", "audio_encoder"):
         spec: Any = getattr(recipe, part)
         if part in parts and spec.kind != "none":
             with torch.device("meta") if spec.config is not None else nullcontext():
-                found[part] = make(spec, "cpu", dummy=False, pack=False)
-    return found
+                encoders[part] = build_encoder(spec, "cpu", dummy=False, pack=False)
+    return encoders
 
 
 def _layers(recipe: Recipe, part: str, encoder: Any) -> nn.ModuleList:
-    layers: nn.ModuleList = encoder.get_submodule(STACKS[getattr(recipe, part).kind][0])
+    layers: nn.ModuleList = encoder.get_submodule(encoder_entry(getattr(recipe, part).kind).layers)
     return layers
 
 
@@ -255,7 +242,7 @@ def _prune_encoder(
 ) -> tuple[int, dict[str, Tensor], dict[str, Any]]:
     """Bytes of the encoder as it was, its new tensors by their names in the checkpoint, and its new `config`."""
     spec = getattr(recipe, part)
-    stack, field = STACKS[spec.kind]
+    entry = encoder_entry(spec.kind)
     own = {f"{part}.{name}": tensor for name, tensor in encoder.state_dict().items()}
     # The checkpoint's own tensors come before the published ones.
     tensors = {name: state.get(name, tensor) for name, tensor in own.items()}
@@ -263,25 +250,17 @@ def _prune_encoder(
     if missing:
         raise CheckpointError(f"checkpoint: {WEIGHTS} does not hold the whole {part}:\n{listing(missing)}")
     total = len(_layers(recipe, part, encoder))
-    deep_norm = spec.kind == "beats" and encoder.config.deep_norm
-    scale = (len(keep) / total) ** 0.25 if deep_norm else 1.0
+    branches = entry.residual_scales(encoder)
+    scale = (len(keep) / total) ** 0.25
     kept: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        new = name if name.endswith(SHARED_TABLE) else _renumber(name, f"{part}.{stack}", keep)
+        shared = entry.shared is not None and name.endswith(entry.shared)
+        new = name if shared else _renumber(name, f"{part}.{entry.layers}", keep)
         if new is not None:
-            branch = scale != 1.0 and any(piece in name for piece in RESIDUAL_BRANCHES)
-            kept[new] = (tensor.float() * scale).to(tensor.dtype) if branch else tensor
-    config = dict(spec.config) if spec.config is not None else _config_of(encoder)
-    return sum(tensor.nbytes for tensor in tensors.values()), kept, {**config, field: len(keep)}
-
-
-def _config_of(encoder: Any) -> dict[str, Any]:
-    """A published encoder's dimensions as a recipe gives them, defaults left out."""
-    config = encoder.config
-    whisper = isinstance(config, WhisperConfig)  # holds much that is the decoder's and the training's
-    fields = WHISPER_FIELDS if whisper else [field.name for field in dataclasses.fields(config)]
-    default = type(config)()
-    return {name: getattr(config, name) for name in fields if getattr(config, name) != getattr(default, name)}
+            scaled = len(keep) < total and any(piece in name for piece in branches)
+            kept[new] = (tensor.float() * scale).to(tensor.dtype) if scaled else tensor
+    config = dict(spec.config) if spec.config is not None else entry.config_values(encoder)
+    return sum(tensor.nbytes for tensor in tensors.values()), kept, {**config, entry.layer_count: len(keep)}
 
 
 def _decoder_config(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from nota_cli.features.constants import SAMPLE_RATE
-from nota_cli.recipe.schema import Augment
+from nota_cli.recipe.training import Augment
 
 FLOOR = 1e-8  # keeps levels of digital silence finite
 

@@ -12,9 +12,6 @@ from functools import partial
 from multiprocessing.reduction import DupFd
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
-
 from nota_cli.errors import NotaError
 
 AHEAD = 4  # items that each worker makes ahead of the device
@@ -35,13 +32,20 @@ def made_ahead(make: Callable[[int], Any], order: Sequence[int], workers: int, a
     Raises:
         NotaError: what stopped a worker, as the worker raised it; or that it died.
     """
-    items = DataLoader(
-        _Guarded(make),
+    if not workers:
+        with explain_worker_crash():
+            yield from map(make, order)
+        return
+    import torch
+    from torch.utils.data import DataLoader
+
+    items: Any = DataLoader(
+        _Guarded(make),  # type: ignore[arg-type]  # it takes whatever has items
         batch_size=None,
         sampler=order,
         collate_fn=_as_it_is,
         num_workers=workers,
-        prefetch_factor=ahead if workers else None,
+        prefetch_factor=ahead,
         worker_init_fn=partial(_start_worker, os.getpid()),
         generator=torch.Generator(),  # its own, or starting it would move the random state that training resumes from
     )
@@ -138,7 +142,7 @@ def _as_it_is(item: Any) -> Any:
     return item
 
 
-class _Guarded(Dataset[Any]):
+class _Guarded:
     """Carries errors over the process border as values; torch would wrap them in a traceback of its own."""
 
     def __init__(self, make: Callable[[int], Any]) -> None:
@@ -149,11 +153,13 @@ class _Guarded(Dataset[Any]):
             item = self.make(index)
         except NotaError as error:
             return error
-        return item if get_worker_info() is None else _SharedItem.of(item) or item
+        return _SharedItem.of(item) or item
 
 
 def _start_worker(parent: int, _: int) -> None:
     # Ctrl-C reaches all processes of a terminal. One that died of it with its queue full would be waited for.
+    import torch
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nota_cli.efficiency.timing import PARTS, Clock, watch_parts
-from nota_cli.models.families.salmonn import AudioLM
-from nota_cli.models.inventory import inventory
+from nota_cli.efficiency.timing import Clock
+from nota_cli.generation.runtimes.torch import PARTS, TorchRuntime
 
 BUFFER_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}  # far more than caches hold
 LARGEST_MATRIX = {"cpu": 4096, "cuda": 8192}
@@ -21,13 +20,13 @@ ATTENTIONS = ("flash_attention_for_cpu", "flash_attention", "efficient_attention
 """torch's own ways to compute it. Its counter knows not all, and refuses keys with fewer heads than queries."""
 
 
-def bytes_per_token(model: AudioLM) -> int:
+def bytes_per_token(model: Any) -> int:
     """Bytes of weights that a decode step at batch 1 has to read.
 
     That is the decoder with its adapters and its output layer; the table of embeddings only where it is the output
     layer too, and of experts as many as a token goes through. The KV cache, small after one clip, is left out.
     """
-    total = sum(part.bytes for part in inventory(model) if part.name in ("decoder", "lora"))
+    total = sum(part.bytes for part in model.parts() if part.name in ("decoder", "lora"))
     base = model.decoder.base
     table, head = base.get_input_embeddings(), base.get_output_embeddings()
     if table is not None and (head is None or head.weight.data_ptr() != table.weight.data_ptr()):
@@ -39,7 +38,7 @@ def bytes_per_token(model: AudioLM) -> int:
     return total
 
 
-def operations(model: AudioLM, prefill: Callable[[], None]) -> dict[str, int]:
+def operations(model: nn.Module, runtime: TorchRuntime, prefill: Callable[[], None]) -> dict[str, int]:
     """Floating-point operations (a multiplication and an addition are two) of `prefill`, by part.
 
     Linear layers count by their shapes, so that kernels for packed weights count like any others; convolutions and the
@@ -62,7 +61,7 @@ def operations(model: AudioLM, prefill: Callable[[], None]) -> dict[str, int]:
     for layer in filter(_is_linear, model.modules()):
         hooks += [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
     try:
-        with counter, watch_parts(model, lambda: counter.get_total_flops() + adjust) as spans:
+        with counter, runtime.watch(lambda: counter.get_total_flops() + adjust) as spans:
             prefill()
     finally:
         for hook in hooks:
@@ -126,3 +125,30 @@ def _attention(query: Any, key: Any, value: Any, *_: object, **__: object) -> in
     """Scores and weighted sum; shapes are [batch, heads, length, width]."""
     pairs = query[0] * query[1] * query[2] * key[2]
     return 2 * pairs * (query[3] + value[3])
+
+
+def hardware_floor(model: Any, device: torch.device, counts: dict[str, int], autocast: bool) -> dict[str, Any]:
+    """The quickest that this hardware could be, by stage, and what that comes from.
+
+    Args:
+        model: of torch modules.
+        device: where it lies.
+        counts: operations of each part (`operations`).
+        autocast: whether encoders and connector run in float16.
+    """
+    dtypes = {}
+    for name in counts:
+        part = model.decoder if name == "prefill" else getattr(model, name)
+        dtypes[name] = torch.float16 if autocast and name in PARTS else part_dtype(part)
+    rates = {dtype: matmul_rate(device, dtype) for dtype in dict.fromkeys(dtypes.values())}
+    speed, size = bandwidth(device), bytes_per_token(model)
+    seconds = {name: count / rates[dtypes[name]] for name, count in counts.items()}
+    whole = sum(seconds.values())
+    seconds |= {"ttft_from_features": whole, "ttft": whole, "first_step": size / speed, "tpot": size / speed}
+    return {
+        "seconds": seconds,
+        "bytes_per_token": size,
+        "bandwidth_gb_s": round(speed / 1e9, 3),
+        "operations": counts,
+        "matmul_tflop_s": {str(dtype).removeprefix("torch."): round(rate / 1e12, 6) for dtype, rate in rates.items()},
+    }

@@ -1,27 +1,26 @@
 """What a recipe costs: bytes by part, peak memory, time to first token, time per output token, and their floors."""
 
 import gc
+import os
 import platform
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
-
-from nota_cli.efficiency.floor import bandwidth, bytes_per_token, matmul_rate, operations, part_dtype
 from nota_cli.efficiency.memory import Meter, meter
 from nota_cli.efficiency.report import compare, show, show_comparison, text_table
-from nota_cli.efficiency.timing import PARTS, PROTOCOLS, Round, Settings, Times, run_rounds
+from nota_cli.efficiency.timing import PROTOCOLS, Round, Settings, Times, run_rounds
 from nota_cli.errors import NotaError
 from nota_cli.models.build import build
-from nota_cli.models.families.salmonn import AudioLM
-from nota_cli.models.inference_lora import prepare_to_run
-from nota_cli.models.inventory import Part, inventory
+from nota_cli.models.families.base import AudioModel, Device
 from nota_cli.models.memory import memory_there, out_of_memory
+from nota_cli.models.parts import Part
 from nota_cli.recipe.load import recipe_hash
-from nota_cli.recipe.schema import LoadFormat, Recipe
+from nota_cli.recipe.schema import BaseRecipe
+from nota_cli.recipe.section import LoadFormat
 from nota_cli.version import versions
 
 __all__ = ["PROTOCOLS", "Settings", "compare", "measure", "measure_model", "show", "show_comparison"]
@@ -31,7 +30,7 @@ OnRound = Callable[[int, int], None]
 
 
 def measure(
-    recipe: Recipe,
+    recipe: BaseRecipe,
     device: str = "cpu",
     audio_seconds: float = 10.0,
     tokens: int = 32,
@@ -60,40 +59,38 @@ def measure(
         NotaError: the device's memory is too small; the message holds the bytes by part.
     """
     settings = settings or Settings(audio_seconds=audio_seconds, tokens=tokens, rounds=rounds)
-    place = torch.device(device)
-    gauge = meter(place)
+    gauge = meter(device)
     before = gauge.now()
     gauge.restart()
     try:
-        model = build(recipe, device, load_format=load_format, lean=True)
-        prepare_to_run(model)
+        model = build(recipe, device, "run", load_format=load_format)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        parts = inventory(build(recipe, "meta", load_format="dummy"))
-        raise _too_large(parts, place, gauge, "loading", Times()) from error
+        parts = build(recipe, "meta", load_format="dummy").parts()
+        raise _too_large(parts, device, gauge, "loading", Times()) from error
     loading = {"before_loading": before, "load_peak": gauge.peak()}
-    report = measure_model(model, device, settings, on_round=on_round, gauge=gauge, loading=loading)
+    report = measure_model(model, settings=settings, on_round=on_round, gauge=gauge, loading=loading)
     return {**report, "load_format": load_format}
 
 
 def measure_model(
-    model: AudioLM,
-    device: str = "cpu",
+    model: AudioModel,
+    device: str | None = None,
     settings: Settings | None = None,
     *,
     on_round: OnRound = lambda done, total: None,
     gauge: Meter | None = None,
     loading: dict[str, int | None] | None = None,
 ) -> dict[str, Any]:
-    """Measure a model that stands ready, or anything built like an `AudioLM`.
+    """Measure a model of any family that stands ready.
 
     The peak of memory is reset before the first round, so that loading does not count; what the clocks do is told at
     `Settings`. The floors are measured last.
 
     Args:
         model: in evaluation mode.
-        device: where it lies.
+        device: where it lies, if not where it says itself.
         settings: how to measure.
         on_round: told how many rounds are done, and of how many.
         gauge: the memory's meter, where one watched the loading.
@@ -112,9 +109,9 @@ def measure_model(
     Raises:
         NotaError: the device's memory is too small; the message holds what is known so far.
     """
-    settings, place = settings or Settings(), torch.device(device)
+    settings, place = settings or Settings(), model.device
     gauge = gauge or meter(place)
-    parts = inventory(model)
+    parts = model.parts()
     times = Times()
     gc.collect()
     after = gauge.now()
@@ -122,16 +119,16 @@ def measure_model(
     try:
         clip = Round(model, place, settings, times)
         begun = time.perf_counter()
-        counts = operations(model, clip.prefill)
+        counts = _operations(model, clip)
         first_peak, idle = gauge.peak(), gauge.now()
         gauge.restart()
         counted = run_rounds(clip, time.perf_counter() - begun, on_round)
         peak = gauge.peak()
-        floor = _floor(model, place, counts, clip.autocast)
+        floor = _floor(model, place, counts, clip)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        raise _too_large(parts, place, gauge, times.running or "running", times) from error
+        raise _too_large(parts, str(place), gauge, times.running or "running", times) from error
     memory = {**(loading or {}), "after_loading": after, "idle": idle, "running_peak": peak}
     if peak is not None and first_peak is not None and after is not None and idle is not None:
         # A first pass brings the code of libraries into a process; on CUDA what it leaves behind is the model's own.
@@ -151,13 +148,14 @@ def measure_model(
         "recipe_hash": recipe_hash(model.recipe),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "protocol": settings.protocol,
-        "device": _device_name(place),
-        "machine": _machine(place),
+        "device": _device_name(str(place)),
+        "machine": _machine(str(place)),
         "versions": _versions(),
         "python": platform.python_version(),
-        "torch": torch.__version__,
-        "kernel": model.decoder.kernel,
-        "decoding": clip.greedy.decoding,
+        "torch": versions(("torch",)).get("torch"),
+        "runtime": clip.runtime.name,
+        "kernel": model.kernel,
+        "decoding": clip.runtime.decoding,
         "audio_seconds": settings.audio_seconds,
         "rounds": counted,
         **{f"{name}_mb": round(size / 1e6, 3) for name, size in sizes.items()},
@@ -174,32 +172,32 @@ def measure_model(
     }
 
 
-def _floor(model: AudioLM, device: torch.device, counts: dict[str, int], autocast: bool) -> dict[str, Any]:
-    """The quickest that this hardware could be; see `nota_cli.efficiency.floor`."""
-    dtypes = {}
-    for name in counts:
-        part = model.decoder if name == "prefill" else getattr(model, name)
-        dtypes[name] = torch.float16 if autocast and name in PARTS else part_dtype(part)
-    rates = {dtype: matmul_rate(device, dtype) for dtype in dict.fromkeys(dtypes.values())}
-    speed, size = bandwidth(device), bytes_per_token(model)
-    seconds = {name: count / rates[dtypes[name]] for name, count in counts.items()}
-    whole = sum(seconds.values())
-    seconds |= {"ttft_from_features": whole, "ttft": whole, "first_step": size / speed, "tpot": size / speed}
-    return {
-        "seconds": seconds,
-        "bytes_per_token": size,
-        "bandwidth_gb_s": round(speed / 1e9, 3),
-        "operations": counts,
-        "matmul_tflop_s": {str(dtype).removeprefix("torch."): round(rate / 1e12, 6) for dtype, rate in rates.items()},
-    }
+def _operations(model: AudioModel, clip: Round) -> dict[str, int]:
+    """Operations of each part up to the first token, where torch can count them; the clip runs once either way."""
+    if clip.runtime.name != "torch":
+        clip.prefill()
+        return {}
+    from nota_cli.efficiency.floor import operations
+
+    torch_model, runtime = cast(Any, model), cast(Any, clip.runtime)  # what that name promises
+    return operations(torch_model, runtime, clip.prefill)
 
 
-def _too_large(parts: list[Part], device: torch.device, gauge: Meter, stage: str, times: Times) -> NotaError:
+def _floor(model: AudioModel, device: Device, counts: dict[str, int], clip: Round) -> dict[str, Any] | None:
+    """The quickest that this hardware could be (`nota_cli.efficiency.floor`); None for runtimes other than torch."""
+    if not counts:
+        return None
+    from nota_cli.efficiency.floor import hardware_floor
+
+    return hardware_floor(model, cast(Any, device), counts, cast(Any, clip.runtime).autocast)
+
+
+def _too_large(parts: Sequence[Part], device: str, gauge: Meter, stage: str, times: Times) -> NotaError:
     """What is known when memory ran out, as one message."""
     largest = max(parts, key=lambda part: part.bytes)
     rows = [(f"{part.name}, MB", f"{part.bytes / 1e6:,.1f}") for part in parts]
     rows.append(("all weights, MB", f"{sum(part.bytes for part in parts) / 1e6:,.1f}"))
-    rows += [(f"{label}, MB", f"{value / 1e6:,.1f}") for label, value in memory_there(str(device))]
+    rows += [(f"{label}, MB", f"{value / 1e6:,.1f}") for label, value in memory_there(device)]
     for label, value in (("in use now, MB", gauge.now()), ("peak, MB", gauge.peak())):
         if value is not None:
             rows.append((label, f"{value / 1e6:,.1f}"))
@@ -212,25 +210,38 @@ def _too_large(parts: list[Part], device: torch.device, gauge: Meter, stage: str
     )
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        import torch
+
         size = torch.cuda.get_device_properties(device).total_memory
         return f"{torch.cuda.get_device_name(device)}, {size / 2**30:.0f} GiB"
-    return f"cpu, {torch.get_num_threads()} threads"
+    return f"cpu, {_threads()} threads"
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def _threads() -> int:
+    """How many threads compute on the CPU; without torch, as many as there are cores for this process."""
+    torch = sys.modules.get("torch")
+    return len(os.sched_getaffinity(0)) if torch is None else torch.get_num_threads()
+
+
+def _machine(device: str) -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
         cpu = names[0] if names else cpu
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"cpu": cpu, "threads": torch.get_num_threads(), "gpu": gpu, "system": platform.system()}
+    gpu = None
+    if device.startswith("cuda"):
+        import torch
+
+        gpu = torch.cuda.get_device_name(device)
+    return {"cpu": cpu, "threads": _threads(), "gpu": gpu, "system": platform.system()}
 
 
 def _versions() -> dict[str, str]:
-    cuda = {"cuda": torch.version.cuda} if torch.version.cuda else {}
+    torch = sys.modules.get("torch")
+    cuda = {"cuda": torch.version.cuda} if torch is not None and torch.version.cuda else {}
     return versions(LIBRARIES) | cuda
 
 

@@ -6,8 +6,6 @@ import threading
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 STATUS = Path("/proc/self/status")
 CLEAR_REFS = Path("/proc/self/clear_refs")
 RESET_PEAK = "5"  # what the kernel wants to read there (proc(5))
@@ -29,9 +27,9 @@ class Meter(Protocol):
         """Most bytes in use since `restart`."""
 
 
-def meter(device: torch.device) -> Meter:
-    """The meter that fits a device."""
-    return CudaMeter(device) if device.type == "cuda" else ResidentMeter()
+def meter(device: object) -> Meter:
+    """The meter that fits a device, which its `str()` names."""
+    return CudaMeter(str(device)) if str(device).startswith("cuda") else ResidentMeter()
 
 
 class CudaMeter:
@@ -39,20 +37,22 @@ class CudaMeter:
 
     what = "CUDA allocations by torch"
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self.device, self._cuda = device, torch.cuda
 
     def now(self) -> int:
         """Bytes allocated."""
-        return torch.cuda.memory_allocated(self.device)
+        return self._cuda.memory_allocated(self.device)
 
     def restart(self) -> None:
         """Forget the peak."""
-        torch.cuda.reset_peak_memory_stats(self.device)
+        self._cuda.reset_peak_memory_stats(self.device)
 
     def peak(self) -> int:
         """Most bytes allocated since `restart`."""
-        return torch.cuda.max_memory_allocated(self.device)
+        return self._cuda.max_memory_allocated(self.device)
 
 
 class ResidentMeter:

@@ -38,14 +38,15 @@ MUST_AGREE = ("protocol", "device", "audio_seconds", "load_format")
 
 def show(report: Report) -> None:
     """The tables of one measurement."""
-    floors = report["floor"]["seconds"]
+    floor = report["floor"]
+    floors = {} if floor is None else floor["seconds"]
     rows = []
     for name, label in LABELS.items():
         if name in report["seconds"]:
             time = report["seconds"][name]
-            floor = floors.get(name)
-            times = "" if not floor else f"{time['median'] / floor:,.1f}"
-            rows.append([label, *(_ms(time[key]) for key in ("median", "p10", "p90")), _ms(floor), times])
+            least = floors.get(name)
+            times = "" if not least else f"{time['median'] / least:,.1f}"
+            rows.append([label, *(_ms(time[key]) for key in ("median", "p10", "p90")), _ms(least), times])
     table(
         f"{report['recipe']} ({report['recipe_hash']}), {report['protocol']}, {report['audio_seconds']:g} s of audio",
         ["ms", "median", "p10", "p90", "floor", "x floor"],
@@ -59,15 +60,15 @@ def show(report: Report) -> None:
     table("Weights", ["part", "MB", "MB by type"], rows)
     rows = [[label, _mb(report["memory_mb"][name])] for name, label in MEMORY.items() if name in report["memory_mb"]]
     table("Memory", [report["memory_is"], "MB"], rows)
-    floor, versions = report["floor"], report["versions"]
-    rates = ", ".join(f"{name} {rate:,.3g}" for name, rate in floor["matmul_tflop_s"].items())
-    gone = sum(floor["operations"].values()) / 1e9
-    say(
-        f"floor: {floor['bytes_per_token'] / 1e6:,.1f} MB a token at {floor['bandwidth_gb_s']:,.1f} GB/s; "
-        f"{gone:,.1f} billion operations of a prefill at {rates} TFLOP/s"
-    )
+    if floor is not None:
+        rates = ", ".join(f"{name} {rate:,.3g}" for name, rate in floor["matmul_tflop_s"].items())
+        operations = sum(floor["operations"].values()) / 1e9
+        say(
+            f"floor: {floor['bytes_per_token'] / 1e6:,.1f} MB a token at {floor['bandwidth_gb_s']:,.1f} GB/s; "
+            f"{operations:,.1f} billion operations of a prefill at {rates} TFLOP/s"
+        )
     say(f"{report['rounds']} rounds counted, {report['seconds']['tpot']['count']} decode steps; {report['device']}")
-    say(", ".join(f"{name} {version}" for name, version in versions.items()))
+    say(", ".join(f"{name} {version}" for name, version in report["versions"].items()))
 
 
 def read_report(file: Path) -> Report:

@@ -19,6 +19,13 @@ FRONT_ENDS: dict[str, Callable[[Tensor], Tensor]] = {
     "ced_beats_scaling": partial(ced_spectrogram, mean=BEATS_MEAN, std=BEATS_STD),
 }
 """What an audio encoder wants to see of a waveform [samples]: a spectrogram [frames, bins], 100 frames a second."""
+FrontEnd = str | Callable[[Tensor], Tensor]
+"""One of `FRONT_ENDS` by name, or a function of a module, which pickles, of an encoder's own."""
+
+
+def front_end_of(front_end: FrontEnd) -> Callable[[Tensor], Tensor]:
+    """The function itself."""
+    return FRONT_ENDS[front_end] if isinstance(front_end, str) else front_end
 
 
 @dataclass(frozen=True)
@@ -66,7 +73,7 @@ def extract(
     waveforms: list[np.ndarray[Any, Any]],
     mel_bins: int,
     *,
-    front_end: str | None = "beats",
+    front_end: FrontEnd | None = "beats",
     pad: str = "30s",
     device: torch.device | str = "cpu",
 ) -> Features:
@@ -75,7 +82,7 @@ def extract(
     Args:
         waveforms: float32 arrays [samples].
         mel_bins: bins of Whisper's log-mel (80 or 128).
-        front_end: the audio encoder's among `FRONT_ENDS`, or None without an audio encoder.
+        front_end: the audio encoder's (`FrontEnd`), or None without an audio encoder.
         pad: "30s" pads the log-mel's waveform to 30 s, "clip" leaves it at its own length.
         device: where to compute them, and where they lie; lengths stay on the CPU.
     """
@@ -87,10 +94,27 @@ def extract(
         row[:, : mel.size(-1)] = mel
     if front_end is None:
         return Features(batch, lengths)
-    banks = [FRONT_ENDS[front_end](x) for x in tensors]
+    banks = [front_end_of(front_end)(x) for x in tensors]
     return Features(
         batch,
         lengths,
         torch.nn.utils.rnn.pad_sequence(banks, batch_first=True),
         torch.tensor([len(bank) for bank in banks]),
     )
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """What a model's encoders want of waveforms: the arguments of `extract`."""
+
+    mel_bins: int
+    front_end: FrontEnd | None
+    pad: str
+    max_seconds: float
+    device: torch.device | None = None
+    """Where to make features in the main process; None has the workers that decode audio make them, on the CPU."""
+
+    def features(self, waves: list[np.ndarray[Any, Any]]) -> Features:
+        """What the encoders see of clips at 16 kHz, on `device` or else on the CPU."""
+        place = self.device or "cpu"
+        return extract(waves, self.mel_bins, front_end=self.front_end, pad=self.pad, device=place)

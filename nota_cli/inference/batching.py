@@ -11,7 +11,7 @@ from nota_cli.inference.long_audio import windows
 from nota_cli.recipe.schema import Generate
 
 if TYPE_CHECKING:
-    from nota_cli.data.batches import Window
+    from nota_cli.data.row_batches import Window
 
 UNKNOWN = float("inf")  # seconds of a clip whose header tells none: it comes first, and decoding it will tell
 

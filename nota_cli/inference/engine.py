@@ -8,21 +8,17 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from nota_cli.console import warn
 from nota_cli.data.annotation import Row
 from nota_cli.data.audio.clip import AudioNote
-from nota_cli.data.batches import Batch, Decoded, FeatureSpec, RowBatches, tolerant_loader
+from nota_cli.data.row_batches import Batch, Decoded, RowBatches, tolerant_loader
 from nota_cli.data.workers import AHEAD, explain_worker_crash
 from nota_cli.errors import NotaError
 from nota_cli.inference.batching import Segments, groups, segments
-from nota_cli.inference.encoding import encode
 from nota_cli.inference.long_audio import join
 from nota_cli.inference.results import Result, Tally, timed
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.base import AudioModel
 from nota_cli.models.memory import out_of_memory
 from nota_cli.recipe.schema import Generate
 
@@ -66,7 +62,7 @@ class Engine:
 
     def __init__(
         self,
-        model: AudioLM,
+        model: AudioModel,
         rows: Sequence[Row],
         audio_root: str | Path,
         *,
@@ -79,7 +75,7 @@ class Engine:
         self.settings = settings or model.recipe.generate.for_task
         self.workers = spare_workers(model.device.type) if workers is None else workers
         self.batch_size, self.chunk = batch_size, chunk
-        self.spec = feature_spec(model)
+        self.spec = model.preprocessor()
         self.tally = Tally()
         self._growth = 1.0  # of the settings' batch sizes, once the first batch has shown what it takes
         self._fits: int | None = None  # clips of a batch, once one has not fitted
@@ -117,7 +113,9 @@ class Engine:
     @contextmanager
     def _measured(self, clips: int) -> Iterator[None]:
         """Inside, the longest batch runs; from what it takes follows how large the others may be."""
-        device = self.model.device
+        import torch
+
+        device = str(self.model.device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         yield
@@ -193,7 +191,7 @@ class Engine:
         """Text and whether it looped for each row; None where the memory did not do, after which less is tried."""
         try:
             batch = part if isinstance(part, Batch) else dataset.finish(part)
-            encoded = encode(self.model, batch.features)
+            encoded = self.model.encode_batch(batch.features)
             answers = self.model.generate_answers(encoded, batch.queries, self.settings(rows[0].task))
             return [(answer.text, answer.looped) for answer in answers]
         except (RuntimeError, MemoryError) as error:
@@ -213,9 +211,11 @@ class Engine:
             warn(f"a batch of {count} does not fit the memory and is halved, as others may be: {reason}")
         self.tally.halvings += 1
         self._fits = count // 2
-        self.model.greedy.reset_cache()
+        self.model.free_caches()
         gc.collect()
         if self.model.device.type == "cuda":
+            import torch
+
             torch.cuda.empty_cache()
 
     def _piece(self, todo: Segments, place: int, text: str, looped: bool) -> list[Result]:
@@ -234,20 +234,6 @@ class Engine:
         whole = text if segment.window is None else join(pieces.texts, self.rows[segment.row].task)
         # In lower case, as the organisers submit.
         return [Result(segment.row, whole.lower(), pieces.looped, notes=pieces.odd())]
-
-
-def feature_spec(model: AudioLM, device: torch.device | None = None) -> FeatureSpec:
-    """What the model's encoders want from the audio, and where to make it: on `device` (the model's), or in workers."""
-    audio = model.recipe.audio
-    if audio.features == "cpu":
-        place = None
-    else:
-        place = model.device if device is None else device
-        place = place if audio.features == "device" or place.type == "cuda" else None
-    speech: Any = model.speech_encoder
-    sounds: Any = model.audio_encoder
-    front_end = None if sounds is None else sounds.front_end
-    return FeatureSpec(speech.config.num_mel_bins, front_end, audio.pad, audio.max_seconds, place)
 
 
 def spare_workers(device: str) -> int:

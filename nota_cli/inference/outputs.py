@@ -14,7 +14,7 @@ from nota_cli.inference.provenance import file_hash
 from nota_cli.inference.report import report_path
 from nota_cli.outputs import Input, Output, check_outputs
 from nota_cli.recipe.inputs import recipe_inputs
-from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.schema import BaseRecipe
 from nota_cli.submission import KINDS, examine
 from nota_cli.submission.problems import ERROR, WARNING
 
@@ -22,7 +22,7 @@ REPORTED_ELSEWHERE = {"no-rows", "empty-text", "blank-text"}  # the run's own wa
 
 
 def check_run_outputs(
-    out: Path, recipe: Recipe, annotation: Path | None, rows: Sequence[Row], audio_root: Path, processes: int = 1
+    out: Path, recipe: BaseRecipe, annotation: Path | None, rows: Sequence[Row], audio_root: Path, processes: int = 1
 ) -> None:
     """Refuse a CSV that is, or whose report, journals or leavings are, something that the run reads.
 
@@ -36,7 +36,7 @@ def check_run_outputs(
 
 
 def _inputs(
-    recipe: Recipe, annotation: Path | None, rows: Sequence[Row], audio_root: Path, something_is_there: bool
+    recipe: BaseRecipe, annotation: Path | None, rows: Sequence[Row], audio_root: Path, something_is_there: bool
 ) -> Iterator[Input]:
     if annotation is not None:
         yield Input("the annotation", annotation)

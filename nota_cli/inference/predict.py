@@ -9,16 +9,14 @@ from nota_cli.data.audio.clip import AudioNote, NoteKind, warn_of
 from nota_cli.data.audio.headers import scan
 from nota_cli.errors import DataError
 from nota_cli.inference.batching import UNKNOWN, longest_first
-from nota_cli.inference.engine import Engine, feature_spec
+from nota_cli.inference.engine import Engine
 from nota_cli.inference.results import Result
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.base import AudioModel
 from nota_cli.recipe.schema import Generate
-
-__all__ = ["feature_spec", "predict"]
 
 
 def predict(
-    model: AudioLM,
+    model: AudioModel,
     rows: Sequence[Row],
     audio_root: str | Path,
     *,

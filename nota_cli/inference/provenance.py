@@ -11,7 +11,7 @@ from nota_cli.errors import DataError
 from nota_cli.hub import local_path, weights_of
 from nota_cli.paths import audio_path
 from nota_cli.recipe.load import own_decoder
-from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.schema import BaseRecipe, Recipe
 
 WHOLE = 64 * 2**20  # bytes up to which a file is read from end to end
 SAMPLES, SAMPLE = 64, 2**16  # what is read of a larger one, besides its beginning and its end
@@ -21,10 +21,10 @@ IGNORED_FILES = {"trainer", "samples", "metrics.json"}  # what of a checkpoint d
 DIGITS = 16
 MACHINE_LOCAL_KEYS = ("audio_root", "recordings", "large_files")
 """What of a run key may differ between the machines of a run, and after its files were moved."""
-PLACES = {"speech_encoder": ("path",), "audio_encoder": ("path",), "decoder": ("path", "tokenizer")}
+PATH_KEYS = ("path", "tokenizer")  # of a part: where its files lie
 
 
-def recipe_values(recipe: Recipe, *, places: bool = False) -> dict[str, Any]:
+def recipe_values(recipe: BaseRecipe, *, places: bool = False) -> dict[str, Any]:
     """The recipe without what no text depends on: descriptions, data, training, the size of batches.
 
     Nor do texts depend on where weights lie, which have hashes of their own; `places` keeps it.
@@ -33,9 +33,10 @@ def recipe_values(recipe: Recipe, *, places: bool = False) -> dict[str, Any]:
     for settings in (values["generate"], *values["generate"].get("tasks", {}).values()):
         settings.pop("batch_size", None)
         settings.pop("fallback_text", None)
-    for part, names in PLACES.items():
-        for name in () if places else names:
-            values[part].pop(name, None)
+    for part in values.values():
+        if isinstance(part, dict) and not places:
+            for name in PATH_KEYS:
+                part.pop(name, None)
     return values
 
 
@@ -90,7 +91,7 @@ def large_files(parts: Mapping[str, Path]) -> dict[str, int]:
     return times
 
 
-def weight_paths(recipe: Recipe) -> dict[str, Path]:
+def weight_paths(recipe: BaseRecipe) -> dict[str, Path]:
     """Where the weights of each part lie; a part inside the checkpoint's folder is left out.
 
     Raises:
@@ -100,20 +101,22 @@ def weight_paths(recipe: Recipe) -> dict[str, Path]:
         return _weight_paths(recipe)
 
 
-def _weight_paths(recipe: Recipe) -> dict[str, Path]:
-    named = {"speech_encoder": recipe.speech_encoder.path, "audio_encoder": recipe.audio_encoder.path}
-    decoder = recipe.decoder
-    found = {}
+def _weight_paths(recipe: BaseRecipe) -> dict[str, Path]:
+    paths: dict[str, Path] = {}
     if recipe.checkpoint is not None:
-        found["checkpoint"] = local_path(recipe.checkpoint, kind="checkpoint")
-        decoder = own_decoder(decoder, found["checkpoint"])
-    named["decoder"] = decoder.path
-    found |= {part: local_path(path) for part, path in named.items() if path is not None}
-    if decoder.tokenizer is not None:
-        found["tokenizer"] = local_path(decoder.tokenizer, kind="tokenizer")
-    found = {part: path.resolve() for part, path in found.items()}
-    whole = found.get("checkpoint")
-    return {part: path for part, path in found.items() if path is whole or whole not in path.parents}
+        checkpoint = local_path(recipe.checkpoint, kind="checkpoint")
+        paths["checkpoint"] = checkpoint
+        if isinstance(recipe, Recipe):
+            recipe = recipe.model_copy(update={"decoder": own_decoder(recipe.decoder, checkpoint)})
+    for key, path in recipe.weight_paths().items():
+        section, _, name = key.rpartition(".")
+        if name == "tokenizer":
+            paths["tokenizer"] = local_path(path, kind="tokenizer")
+        else:
+            paths[section or name] = local_path(path)
+    paths = {part: path.resolve() for part, path in paths.items()}
+    whole = paths.get("checkpoint")
+    return {part: path for part, path in paths.items() if path is whole or whole not in path.parents}
 
 
 def combined(hashes: Mapping[str, Mapping[str, str]]) -> str:
@@ -138,7 +141,7 @@ def recordings_hash(names: Iterable[str], audio_root: Path) -> str:
 
 
 def run_provenance(
-    recipe: Recipe, test_set: dict[str, str], asked: dict[str, Any], options: dict[str, str]
+    recipe: BaseRecipe, test_set: dict[str, str], asked: dict[str, Any], options: dict[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a report says that its texts were made of, and its run key, all that they depend on; both JSON values.
 

@@ -28,9 +28,9 @@ from nota_cli.inference.provenance import MACHINE_LOCAL_KEYS, file_hash, recordi
 from nota_cli.inference.report import Facts, Stages, report_path, run_report
 from nota_cli.inference.results import Outcomes, Result, Tally, timed
 from nota_cli.inference.selection import Selection, select_annotation, select_recordings
-from nota_cli.models.device import check_device_name, pick_device
+from nota_cli.models.device import check_device_name, device_for
 from nota_cli.models.loading import load
-from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.schema import BaseRecipe
 from nota_cli.submission import write_submission
 
 ODD_AUDIO = {
@@ -54,7 +54,7 @@ class _Share:
 class _Run:
     """What all processes of a run know."""
 
-    recipe: Recipe
+    recipe: BaseRecipe
     options: InferOptions
     selection: Selection
     out: Path
@@ -73,7 +73,7 @@ class _Run:
     @cached_property
     def device(self) -> str:
         """Where this process's model runs; asking imports torch."""
-        return _device(self.options.device, self.ranks)
+        return _device(self.recipe, self.options.device, self.ranks)
 
     @property
     def policy(self) -> Policy:
@@ -81,7 +81,7 @@ class _Run:
         return Policy(self.options.on_error, self.rows, lambda task: settings.for_task(task).fallback_text)
 
 
-def run_infer(recipe: Recipe, options: InferOptions) -> dict[str, object] | None:
+def run_infer(recipe: BaseRecipe, options: InferOptions) -> dict[str, object] | None:
     """Annotation to CSV and report; returns what the summary table shows, None in processes other than rank 0.
 
     Raises:
@@ -102,7 +102,7 @@ def run_infer(recipe: Recipe, options: InferOptions) -> dict[str, object] | None
             raise
 
 
-def _prepare(recipe: Recipe, options: InferOptions, ranks: Ranks) -> _Run:
+def _prepare(recipe: BaseRecipe, options: InferOptions, ranks: Ranks) -> _Run:
     if options.recordings:
         chosen = select_recordings(options.recordings, options.task or "", options.limit)
     else:
@@ -356,9 +356,9 @@ def _provenance(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:
     )
 
 
-def _device(name: str, ranks: Ranks) -> str:
+def _device(recipe: BaseRecipe, name: str, ranks: Ranks) -> str:
     """`auto` gives every process of a machine a CUDA device of its own, as far as there are any."""
-    picked = pick_device(name)
+    picked = device_for(recipe, name)
     if name != "auto" or picked != "cuda" or ranks.world == 1:
         return picked
     import torch
@@ -366,7 +366,7 @@ def _device(name: str, ranks: Ranks) -> str:
     return f"cuda:{int(os.environ.get('LOCAL_RANK', ranks.rank)) % torch.cuda.device_count()}"
 
 
-def _check_prompts(rows: Sequence[Row], recipe: Recipe) -> None:
+def _check_prompts(rows: Sequence[Row], recipe: BaseRecipe) -> None:
     """Every row's task needs a prompt; better known before the model is loaded."""
     lacking = sorted({row.task for row in rows} - set(recipe.prompts.tasks))
     if lacking:

@@ -9,7 +9,7 @@ from nota_cli.data.annotation import FAMILY_TASK, Row, annotation_bytes, of_task
 from nota_cli.data.recordings import STDIN, Recording, recording_rows
 from nota_cli.errors import UsageError
 from nota_cli.inference.provenance import data_hash, file_hash, value_hash
-from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.schema import BaseRecipe
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Selection:
 
 
 def select_annotation(
-    recipe: Recipe,
+    recipe: BaseRecipe,
     task: str | None,
     annotation: Path | None,
     audio_root: Path | None,
@@ -73,7 +73,7 @@ def select_recordings(recordings: Sequence[Recording], task: str, limit: int | N
     return Selection(recording_rows(chosen, FAMILY_TASK[task]), value_hash(names), None, Path())
 
 
-def _nothing_to_run_over(task: str | None, recipe: Recipe) -> str:
+def _nothing_to_run_over(task: str | None, recipe: BaseRecipe) -> str:
     there = list(recipe.data.test)
     remedies = [f"--task {' or --task '.join(there)} for the recipe's own test set"] if there else []
     if task != "qa":

@@ -8,6 +8,7 @@ from nota_cli.assets import home
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import decode, parse_json
+from nota_cli.recipe.encoders import ENCODERS
 
 WEIGHT_SUFFIXES = (".pt", ".pth")
 
@@ -33,7 +34,7 @@ def architecture(path: str, kind: str | None = None) -> dict[str, Any]:
     if file.is_file():
         config = _read(file)
         model_type = config.get("model_type")
-        kind = model_type if model_type in ("whisper", "ced", "eat") else "decoder"
+        kind = model_type if model_type in ENCODERS else "decoder"
         return {"source": str(path), "kind": kind, "parameters": None, "config": config}
     name = Path(path).name.lower()
     for suffix in WEIGHT_SUFFIXES:

@@ -23,13 +23,15 @@ from nota_cli.files import atomic_folder, atomic_path, copy_folder, write_text
 from nota_cli.models import adapter
 from nota_cli.models.vocabulary import MAPPING
 from nota_cli.recipe.load import dump_recipe
-from nota_cli.recipe.schema import Data, Recipe, Section
+from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.section import Section
+from nota_cli.recipe.training import Data
 from nota_cli.weights.files import read_safetensors, read_torch_file, refuse_non_finite
 from nota_cli.weights.fit import shape_line
 from nota_cli.weights.state_dicts import example_names, find_weights, plain_names
 
 if TYPE_CHECKING:
-    from nota_cli.models.families.salmonn import AudioLM
+    from nota_cli.models.families.salmonn import Salmonn
 
 WEIGHTS = "model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -68,7 +70,7 @@ RENAMES = [
 ]
 
 
-def own_state(model: "AudioLM") -> dict[str, Tensor]:
+def own_state(model: "Salmonn") -> dict[str, Tensor]:
     """The tensors of `model.safetensors`: parts outside the decoder that no path of the recipe provides."""
     recipe = model.recipe
     provided = tuple(
@@ -85,14 +87,14 @@ def makes_decoder(recipe: Recipe) -> bool:
     return recipe.decoder.train or recipe.decoder.config is not None
 
 
-def saved_names(model: "AudioLM") -> set[str]:
+def saved_names(model: "Salmonn") -> set[str]:
     """Names of all weights that `save_checkpoint` writes."""
     names = {name for name in model.state_dict() if "lora_" in name or makes_decoder(model.recipe)}
     return set(own_state(model)) | {name for name in names if name.startswith("decoder.")}
 
 
-def save_checkpoint(model: "AudioLM", folder: Path, dtype: torch.dtype = torch.float32) -> None:
-    """Write the folder that `load_checkpoint` and `AudioLM.from_pretrained` read, `recipe.yaml` last.
+def save_checkpoint(model: "Salmonn", folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write the folder that `load_checkpoint` and `Salmonn.from_pretrained` read, `recipe.yaml` last.
 
     Args:
         model: what is saved.
@@ -127,7 +129,7 @@ def _stored(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor.to(dtype) if tensor.dtype == torch.float32 else tensor
 
 
-def _self_contained(model: "AudioLM", folder: Path) -> Recipe:
+def _self_contained(model: "Salmonn", folder: Path) -> Recipe:
     """The recipe as it stands in the folder: a decoder that was made here is copied in and named relative to it.
 
     Published weights stay where they are: they are many times larger than what was trained, and not the run's own.
@@ -177,7 +179,7 @@ def _belongs_to_a_checkpoint(decoder: Path, target: Path) -> bool:
     return decoder.is_dir() and (decoder.resolve() == target.resolve() or (decoder.parent / WEIGHTS).is_file())
 
 
-def load_checkpoint(model: "AudioLM", path: Path, *, allow_missing: bool = False) -> KeyReport:
+def load_checkpoint(model: "Salmonn", path: Path, *, allow_missing: bool = False) -> KeyReport:
     """Load a folder of ours or a team's `.pth` over the model.
 
     Args:
@@ -243,7 +245,7 @@ def _our_name(name: str) -> str:
     return name
 
 
-def _read_adapter(folder: Path, model: "AudioLM") -> dict[str, Tensor]:
+def _read_adapter(folder: Path, model: "Salmonn") -> dict[str, Tensor]:
     if not any((folder / name).is_file() for name in adapter.WEIGHTS):
         raise CheckpointError(
             f"checkpoint {folder.parent}: its LoRA weights should be in {folder / adapter.WEIGHTS[0]}, "
@@ -257,7 +259,7 @@ def _read_adapter(folder: Path, model: "AudioLM") -> dict[str, Tensor]:
     return plain_names(tensors, file, model.state_dict(), adapter.own_name)
 
 
-def _load(model: "AudioLM", state: dict[str, Tensor], expected: set[str], path: Path, allow_missing: bool) -> KeyReport:
+def _load(model: "Salmonn", state: dict[str, Tensor], expected: set[str], path: Path, allow_missing: bool) -> KeyReport:
     own = model.state_dict()
     # What the recipe's own paths provide is not expected, but a checkpoint in which it was trained holds it.
     known = expected | (set(state) & set(own))

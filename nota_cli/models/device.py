@@ -4,6 +4,8 @@ import re
 
 from nota_cli.errors import UsageError
 from nota_cli.imports import heavy_imports
+from nota_cli.recipe.families import family_of
+from nota_cli.recipe.schema import BaseRecipe
 
 NAMES = re.compile(r"auto|(cpu|cuda)(:\d+)?")
 
@@ -36,3 +38,17 @@ def pick_device(name: str) -> str:
             f"--device {name}: torch finds {torch.cuda.device_count()} CUDA devices here; try --device cpu"
         )
     return name
+
+
+def device_for(recipe: BaseRecipe, name: str) -> str:
+    """`pick_device` for a recipe's family: one that needs no torch runs on the CPU, and torch is not asked.
+
+    Raises:
+        UsageError: there is no such device, or the family cannot use it.
+    """
+    if family_of(recipe.family).runs_on_torch:
+        return pick_device(name)
+    check_device_name(name)
+    if name.startswith("cuda"):
+        raise UsageError(f"--device {name}: recipe {recipe.name} runs on the CPU alone; leave it out")
+    return "cpu"

@@ -18,7 +18,7 @@ from nota_cli.recipe.schema import Recipe
 
 if TYPE_CHECKING:
     from nota_cli.models.decoders.decoder import Decoder
-    from nota_cli.models.families.salmonn import AudioLM
+    from nota_cli.models.families.salmonn import Salmonn
 
 NOT_EXACT = (
     "a merged weight lies off the grid of quantized ones, so merging is not exact. Run it with its adapters as it is, "
@@ -118,7 +118,7 @@ def put_lora(decoder: "Decoder", recipe: Recipe, config: AdapterConfig | None) -
 
 
 @torch.no_grad()
-def merge_lora(model: "AudioLM", *, rounding: bool = False) -> int:
+def merge_lora(model: "Salmonn", *, rounding: bool = False) -> int:
     """Merge the adapters of a model that only runs from now on, where its weights stay what they would be.
 
     In float32 the texts are the same and the logits differ in their last digits. Half-precision weights are rounded by
@@ -157,7 +157,7 @@ def merge_lora(model: "AudioLM", *, rounding: bool = False) -> int:
     return len(layers)
 
 
-def merge_as_asked(model: "AudioLM") -> int:
+def merge_as_asked(model: "Salmonn") -> int:
     """Merge the adapters of a model that only runs from now on as its recipe's `generate.merge_lora` says.
 
     Returns:
@@ -183,7 +183,7 @@ def merge_as_asked(model: "AudioLM") -> int:
     return merged
 
 
-def prepare_to_run(model: "AudioLM") -> None:
+def prepare_to_run(model: "Salmonn") -> None:
     """Do with the adapters what the recipe asks for; those that stay lose what only training needs.
 
     With `generate.decoding: plain` they stay peft's. The model cannot be trained or saved any more.
@@ -228,7 +228,7 @@ def _frozen(weight: Tensor) -> nn.Linear:
 
 
 @torch.no_grad()
-def use_inference_lora(model: "AudioLM") -> int:
+def use_inference_lora(model: "Salmonn") -> int:
     """Put plain arithmetic in the place of peft's layers: fewer kernels and less Python a token, the same numbers.
 
     Layers whose scale is no power of two are left, since folding it into B would round. As after `merge_lora`, the

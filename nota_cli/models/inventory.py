@@ -1,45 +1,23 @@
-"""What a model is made of: parameters and bytes by part and by type of number."""
+"""Counting what torch modules hold: parameters and bytes by part and by type of number."""
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.parts import Part
 from nota_cli.quantization.dummy import packed_tensors
 
 
-@dataclass(frozen=True)
-class Part:
-    """One part of a model.
+def count_parts(components: Mapping[str, nn.Module], *, adapted: bool = False) -> list[Part]:
+    """Parts of a model, on whatever device, the meta device included; every tensor of a part is counted once.
 
-    Attributes:
-        name: `speech_encoder`, `audio_encoder`, `connector`, `decoder` or `lora`.
-        parameters: numbers that the part has learnt; a packed weight counts as the matrix that it stands for.
-        by_type: bytes by type of number, buffers included; `4-bit` and
-            `8-bit` hold packed weights with their scales and zeros.
+    Args:
+        components: the modules by the parts' names.
+        adapted: whether the decoder holds adapters, which are a part of their own, `lora`.
     """
-
-    name: str
-    parameters: int
-    by_type: dict[str, int]
-
-    @property
-    def bytes(self) -> int:
-        """Of everything together."""
-        return sum(self.by_type.values())
-
-
-def inventory(model: AudioLM) -> list[Part]:
-    """The parts of a model, on whatever device, the meta device included; every tensor is counted once."""
-    parts = []
-    for name in ("speech_encoder", "audio_encoder", "connector", "decoder"):
-        module = getattr(model, name)
-        if module is not None:
-            parts.append(_part(name, module, lora=False))
-    if model.recipe.lora is not None:
-        parts.append(_part("lora", model.decoder, lora=True))
-    return parts
+    parts = [_part(name, module, lora=False) for name, module in components.items()]
+    return [*parts, _part("lora", components["decoder"], lora=True)] if adapted else parts
 
 
 def _part(name: str, module: nn.Module, *, lora: bool) -> Part:

@@ -4,16 +4,16 @@ import errno
 import gc
 import os
 import resource
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from nota_cli.errors import NotaError
-from nota_cli.models.inventory import Part
+from nota_cli.models.parts import Part
 
 NO_MEMORY: tuple[str, ...] = (
     "out of memory",
@@ -30,7 +30,8 @@ CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error, or one that it comes from, says that memory, of whichever device, did not do."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    torch = sys.modules.get("torch")  # without it no error is torch's
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     if isinstance(error, OSError) and error.errno == errno.ENOMEM:
         return True
@@ -102,7 +103,9 @@ def _left_of_limit() -> int | None:
 
 def memory_there(device: str) -> list[tuple[str, int]]:
     """Name and bytes of each limit that is known: free memory of the device, and what this process may have."""
-    if torch.device(device).type == "cuda":
+    if device.startswith("cuda"):
+        import torch
+
         free, _ = torch.cuda.mem_get_info(device)
         return [("free on the device", free)]
     there = []

@@ -1,4 +1,4 @@
-"""Parameters and bytes of a recipe's parts by arithmetic: what `inventory` counts, without a model or torch."""
+"""Parameters and bytes of a recipe's parts by arithmetic: what `count_parts` counts, without a model or torch."""
 
 import json
 from collections import Counter
@@ -9,6 +9,7 @@ from typing import Any
 
 from nota_cli.errors import RecipeError
 from nota_cli.models.architectures import architecture
+from nota_cli.models.parts import Part
 from nota_cli.models.vocabulary import kept_rows
 from nota_cli.recipe.schema import AudioEncoder, Decoder, Encoder, Recipe
 
@@ -55,7 +56,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 @dataclass
 class PartSize:
-    """One part, as `nota_cli.models.inventory.Part`: name, parameters, bytes by type of number."""
+    """A `Part` that is still being counted, and how its numbers are held."""
 
     name: str
     dtype: str = "float32"
@@ -63,11 +64,6 @@ class PartSize:
     packing: dict[str, int] = field(default_factory=dict)
     parameters: int = 0
     by_type: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def bytes(self) -> int:
-        """Of everything together."""
-        return self.by_type.total()
 
     def plain(self, numbers: int) -> None:
         """Parameters that are never quantized."""
@@ -112,14 +108,14 @@ class PartSize:
         return bits, inputs * outputs * bits // 8 + zeros + scales + shifts + 4 * inputs  # and each input's group
 
 
-def part_sizes(recipe: Recipe) -> list[PartSize]:
-    """The parts of a recipe's model, as `nota_cli.models.inventory.inventory` counts a model with dummy weights.
+def part_sizes(recipe: Recipe) -> list[Part]:
+    """The parts of a recipe's model, as `Salmonn.parts` counts a model with dummy weights.
 
     Raises:
         RecipeError: a part's shape is not known here: no architecture file, or a config that does not say enough.
     """
     try:
-        speech, speech_width = _encoder("speech_encoder", "whisper", recipe.speech_encoder, {})
+        speech, speech_width = _encoder("speech_encoder", recipe.speech_encoder.kind, recipe.speech_encoder, {})
         parts, audio_width = [speech], 0
         if recipe.audio_encoder.kind != "none":
             audio, audio_width = _audio_encoder(recipe.audio_encoder)
@@ -128,7 +124,7 @@ def part_sizes(recipe: Recipe) -> list[PartSize]:
         parts += [_connector(recipe, speech_width, audio_width, config["hidden_size"]), decoder]
         if recipe.lora is not None:
             parts.append(_lora(recipe, config))
-        return parts
+        return [Part(part.name, part.parameters, dict(part.by_type)) for part in parts]
     except KeyError as error:
         raise RecipeError(f"recipe {recipe.name!r}: a config lacks {error}, without which no size is known") from error
 
@@ -136,10 +132,10 @@ def part_sizes(recipe: Recipe) -> list[PartSize]:
 def _encoder(name: str, kind: str, spec: Encoder, more: Mapping[str, Any]) -> tuple[PartSize, int]:
     values = spec.config if spec.config is not None else architecture(str(spec.path), kind)["config"]
     part = PartSize(name, spec.dtype, spec.quantization)
-    width = {"whisper": _whisper, "beats": _beats, "ced": _ced, "eat": _eat}[kind](
-        part, {**DEFAULTS[kind], **values, **more}
-    )
-    return part, width
+    counters = {"whisper": _whisper, "beats": _beats, "ced": _ced, "eat": _eat}
+    if kind not in counters:
+        raise RecipeError(f"{name}: the size of a {kind} encoder is not known without building it")
+    return part, counters[kind](part, {**DEFAULTS[kind], **values, **more})
 
 
 def _audio_encoder(spec: AudioEncoder) -> tuple[PartSize, int]:

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from nota_cli.errors import RecipeError, listing
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import decode, parse_json, parse_yaml
+from nota_cli.recipe.encoders import ENCODERS
 from nota_cli.recipe.schema import Recipe
 
 Stage = Literal[1, 2]
@@ -240,11 +241,10 @@ def _audio_encoder(config: _Config) -> dict[str, Any]:
         return {"kind": "none"}
     values = {"kind": "beats", "path": path, "train": not frozen}
     # Trials kept the key and changed what it names.
-    if re.search(r"(^|[^a-z])ced([^a-z]|$)|audiotransformer", Path(path).name.lower()):
-        config.note("CED as NLP-07 had it: BEATs' scaling, tokens by frequency", "model.beats_path")
-        values |= {"kind": "ced", "scaling": "beats", "token_order": "frequency"}
-    elif re.search(r"(^|[^a-z])eat([^a-z]|$)", Path(path).name.lower()):
-        values["kind"] = "eat"
+    for name, kind in ENCODERS.items():
+        if kind.file_name is not None and re.search(kind.file_name, Path(path).name.lower()):
+            config.note(kind.import_note, "model.beats_path") if kind.import_note else None
+            return values | {"kind": name, **kind.as_imported}
     return values
 
 

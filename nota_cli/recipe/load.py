@@ -13,7 +13,8 @@ from nota_cli.errors import RecipeError, listing
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import decode, dump_yaml, parse_yaml
 from nota_cli.paths import expand_path, near_paths
-from nota_cli.recipe.schema import Decoder, Recipe
+from nota_cli.recipe.families import DEFAULT_FAMILY, family_of
+from nota_cli.recipe.schema import BaseRecipe, Decoder, Recipe
 
 DEFAULT_RECIPE = "tiny"
 
@@ -60,8 +61,8 @@ def _expanded(path: str) -> str:
         raise RecipeError(str(error)) from None
 
 
-def load_recipe(name: str = DEFAULT_RECIPE, settings: list[str] | None = None) -> Recipe:
-    """Read a recipe by name, file or checkpoint folder, and lay `a.b=value` settings over it (values are YAML).
+def load_any_recipe(name: str = DEFAULT_RECIPE, settings: list[str] | None = None) -> BaseRecipe:
+    """Read a recipe of any family by name, file or checkpoint folder, with `a.b=value` settings over it (in YAML).
 
     A setting merges into a section as a recipe does into its `base:`; any other value, a list too, is replaced.
 
@@ -77,24 +78,44 @@ def load_recipe(name: str = DEFAULT_RECIPE, settings: list[str] | None = None) -
     values = _merge(_merged(chain), parse_settings(settings or []))
     values.setdefault("name", file.stem)
     try:
-        return Recipe.model_validate(values).read_from([each for each, _ in reversed(chain)])
+        schema = family_of(values.get("family", DEFAULT_FAMILY)).recipe_class()
+    except RecipeError as error:
+        raise RecipeError(f"recipe {file}:\n{listing([str(error)])}") from None
+    try:
+        return schema.model_validate(values).read_from([each for each, _ in reversed(chain)])
     except ValidationError as error:
-        raise RecipeError(f"recipe {file}:\n{listing(_problems(error))}") from None
+        raise RecipeError(f"recipe {file}:\n{listing(_problems(error, schema))}") from None
 
 
-def load_system(name: str, checkpoint: Path | None = None, settings: list[str] | None = None) -> Recipe:
-    """A recipe as `load_recipe` reads it, with the checkpoint in it that is given, or whose folder `name` is."""
-    loaded = load_recipe(name, settings)
+def load_recipe(name: str = DEFAULT_RECIPE, settings: list[str] | None = None) -> Recipe:
+    """Read a recipe of SALMONN's family, for what works on encoders, connector and decoder; see `load_any_recipe`.
+
+    Raises:
+        RecipeError: as `load_any_recipe`, or the recipe is of another family.
+    """
+    return salmonn_recipe(load_any_recipe(name, settings))
+
+
+def salmonn_recipe(recipe: BaseRecipe) -> Recipe:
+    """The recipe itself, if it is of SALMONN's family.
+
+    Raises:
+        RecipeError: it is of another one.
+    """
+    if not isinstance(recipe, Recipe):
+        raise RecipeError(
+            f"recipe {recipe.name!r} is of the family {recipe.family}, and this works on systems of an encoder, a "
+            f"connector and a decoder alone (family {DEFAULT_FAMILY})"
+        )
+    return recipe
+
+
+def load_system(name: str, checkpoint: Path | None = None, settings: list[str] | None = None) -> BaseRecipe:
+    """A recipe of any family, with the checkpoint in it that is given, or whose folder `name` is."""
+    loaded = load_any_recipe(name, settings)
     if checkpoint is None and (Path(name) / "recipe.yaml").is_file():
         checkpoint = Path(name)
-    if checkpoint is None:
-        return loaded
-    changes: dict[str, object] = {"checkpoint": str(checkpoint)}
-    own = loaded.checkpoint is not None and loaded.decoder.path == str(Path(loaded.checkpoint) / "decoder")
-    if own and (checkpoint / "decoder").is_dir():
-        # The recipe's decoder belongs to its own checkpoint; another checkpoint brings another one.
-        changes["decoder"] = loaded.decoder.model_copy(update={"path": str(checkpoint / "decoder")})
-    return loaded.model_copy(update=changes)
+    return loaded if checkpoint is None else loaded.with_checkpoint(checkpoint)
 
 
 def own_decoder(spec: Decoder, folder: Path) -> Decoder:
@@ -104,12 +125,12 @@ def own_decoder(spec: Decoder, folder: Path) -> Decoder:
     return spec.model_copy(update={"path": str(folder / "decoder"), "config": None, "tokenizer": None})
 
 
-def recipe_hash(recipe: Recipe) -> str:
+def recipe_hash(recipe: BaseRecipe) -> str:
     """Twelve hexadecimal digits that change whenever a value of the recipe does."""
     return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:12]
 
 
-def dump_recipe(recipe: Recipe, *, ascii_only: bool = False) -> str:
+def dump_recipe(recipe: BaseRecipe, *, ascii_only: bool = False) -> str:
     """The recipe as YAML that `load_recipe` reads back, defaults left out; other characters as escapes if asked for."""
     values = recipe.model_dump(mode="json", exclude_defaults=True)
     return dump_yaml(values, ascii_only=ascii_only)
@@ -240,12 +261,12 @@ def _is_under(key: str, section: str) -> bool:
     return key.startswith(f"{section}.")
 
 
-def _problems(error: ValidationError) -> list[str]:
+def _problems(error: ValidationError, schema: type[BaseRecipe]) -> list[str]:
     problems = []
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"]) or "recipe"
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(item["loc"][:-1]), n=1)
+            near = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(schema, item["loc"][:-1]), n=1)
             problems.append(f"{where}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
         elif item["type"] == "missing":
             problems.append(f"{where}: missing")
@@ -255,10 +276,9 @@ def _problems(error: ValidationError) -> list[str]:
     return problems
 
 
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    schema: Any = Recipe.model_json_schema()
-    definitions = schema["$defs"]
-    node = schema
+def _known_keys(recipe: type[BaseRecipe], location: tuple[int | str, ...]) -> list[str]:
+    node: Any = recipe.model_json_schema()
+    definitions = node["$defs"]
     for part in location:
         if isinstance(part, int):
             node = node.get("items", {})

@@ -1,26 +1,36 @@
 """The recipe's typed fields, their defaults and checks, and nothing else."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PrivateAttr, field_serializer, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PrivateAttr,
+    SerializerFunctionWrapHandler,
+    field_serializer,
+    model_serializer,
+    model_validator,
+)
 
-from nota_cli.paths import expand_path
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-LoadFormat = Literal["auto", "dummy"]
-"""How weights come into a model: from files, or at random at their true size."""
-PathText = Annotated[str, AfterValidator(expand_path)]
-"""A file, a folder or a hub id; `~`, `~user` and `file://` are written out."""
-Dtype = Literal["float32", "bfloat16", "float16"]
+from nota_cli.recipe.encoders import ENCODERS, Role, kinds
+from nota_cli.recipe.section import Dtype, PathText, Positive, Probability, Section
+from nota_cli.recipe.training import Data, Train
 
 
-class Section(BaseModel):
-    """A part of a recipe; a key it does not know is an error, so that a typo never vanishes."""
+def _one_of(role: Role, more: tuple[str, ...] = ()) -> Callable[[str], str]:
+    def check(kind: str) -> str:
+        names = [*kinds(role), *more]
+        if kind not in names:
+            alternatives = " or ".join(filter(None, (", ".join(map(repr, names[:-1])), repr(names[-1]))))
+            raise ValueError(f"Input should be {alternatives}")
+        return kind
 
-    model_config = ConfigDict(extra="forbid")
+    return check
+
+
+_speech_kind, _audio_kind = _one_of("speech"), _one_of("audio", ("none",))
 
 
 class Audio(Section):
@@ -44,6 +54,7 @@ class Encoder(Section):
     """How its linear layers' weights are held when it does not train: as `dtype`, or in 8 or 4 bits by groups; the
     arithmetic stays in `dtype`."""
     train: bool = False
+    kind: str = ""
 
     @model_validator(mode="after")
     def _one_source(self) -> "Encoder":
@@ -55,13 +66,14 @@ class Encoder(Section):
 class SpeechEncoder(Encoder):
     """Whisper's encoder."""
 
-    kind: Literal["whisper"] = "whisper"
+    kind: Annotated[str, AfterValidator(_speech_kind)] = "whisper"
 
 
 class AudioEncoder(Encoder):
     """The encoder for sounds other than speech, or `none`."""
 
-    kind: Literal["beats", "ced", "eat", "none"] = "beats"
+    kind: Annotated[str, AfterValidator(_audio_kind)] = "beats"
+    """One of `nota_cli.recipe.encoders`: `beats`, `ced`, `eat`; or `none`."""
     heads: Positive | None = None
     """CED only: its files do not record the number of attention heads; width / 64 if not given, as published."""
     scaling: Literal["published", "beats"] = "published"
@@ -71,14 +83,11 @@ class AudioEncoder(Encoder):
     mix times, as NLP-07's did."""
 
     @model_validator(mode="after")
-    def _settings_of_ced(self) -> "AudioEncoder":
-        given = [
-            key
-            for key in ("heads", "scaling", "token_order")
-            if getattr(self, key) != type(self).model_fields[key].default
-        ]
-        if given and self.kind in ("beats", "eat"):
-            raise ValueError(f"{', '.join(given)}: of CED alone, and the kind is {self.kind}")
+    def _settings_of_its_kind(self) -> "AudioEncoder":
+        for name, kind in ENCODERS.items():
+            given = [key for key in kind.settings if getattr(self, key) != type(self).model_fields[key].default]
+            if given and self.kind not in ("none", name):
+                raise ValueError(f"{', '.join(given)}: of {name.upper()} alone, and the kind is {self.kind}")
         if self.heads is not None and self.config is not None:
             raise ValueError("`heads` is for a file; in `config` it is num_heads")
         return self
@@ -225,112 +234,19 @@ class Generate(GenerateTask):
         return self
 
 
-class Source(Section):
-    """One annotation file and where its audio lies."""
-
-    annotation: PathText
-    audio_root: PathText
-    optional: bool = False
-    """Train without this source, with a warning, where its annotation is not there."""
-    weight: float = Field(1.0, gt=0)
-    """Share of the training rows drawn from this source, relative to the others."""
-    join: Positive = 1
-    """Up to so many rows of one `speaker` are joined into one clip, their texts with spaces."""
-    gap_seconds: tuple[float, float] = (0.0, 0.3)
-    """Silence between joined rows, drawn uniformly."""
-    background: PathText | None = None
-    """An annotation (same audio root rules as `background_root`) whose sounds are mixed under this source's clips."""
-    background_root: PathText | None = None
-    background_probability: Probability = 0.4
-    crop_seconds: float | None = Field(None, gt=0)
-    """Longer clips are cut to a random stretch of this length in training."""
-    mix_same_label: Probability = 0.0
-    """Chance that a second clip with the same `label` is added."""
-
-
-class Augment(Section):
-    """Random changes to training clips; all off by default."""
-
-    speed: float = Field(0.0, ge=0, lt=0.5)
-    """Largest relative change of speed (and with it of pitch)."""
-    gain_db: float = Field(0.0, ge=0)
-    noise: Probability = 0.0
-    """Chance of white noise at 5 to 35 dB below the clip."""
-    roll: Probability = 0.0
-    """Chance that a labeled clip is rolled in time."""
-    tone: float = Field(0.0, ge=0)
-    """Largest tilt of the spectrum, in dB at its edge."""
-    mask_time: int = Field(0, ge=0)
-    """SpecAugment: two time masks of up to so many frames of 10 ms."""
-    mask_frequency: int = Field(0, ge=0)
-    """SpecAugment: two frequency masks of up to so many bins."""
-
-
-class Data(Section):
-    """Annotation files for training, validation and test."""
-
-    train: list[Source] = []
-    validation: list[Source] = []
-    test: dict[str, Source] = {}
-
-
-class Train(Section):
-    """Optimizer, schedule and what is kept."""
-
-    steps: Positive = 90000
-    batch_size: Positive = 8
-    accumulation: Positive = 1
-    learning_rate: float = Field(3e-5, gt=0)
-    minimum_rate: float = Field(1e-5, ge=0)
-    warmup_rate: float = Field(1e-6, ge=0)
-    warmup_steps: int = Field(3000, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    beta2: float = Field(0.999, gt=0, lt=1)
-    clip_norm: float = Field(1.0, gt=0)
-    autocast: bool = True
-    """bfloat16 autocast in the forward pass."""
-    decoder_weight: float = Field(1.0, ge=0)
-    """Weight of the decoder's cross-entropy. 0 teaches the connector by `alignment_weight` alone, and the decoder is
-    never run: many times faster."""
-    alignment_weight: float = Field(0.0, ge=0)
-    """Weight of a CTC loss that moves the connector's output towards the decoder's embeddings of the spoken tokens."""
-    ctc_weight: float = Field(0.0, ge=0)
-    """Weight of a CTC loss on the speech encoder's states (tokens of the reference text); its head is thrown away."""
-    label_weight: float = Field(0.0, ge=0)
-    """Weight of a classification loss on the audio encoder's mean state (a row's `label`); its head is thrown away."""
-    save_dtype: Dtype = "float32"
-    """Number type of the trained weights in the checkpoint; training itself keeps them in float32."""
-    average: float = Field(0.0, ge=0, lt=1)
-    """Decay of the moving average of the weights that is saved; 0 saves the weights as they are."""
-    validate_every: Positive = 3000
-    save_every: Positive = 1000
-    workers: int = Field(1, ge=0)
-    seed: int = Field(0, ge=0)
-    init: PathText | None = None
-    """Checkpoint folder to start from (stage 2 starts from stage 1's weights)."""
-    augment: Augment = Augment()
-    augment_ramp: int = Field(0, ge=0)
-    """Steps over which tone, noise, masks and background grow to full strength; a model that starts from random
-    weights first has to hear anything at all."""
-
-
-class Recipe(Section):
-    """One system: everything needed to train it and run it."""
+class BaseRecipe(Section):
+    """What recipes of all model families have; a family's own recipe adds its parts (`nota_cli.recipe.families`)."""
 
     name: str
+    family: str = "salmonn"
+    """The kind of system: which class of recipe reads the other keys, and which model is built from them."""
     description: str = ""
     checkpoint: PathText | None = None
     """Trained weights to load: our folder format, or a team's `.pth`."""
     audio: Audio = Audio()
-    speech_encoder: SpeechEncoder
-    audio_encoder: AudioEncoder = AudioEncoder(kind="none")
-    connector: Connector = Connector()
-    decoder: Decoder
-    lora: Lora | None = None
     prompts: Prompts = Prompts()
     generate: Generate = Generate()
     data: Data = Data()
-    train: Train = Train()
     _files: tuple[Path, ...] = PrivateAttr(default=())
 
     @property
@@ -338,19 +254,72 @@ class Recipe(Section):
         """The files that it was read from: its own and those of its `base` chain; none if it was made otherwise."""
         return self._files
 
-    def read_from(self, files: Iterable[Path]) -> "Recipe":
+    def read_from(self, files: Iterable[Path]) -> Self:
         """Note the files that it was read from; returns the recipe itself."""
         self._files = tuple(files)
         return self
 
+    def weight_paths(self) -> dict[str, str]:
+        """Paths or hub ids of the weights and tokenizers of its parts, by the dotted keys that name them."""
+        return {}
+
+    def with_checkpoint(self, checkpoint: Path) -> Self:
+        """The recipe with other trained weights."""
+        return self.model_copy(update={"checkpoint": str(checkpoint)})
+
     def __eq__(self, other: object) -> bool:
         """Whether all values are the same, wherever they were read from."""
-        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+        return isinstance(other, BaseRecipe) and type(other) is type(self) and self.__dict__ == other.__dict__
 
     @model_validator(mode="after")
-    def _tasks_are_asked(self) -> "Recipe":
+    def _tasks_are_asked(self) -> Self:
         unknown = [task for task in self.generate.tasks if task not in self.prompts.tasks]
         if unknown:
             there = ", ".join(self.prompts.tasks)
             raise ValueError(f"generate.tasks: no prompt for {', '.join(unknown)}; prompts.tasks has {there}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _in_order(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A family's own keys stand where a person writes them, and `family` is written where it is not the default."""
+        values: dict[str, Any] = values_of(self)
+        if values.get("family") == BaseRecipe.model_fields["family"].default:
+            del values["family"]
+        return {key: values[key] for key in sorted(values, key=self._rank)}
+
+    @classmethod
+    def _rank(cls, key: str) -> int:
+        """Place of a key: those up to the audio, the family's own ones, those from the prompts on; training last."""
+        first, last = ("name", "family", "description", "checkpoint", "audio"), ("prompts", "generate", "data", "train")
+        own = [name for name in cls.model_fields if name not in (*first, *last)]
+        return (*first, *own, *last).index(key)
+
+
+class Recipe(BaseRecipe):
+    """A system of SALMONN's family: encoders, connector and decoder; everything needed to train it and run it."""
+
+    speech_encoder: SpeechEncoder
+    audio_encoder: AudioEncoder = AudioEncoder(kind="none")
+    connector: Connector = Connector()
+    decoder: Decoder
+    lora: Lora | None = None
+    train: Train = Train()
+
+    def weight_paths(self) -> dict[str, str]:
+        """As every recipe's."""
+        paths = {
+            "speech_encoder.path": self.speech_encoder.path,
+            "audio_encoder.path": None if self.audio_encoder.kind == "none" else self.audio_encoder.path,
+            "decoder.path": self.decoder.path,
+            "decoder.tokenizer": self.decoder.tokenizer,
+        }
+        return {key: path for key, path in paths.items() if path is not None}
+
+    def with_checkpoint(self, checkpoint: Path) -> "Recipe":
+        """As every recipe's; a decoder that belongs to the recipe's own checkpoint gives way to the new one's."""
+        changed = super().with_checkpoint(checkpoint)
+        own = self.checkpoint is not None and self.decoder.path == str(Path(self.checkpoint) / "decoder")
+        if not (own and (checkpoint / "decoder").is_dir()):
+            return changed
+        decoder = self.decoder.model_copy(update={"path": str(checkpoint / "decoder")})
+        return changed.model_copy(update={"decoder": decoder})

@@ -8,7 +8,8 @@ from nota_cli.console import warn
 from nota_cli.errors import RecipeError, listing, printable
 from nota_cli.paths import path_note
 from nota_cli.recipe.load import named_in, recipe_names
-from nota_cli.recipe.schema import Recipe, Source
+from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.training import Source
 
 
 def with_data_there(recipe: Recipe, name: str) -> Recipe:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nota_cli.data.annotation import family
-from nota_cli.data.batches import Batch
-from nota_cli.models.families.salmonn import AudioLM, Encoded
-from nota_cli.recipe.schema import Train
+from nota_cli.data.row_batches import Batch
+from nota_cli.models.families.salmonn import Encoded, Salmonn
+from nota_cli.recipe.training import Train
 
 CONFIDENT = 12.0  # the alignment's score of an output that is exactly a token's embedding
 CTC_POOL = 4  # states averaged for one CTC frame: with 80 ms instead of 20 ms there are far fewer blanks to get lost in
@@ -27,7 +27,7 @@ class AuxiliaryHeads(nn.Module):
         labels: every label of the training rows.
     """
 
-    def __init__(self, model: AudioLM, spec: Train, labels: list[str]) -> None:
+    def __init__(self, model: Salmonn, spec: Train, labels: list[str]) -> None:
         super().__init__()
         self.spec = spec
         self.token_ids = model.decoder.token_ids
@@ -76,7 +76,7 @@ class AlignmentHead(nn.Module):
         model: the model whose connector is taught.
     """
 
-    def __init__(self, model: AudioLM) -> None:
+    def __init__(self, model: Salmonn) -> None:
         super().__init__()
         ids = torch.arange(len(model.decoder.tokenizer), device=model.device)
         # What the connector has to say for the decoder to see exactly a token's embedding.

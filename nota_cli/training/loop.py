@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from nota_cli.console import progress, say
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.batches import Batch, TrainingBatches, loader
+from nota_cli.data.batches import TrainingBatches
+from nota_cli.data.row_batches import Batch, loader
 from nota_cli.errors import CheckpointError, NotaError, RecipeError, UsageError
 from nota_cli.files import check_writable, write_text
-from nota_cli.inference.engine import feature_spec
-from nota_cli.models.build import build, train_mode
+from nota_cli.models.build import build
 from nota_cli.models.checkpoint import load_checkpoint, save_checkpoint
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.salmonn import Salmonn
+from nota_cli.models.families.salmonn_build import train_mode
 from nota_cli.recipe.load import own_decoder, recipe_hash
 from nota_cli.recipe.schema import Recipe
 from nota_cli.training.auxiliary import AuxiliaryHeads
@@ -50,7 +51,7 @@ class _Trainer:
         if self.spec.init is not None:
             decoder = own_decoder(recipe.decoder, Path(self.spec.init))
             recipe = recipe.model_copy(update={"decoder": decoder})
-        self.model = build(recipe, str(accelerator.device), trainable=True)
+        self.model = build(recipe, str(accelerator.device), "train")
         if self.spec.init is not None:
             _start_from(self.model, Path(self.spec.init))
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
@@ -61,7 +62,7 @@ class _Trainer:
             raise RecipeError(f"train.batch_size {self.spec.batch_size} does not split over the processes evenly")
         ramp = self.spec.augment_ramp * self.spec.accumulation * accelerator.num_processes
         self.batches = TrainingBatches(
-            recipe.data.train, feature_spec(self.model), self.spec.augment, share, self.spec.seed, ramp
+            recipe.data.train, self.model.preprocessor(), self.spec.augment, share, self.spec.seed, ramp
         )
         self.heads = AuxiliaryHeads(self.model, self.spec, self.batches.label_names).to(accelerator.device)
         named = [*self.model.named_parameters(), *((f"heads.{k}", p) for k, p in self.heads.named_parameters())]
@@ -235,7 +236,7 @@ def _has_half(recipe: Recipe) -> bool:
     return "float16" in (recipe.speech_encoder.dtype, recipe.audio_encoder.dtype, recipe.decoder.dtype)
 
 
-def _start_from(model: AudioLM, folder: Path) -> None:
+def _start_from(model: Salmonn, folder: Path) -> None:
     """Weights of an earlier stage; the adapters of this stage, if that one had none, start fresh."""
     recipe = model.recipe
     fresh = recipe.lora is not None and folder.is_dir() and not (folder / "adapter").is_dir()

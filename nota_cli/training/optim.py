@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from nota_cli.recipe.schema import Train
+from nota_cli.recipe.training import Train
 
 
 def make_optimizer(parameters: list[tuple[str, nn.Parameter]], spec: Train) -> torch.optim.AdamW:

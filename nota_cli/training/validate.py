@@ -4,16 +4,15 @@ import torch
 
 from nota_cli.console import say
 from nota_cli.data.annotation import Row, family, read_annotation
-from nota_cli.data.batches import RowBatches, in_order, loader
 from nota_cli.data.corpora.registry import caption_metrics
-from nota_cli.inference.engine import feature_spec
+from nota_cli.data.row_batches import RowBatches, in_order, loader
 from nota_cli.inference.predict import predict
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.score.wer import wer, wer_as_written
 
 
 @torch.no_grad()
-def validate(model: AudioLM) -> dict[str, float]:
+def validate(model: Salmonn) -> dict[str, float]:
     """Loss, WER in percent over the speech rows, and the rate of captions that name the right class.
 
     Captions are judged by the corpus that their label belongs to (`nota_cli.data.corpora`).
@@ -25,7 +24,7 @@ def validate(model: AudioLM) -> dict[str, float]:
     for source in model.recipe.data.validation:
         rows = read_annotation(source.annotation)
         groups = in_order(len(rows), model.recipe.generate.batch_size)
-        dataset = RowBatches(rows, groups, source.audio_root, feature_spec(model))
+        dataset = RowBatches(rows, groups, source.audio_root, model.preprocessor())
         for batch in loader(dataset, range(len(groups)), 0):
             loss, _ = model(batch.features, batch.queries, batch.texts)
             losses += [float(loss)] * len(batch.rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from nota_cli.errors import CheckpointError
+from nota_cli.errors import CheckpointError, RecipeError
 
 
 def key_problems(found: Mapping[str, Tensor], own: Mapping[str, Tensor], described_by: str) -> list[str]:
@@ -45,3 +45,14 @@ def known_values(kind: type, values: Mapping[str, Any], ignored: Set[str], descr
             f"unknown keys in the {described_as}, which could change its states: {', '.join(unknown)}"
         )
     return {name: value for name, value in values.items() if name in known}
+
+
+def refuse_unknown(where: str, values: Mapping[str, object], known: Mapping[str, object]) -> None:
+    """transformers takes any key into a config without a word; a typo in a recipe shall not vanish there.
+
+    Raises:
+        RecipeError: `values` has keys that `known` has not; every one is named.
+    """
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise RecipeError(f"{where}: unknown key{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}")

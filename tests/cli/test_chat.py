@@ -50,7 +50,7 @@ def test_lines_of_stdin_are_answered_one_by_one(
 ) -> None:
     file = clips / "audio" / "c3.wav"
     encoded = []
-    from nota_cli.models.families.salmonn import AudioLM as Network
+    from nota_cli.models.families.salmonn import Salmonn as Network
 
     encode = Network.encode
     monkeypatch.setattr(Network, "encode", lambda *values: encoded.append(1) or encode(*values))

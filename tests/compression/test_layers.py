@@ -10,13 +10,15 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from helpers.networks import load_network
 from helpers.paths import SHIPPED
 from helpers.prompts import listen, logits
-from nota_cli.compression.layers import STACKS, block_influence, choose, layer_counts, prune_layers
+from nota_cli.compression.layers import block_influence, choose, layer_counts, prune_layers
 from nota_cli.errors import CheckpointError, NotaError, UsageError
 from nota_cli.features.batch import Features
 from nota_cli.models.build import build
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.encoders.base import encoder_entry
+from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.load import load_recipe
 
 SMALL = {"embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -54,7 +56,7 @@ def deep(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make(tiny_recipe, tmp_path_factory.mktemp("deep") / "beats")
 
 
-def bypass(model: AudioLM, keep: Keep) -> AudioLM:
+def bypass(model: Salmonn, keep: Keep) -> Salmonn:
     """The full model, the layers that are not kept handing on what they get."""
 
     def hand_on(*args: Tensor, **kwargs: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def bypass(model: AudioLM, keep: Keep) -> AudioLM:
 
     stacks = {"speech_encoder": model.speech_encoder.layers, "decoder": model.decoder.base.model.layers}
     if model.audio_encoder is not None:
-        name, _ = STACKS[model.recipe.audio_encoder.kind]
+        name = encoder_entry(model.recipe.audio_encoder.kind).layers
         stacks["audio_encoder"] = model.audio_encoder.get_submodule(name)
     for part, places in keep.items():
         for place, layer in enumerate(stacks[part]):
@@ -75,8 +77,8 @@ def assert_equal_to_bypassed(checkpoint: Path, out: Path, keep: Keep, *, exact: 
     report = prune_layers(checkpoint, out, keep)
     assert {part.part: list(part.kept) for part in report.parts} == {part: list(keep[part]) for part in keep}
     assert all(0 < part.bytes_after < part.bytes_before for part in report.parts)
-    found, expected = logits(AudioLM.from_pretrained(out)), logits(bypass(AudioLM.from_pretrained(checkpoint), keep))
-    assert not torch.allclose(expected, logits(AudioLM.from_pretrained(checkpoint)), rtol=1e-2)
+    found, expected = logits(load_network(out)), logits(bypass(load_network(checkpoint), keep))
+    assert not torch.allclose(expected, logits(load_network(checkpoint)), rtol=1e-2)
     if exact:
         assert torch.equal(found, expected)
     else:  # BEATs' branches are rescaled
@@ -152,7 +154,7 @@ def test_layers_can_be_dropped_again(deep: Path, tmp_path: Path) -> None:
     prune_layers(deep, tmp_path / "two", {"decoder": [1, 2], "audio_encoder": [1, 2]})
     prune_layers(tmp_path / "two", tmp_path / "one", {"decoder": [1], "audio_encoder": [0]})
     prune_layers(deep, tmp_path / "straight", {"decoder": [2], "audio_encoder": [1]})
-    one, straight = (logits(AudioLM.from_pretrained(tmp_path / name)) for name in ("one", "straight"))
+    one, straight = (logits(load_network(tmp_path / name)) for name in ("one", "straight"))
     torch.testing.assert_close(one, straight, rtol=1e-4, atol=1e-4)
 
 
@@ -173,9 +175,9 @@ def test_the_kind_of_a_layer_stays_where_the_config_leaves_it_to_its_number(deep
 
 
 def test_shards_and_names_of_unquantized_layers_are_kept_in_step(deep: Path, tmp_path: Path) -> None:
-    model = AudioLM.from_pretrained(deep)
+    model = load_network(deep)
     keep = {"decoder": [2]}
-    expected = logits(bypass(AudioLM.from_pretrained(deep), keep))
+    expected = logits(bypass(load_network(deep), keep))
     model.save_pretrained(tmp_path / "in")
     decoder = tmp_path / "in" / "decoder"
     (decoder / "model.safetensors").unlink()
@@ -189,7 +191,7 @@ def test_shards_and_names_of_unquantized_layers_are_kept_in_step(deep: Path, tmp
     files = {file.name for file in (tmp_path / "out" / "decoder").glob("*.safetensors")}
     assert set(index["weight_map"].values()) == files
     assert len(files) < shards
-    assert torch.equal(logits(AudioLM.from_pretrained(tmp_path / "out")), expected)
+    assert torch.equal(logits(load_network(tmp_path / "out")), expected)
 
 
 def test_a_half_precision_encoder_stays_one(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -198,15 +200,15 @@ def test_a_half_precision_encoder_stays_one(tiny_recipe: Path, tmp_path: Path) -
     prune_layers(checkpoint, tmp_path / "out", {"audio_encoder": [1, 2], "decoder": [1, 2]})
     state = load_file(tmp_path / "out" / "model.safetensors")
     assert {value.dtype for name, value in state.items() if name.startswith("audio_encoder.")} == {torch.bfloat16}
-    assert logits(AudioLM.from_pretrained(tmp_path / "out")).isfinite().all()
+    assert logits(load_network(tmp_path / "out")).isfinite().all()
 
 
 def test_the_shipped_gptq_checkpoint(tmp_path: Path) -> None:
     """Adapters over a quantized decoder, 4-bit layers of which are dropped without being unpacked."""
     keep = {"speech_encoder": [0, 1, 3], "decoder": [0, 2]}
     assert_equal_to_bypassed(SHIPPED, tmp_path / "out", keep)
-    model = AudioLM.from_pretrained(tmp_path / "out")
-    full = bypass(AudioLM.from_pretrained(SHIPPED), keep)
+    model = load_network(tmp_path / "out")
+    full = bypass(load_network(SHIPPED), keep)
     full.decoder.base.model.layers[2].self_attn.layer_idx = 1  # its place in the cache of keys and values
     assert model.decoder.kernel == full.decoder.kernel != "none"
     assert model.generate(*listen(model)) == full.generate(*listen(full))
@@ -225,7 +227,7 @@ def test_published_weights_move_into_the_folder(
     recipe = load_recipe(str(tmp_path / "out"))
     assert recipe.audio_encoder.path is None
     assert recipe.decoder.path == str(tmp_path / "out" / "decoder")
-    assert AudioLM.from_pretrained(tmp_path / "out").end_symbol == model.end_symbol
+    assert load_network(tmp_path / "out").end_symbol == model.end_symbol
 
 
 def test_a_published_decoder_stays_where_it_is_if_it_loses_nothing(
@@ -294,7 +296,7 @@ def test_nothing_is_written_over(deep: Path, tmp_path: Path) -> None:
 def test_damaged_folders_are_named_and_nothing_is_left_behind(deep: Path, tmp_path: Path) -> None:
     def damage(name: str, state: dict[str, Tensor] | bytes) -> None:
         folder = tmp_path / name.replace("/", "-")
-        AudioLM.from_pretrained(deep).save_pretrained(folder)
+        load_network(deep).save_pretrained(folder)
         if isinstance(state, bytes):
             (folder / name).write_bytes(state)
         else:
@@ -315,7 +317,7 @@ def test_damaged_folders_are_named_and_nothing_is_left_behind(deep: Path, tmp_pa
 
 
 def test_a_layer_that_adds_nothing_has_no_influence(deep: Path) -> None:
-    model = AudioLM.from_pretrained(deep)
+    model = load_network(deep)
     before = block_influence(model, *listen(model))
     assert {part: len(values) for part, values in before.items()} == layer_counts(deep)
     assert all(0 < value < 2 for values in before.values() for value in values)
@@ -333,7 +335,7 @@ def test_a_layer_that_adds_nothing_has_no_influence(deep: Path) -> None:
 @pytest.mark.parametrize("kind", ["beats", "ced", "eat"])
 def test_padding_has_no_influence(kind: str, tiny_recipe: Path, tmp_path: Path) -> None:
     """The mean over both clips is that of each alone, weighted by their lengths."""
-    model = AudioLM.from_pretrained(make(tiny_recipe, tmp_path / "in", kind))
+    model = load_network(make(tiny_recipe, tmp_path / "in", kind))
     features, queries = listen(model)
     together = block_influence(model, features, queries)
     alone, sizes = [], []

@@ -11,15 +11,15 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from helpers.networks import load_network
 from helpers.paths import SHIPPED
 from helpers.prompts import listen, logits
 from nota_cli.compression.merge import merge_checkpoint
 from nota_cli.efficiency.measure import measure
 from nota_cli.errors import CheckpointError, RecipeError, UsageError
 from nota_cli.models.build import build
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.models.inference_lora import InferenceLora, merge_as_asked, merge_lora, prepare_to_run
-from nota_cli.models.inventory import inventory
 from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_recipe
 
@@ -45,7 +45,7 @@ def adapted(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return make(tiny_recipe, tmp_path_factory.mktemp("adapted") / "in")
 
 
-def adapters(model: AudioLM) -> int:
+def adapters(model: Salmonn) -> int:
     return sum(isinstance(module, LoraLayer | InferenceLora) for module in model.modules())
 
 
@@ -54,7 +54,7 @@ def difference(found: Tensor, expected: Tensor) -> float:
 
 
 def test_a_float32_decoder_says_the_same_without_adapters(adapted: Path) -> None:
-    model = AudioLM.from_pretrained(adapted)
+    model = load_network(adapted)
     expected, texts = logits(model), model.generate(*listen(model))
     with model.decoder.model.disable_adapter():
         assert difference(logits(model), expected) > 0.1
@@ -72,14 +72,14 @@ def test_a_float32_decoder_says_the_same_without_adapters(adapted: Path) -> None
 
 
 def test_nothing_to_merge(tiny_checkpoint: Path) -> None:
-    assert merge_lora(AudioLM.from_pretrained(tiny_checkpoint)) == 0
+    assert merge_lora(load_network(tiny_checkpoint)) == 0
     with pytest.raises(RecipeError, match="nothing to merge"):
         merge_checkpoint(tiny_checkpoint, tiny_checkpoint.parent / "merged")
 
 
 def test_half_precision_is_rounded_on_request_alone(tiny_recipe: Path, tmp_path: Path) -> None:
     checkpoint = make(tiny_recipe, tmp_path / "in", "decoder.dtype=bfloat16")
-    model = AudioLM.from_pretrained(checkpoint)
+    model = load_network(checkpoint)
     expected = logits(model)
     assert merge_lora(model) == 0
     assert torch.equal(logits(model), expected)
@@ -91,7 +91,7 @@ def test_half_precision_is_rounded_on_request_alone(tiny_recipe: Path, tmp_path:
     merged = logits(model)
     assert {parameter.dtype for parameter in model.decoder.parameters()} == {torch.bfloat16}
     assert 0 < difference(merged, expected) < 0.05
-    assert torch.equal(logits(AudioLM.from_pretrained(tmp_path / "out")), merged)
+    assert torch.equal(logits(load_network(tmp_path / "out")), merged)
 
 
 @pytest.mark.parametrize(("dtype", "merged"), [("float32", "auto always"), ("bfloat16", "always")])
@@ -105,7 +105,7 @@ def test_the_recipe_says_what_infer_and_efficiency_merge(
     )
     left = 0 if wish in merged.split() else 14
     assert adapters(load(recipe, "cpu")) == left
-    measured: list[AudioLM] = []
+    measured: list[Salmonn] = []
     monkeypatch.setattr(
         "nota_cli.efficiency.measure.measure_model", lambda model, *rest, **more: measured.append(model) or {}
     )
@@ -128,7 +128,7 @@ def test_always_merging_refuses_what_cannot_be_merged(tiny_recipe: Path, tiny_ch
 
 
 def test_quantized_decoders_keep_their_adapters(tiny_recipe: Path, tmp_path: Path) -> None:
-    model = AudioLM.from_pretrained(SHIPPED)
+    model = load_network(SHIPPED)
     before = adapters(model)
     assert merge_lora(model, rounding=True) == 0
     assert adapters(model) == before > 0
@@ -151,7 +151,7 @@ def test_a_merged_checkpoint_says_the_same(
     assert report.lost < 1e-5
     assert sorted(path.name for path in out.iterdir()) == ["decoder", "model.safetensors", "recipe.yaml"]
     assert load_recipe(str(out)).lora is None
-    merged, model = AudioLM.from_pretrained(out), AudioLM.from_pretrained(adapted)
+    merged, model = load_network(out), load_network(adapted)
     assert adapters(merged) == 0
     assert difference(logits(merged), logits(model)) < 1e-5
     texts = []
@@ -171,7 +171,7 @@ def test_published_decoders_with_adapters_say_the_same(
     model.save_pretrained(tmp_path / "in")
     layers = adapters(model)
     assert merge_checkpoint(tmp_path / "in", tmp_path / "out").layers == layers
-    merged = AudioLM.from_pretrained(tmp_path / "out")
+    merged = load_network(tmp_path / "out")
     expected = logits(model)
     assert difference(logits(merged), expected) < 1e-5
     texts = model.generate(*listen(model))
@@ -182,27 +182,27 @@ def test_published_decoders_with_adapters_say_the_same(
 
 
 def test_weights_kept_in_half_precision_are_merged_in_the_type_they_run_in(adapted: Path, tmp_path: Path) -> None:
-    AudioLM.from_pretrained(adapted).save_pretrained(tmp_path / "in")
+    load_network(adapted).save_pretrained(tmp_path / "in")
     file = tmp_path / "in" / "decoder" / "model.safetensors"
     save_file({name: tensor.bfloat16() for name, tensor in load_file(file).items()}, file, {"format": "pt"})
     assert merge_checkpoint(tmp_path / "in", tmp_path / "out").lost < 1e-5
-    expected = logits(AudioLM.from_pretrained(tmp_path / "in"))
-    assert difference(logits(AudioLM.from_pretrained(tmp_path / "out")), expected) < 1e-5
+    expected = logits(load_network(tmp_path / "in"))
+    assert difference(logits(load_network(tmp_path / "out")), expected) < 1e-5
 
 
 def test_an_adapted_output_layer_that_is_the_embedding_too_stays_adapted(tiny_recipe: Path, tmp_path: Path) -> None:
     tied = ["decoder.config.tie_word_embeddings=true", "lora.targets=[q_proj, lm_head]"]
     checkpoint = make(tiny_recipe, tmp_path / "in", *tied)
-    model = AudioLM.from_pretrained(checkpoint)
+    model = load_network(checkpoint)
     assert merge_lora(model) == 0
     assert adapters(model) == 3
     with pytest.raises(RecipeError, match=r"share their weights[\s\S]*lm_head\.weight"):
         merge_checkpoint(checkpoint, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     untied = make(tiny_recipe, tmp_path / "untied", tied[1])
-    expected = logits(AudioLM.from_pretrained(untied))
+    expected = logits(load_network(untied))
     assert merge_checkpoint(untied, tmp_path / "out").layers == 3
-    assert difference(logits(AudioLM.from_pretrained(tmp_path / "out")), expected) < 1e-5
+    assert difference(logits(load_network(tmp_path / "out")), expected) < 1e-5
 
 
 def test_damaged_folders_and_used_ones_are_refused(adapted: Path, tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_damaged_folders_and_used_ones_are_refused(adapted: Path, tmp_path: Path
         merge_checkpoint(adapted, adapted)
     with pytest.raises(CheckpointError, match=r"not a folder with recipe\.yaml"):
         merge_checkpoint(tmp_path, tmp_path / "out")
-    AudioLM.from_pretrained(adapted).save_pretrained(tmp_path / "in")
+    load_network(adapted).save_pretrained(tmp_path / "in")
     file = tmp_path / "in" / "adapter" / "adapter_model.safetensors"
     whole = load_file(file)
     name = next(name for name in whole if "lora_B" in name)
@@ -227,11 +227,11 @@ def test_damaged_folders_and_used_ones_are_refused(adapted: Path, tmp_path: Path
 
 
 def test_a_model_that_is_made_ready_keeps_its_logits_and_counts_its_adapters() -> None:
-    before, after = AudioLM.from_pretrained(SHIPPED), AudioLM.from_pretrained(SHIPPED)
+    before, after = load_network(SHIPPED), load_network(SHIPPED)
     prepare_to_run(after)
     assert any(isinstance(module, InferenceLora) for module in after.modules())
-    assert [(part.name, part.parameters, part.bytes) for part in inventory(after)] == [
-        (part.name, part.parameters, part.bytes) for part in inventory(before)
+    assert [(part.name, part.parameters, part.bytes) for part in after.parts()] == [
+        (part.name, part.parameters, part.bytes) for part in before.parts()
     ]
     ids = torch.arange(6)[None]
     assert torch.equal(after.decoder.model(input_ids=ids).logits, before.decoder.model(input_ids=ids).logits)

@@ -4,7 +4,7 @@ import torch
 
 from nota_cli.data.audio.clip import SAMPLE_RATE
 from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll, weaken
-from nota_cli.recipe.schema import Augment
+from nota_cli.recipe.training import Augment
 
 EVERYTHING = Augment(speed=0.1, gain_db=6, noise=0.5, roll=0.5, tone=6, mask_time=10, mask_frequency=8)
 

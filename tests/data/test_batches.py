@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.batches import Batch, FeatureSpec, RowBatches, TrainingBatches, loader
+from nota_cli.data.batches import TrainingBatches
+from nota_cli.data.row_batches import Batch, RowBatches, loader
 from nota_cli.errors import DataError
-from nota_cli.features.batch import FRONT_ENDS, extract
-from nota_cli.inference.engine import feature_spec
+from nota_cli.features.batch import FRONT_ENDS, FeatureSpec, extract
 from nota_cli.inference.predict import predict
 from nota_cli.models.build import build
 from nota_cli.recipe.load import load_recipe
-from nota_cli.recipe.schema import Augment, Source
+from nota_cli.recipe.training import Augment, Source
 
 SPEC = FeatureSpec(mel_bins=80, front_end="beats", pad="clip", max_seconds=30.0)
 EVERYTHING = Augment(speed=0.1, gain_db=6, noise=0.5, roll=0.5, tone=6, mask_time=10, mask_frequency=8)
@@ -136,8 +136,8 @@ def test_a_clip_that_is_not_there_is_told_by_the_loader_that_makes_features(work
 def test_the_recipe_says_where_inference_makes_features(where: str, tiny_checkpoint: Path, clips: Path) -> None:
     recipe = load_recipe(str(tiny_checkpoint), [f"audio.features={where}", f"checkpoint={tiny_checkpoint}"])
     model, rows = build(recipe), read_annotation(clips / "all.json")[:3]
-    assert feature_spec(model).device == (torch.device("cpu") if where == "device" else None)
-    on_cuda = feature_spec(model, torch.device("cuda:0")).device
+    assert model.preprocessor().device == (torch.device("cpu") if where == "device" else None)
+    on_cuda = model.preprocessor(torch.device("cuda:0")).device
     assert on_cuda == (None if where == "cpu" else torch.device("cuda:0"))
     plain = build(recipe.model_copy(update={"audio": recipe.audio.model_copy(update={"features": "cpu"})}))
     assert predict(model, rows, clips) == predict(plain, rows, clips)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from nota_cli.data.batches import FeatureSpec, TrainingBatches
-from nota_cli.recipe.schema import Augment, Source
+from nota_cli.data.batches import TrainingBatches
+from nota_cli.features.batch import FeatureSpec
+from nota_cli.recipe.training import Augment, Source
 
 SECONDS = {"one": 2.0, "two": 3.0, "three": 4.0}
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.batches import FeatureSpec, RowBatches, loader, tolerant_loader
+from nota_cli.data.row_batches import RowBatches, loader, tolerant_loader
 from nota_cli.data.workers import made_ahead
 from nota_cli.errors import DataError, NotaError
+from nota_cli.features.batch import FeatureSpec
 
 SHAPES = [(3, 80, 1000), (0, 5), (7,), (2, 40_001), (1,)]
 

@@ -135,10 +135,10 @@ def test_out_of_memory_while_loading_is_told_from_the_recipe(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def full(recipe: Recipe, device: str, **how: object) -> nn.Module:
+    def full(recipe: Recipe, device: str, *purpose: str, **how: object) -> nn.Module:
         if device != "meta":
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return build(recipe, device, **how)
+        return build(recipe, device, *purpose, **how)
 
     monkeypatch.setattr("nota_cli.efficiency.measure.build", full)
     assert nota("efficiency", "--recipe", tiny_recipe) == 1
@@ -153,7 +153,7 @@ def test_operations_are_those_of_the_shapes(tiny_recipe: Path, pad: str) -> None
     recipe = load_recipe(str(tiny_recipe), [f"audio.pad={pad}", "lora={targets: [q_proj, v_proj]}"])
     model = build(recipe)
     clip = Round(model, CPU, Settings(audio_seconds=2.0), Times())
-    counts = operations(model, clip.prefill)
+    counts = operations(model, clip.runtime, clip.prefill)
     states, width, inner = (1500 if pad == "30s" else 100), 32, 64
     convolutions = 2 * 3 * width * (80 * 2 * states + width * states)
     layer = 2 * states * (4 * width**2 + 2 * width * inner) + 4 * states**2 * width

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from helpers.decoders import ENDS, FAMILIES, HEAD, SIZES, listen, make_decoder, make_prompts
+from helpers.networks import load_network
 from helpers.paths import SHIPPED
 from nota_cli.data.annotation import read_annotation
 from nota_cli.efficiency.measure import Settings, measure_model
@@ -20,7 +21,6 @@ from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.inference.predict import predict
 from nota_cli.models.build import build
 from nota_cli.models.decoders.decoder import Decoder
-from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.models.inference_lora import merge_lora, use_inference_lora
 from nota_cli.recipe.load import load_recipe
 
@@ -122,7 +122,7 @@ def test_nothing_stale_is_used(tiny_recipe: Path, clips: Path) -> None:
 
 @pytest.mark.parametrize("penalty", [1.0, 1.7])
 def test_a_system_says_the_same_either_way(tiny_checkpoint: Path, clips: Path, penalty: float) -> None:
-    model = AudioLM.from_pretrained(tiny_checkpoint)
+    model = load_network(tiny_checkpoint)
     auto = model.recipe.generate.model_copy(update={"repetition_penalty": penalty, "max_new_tokens": 20})
     plain, once = auto.model_copy(update={"decoding": "plain"}), auto.model_copy(update={"max_new_tokens": 1})
     for features, queries in listen(model, clips):
@@ -142,7 +142,7 @@ def test_punished_repetition_does_not_depend_on_the_batch(
     tiny_checkpoint: Path, clips: Path, decoding: str, beams: int
 ) -> None:
     """transformers 5.23 spares as many generated tokens as a row has padding, when it is asked by name."""
-    model = AudioLM.from_pretrained(tiny_checkpoint)
+    model = load_network(tiny_checkpoint)
     changes = {"repetition_penalty": 1.7, "max_new_tokens": 12, "beams": beams, "decoding": decoding, "batch_size": 1}
     settings = model.recipe.generate.model_copy(update=changes)
     rows = read_annotation(clips / "all.json")
@@ -164,7 +164,7 @@ def test_quantized_decoders_say_the_same_either_way(tiny_recipe: Path, clips: Pa
 
 
 def test_lean_adapters_compute_the_same_to_the_bit() -> None:
-    model = AudioLM.from_pretrained(SHIPPED)
+    model = load_network(SHIPPED)
     rows, samples = read_annotation(SHIPPED / "samples" / "asr.json"), SHIPPED / "samples"
     texts = predict(model, rows, samples, workers=0)
     prompt = {"inputs_embeds": torch.randn(2, 9, 160), "attention_mask": torch.ones(2, 9, dtype=torch.long)}

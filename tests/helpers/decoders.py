@@ -11,7 +11,7 @@ from nota_cli.data.annotation import read_annotation
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.features.batch import Features, extract
 from nota_cli.models.decoders.decoder import Decoder
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import Lora
 from nota_cli.weights.attention import default_attention
@@ -57,7 +57,7 @@ def make_prompts(decoder: Decoder, lengths: tuple[int, ...], seed: int = 0) -> t
     return embeds.to(dtype), mask
 
 
-def listen(model: AudioLM, clips: Path) -> list[tuple[Features, list[Query]]]:
+def listen(model: Salmonn, clips: Path) -> list[tuple[Features, list[Query]]]:
     """Batches of five clips, of one, and of two."""
     rows = read_annotation(clips / "all.json")
     waves, queries = [load_audio(clips / row.path) for row in rows], [Query(row.task) for row in rows]

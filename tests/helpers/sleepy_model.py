@@ -7,6 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from nota_cli.efficiency.measure import Settings
+from nota_cli.features.batch import FeatureSpec
+from nota_cli.generation.runtimes.torch import TorchRuntime
+from nota_cli.models.inventory import count_parts
+from nota_cli.models.parts import Part
 from nota_cli.recipe.schema import Audio, Decoder, Recipe, SpeechEncoder
 
 CPU = torch.device("cpu")
@@ -87,7 +91,18 @@ class SleepyModel(nn.Module):
         self.audio_encoder, self.connector = Sleepy(audio), Sleepy(connector)
         self.decoder = nn.Module()
         self.decoder.model = SleepyLM(prefill, step, activations, fails)
-        self.decoder.base, self.decoder.kernel = self.decoder.model, "none"
+        self.decoder.base, self.kernel = self.decoder.model, "none"
+        self.device = CPU
+
+    def preprocessor(self, device: object = None) -> FeatureSpec:
+        return FeatureSpec(80, "beats", "clip", 30.0)
+
+    def runtime(self, tokens: int) -> TorchRuntime:
+        return TorchRuntime(self, tokens)
+
+    def parts(self) -> list[Part]:
+        names = ("speech_encoder", "audio_encoder", "connector", "decoder")
+        return count_parts({name: getattr(self, name) for name in names})
 
     def prompt_embeds(self, features: object, queries: list[object]) -> tuple[Tensor, Tensor]:
         for part in (self.speech_encoder, self.audio_encoder, self.connector):

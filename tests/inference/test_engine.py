@@ -14,7 +14,7 @@ from nota_cli.errors import DataError, NotaError
 from nota_cli.inference.engine import Engine, Result, out_of_memory, spare_workers
 from nota_cli.inference.long_audio import join
 from nota_cli.inference.predict import predict
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_recipe
 
@@ -23,7 +23,7 @@ SIZES = (1, 3, 8)
 
 
 @pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> AudioLM:
+def model(tiny_checkpoint: Path) -> Salmonn:
     return load(load_recipe(str(tiny_checkpoint), [f"checkpoint={tiny_checkpoint}"]), "cpu")
 
 
@@ -56,7 +56,7 @@ def test_the_shipped_models_texts_are_the_same_at_any_batch_size_and_in_any_orde
     assert predict(system, rows[::-1], folder, workers=0, batch_size=3) == first[::-1]
 
 
-def test_longest_clips_go_first_and_texts_come_back_in_order(model: AudioLM, clips: Path) -> None:
+def test_longest_clips_go_first_and_texts_come_back_in_order(model: Salmonn, clips: Path) -> None:
     rows = read_annotation(clips / "all.json")
     alone = [predict(model, [row], clips, workers=0)[0] for row in rows]
     sizes: list[int] = []
@@ -73,7 +73,7 @@ def test_longest_clips_go_first_and_texts_come_back_in_order(model: AudioLM, cli
 
 @pytest.mark.parametrize("where", ["cpu", "device"])
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(
-    where: str, model: AudioLM, clips: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    where: str, model: Salmonn, clips: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     audio = model.recipe.audio.model_copy(update={"features": where})
     monkeypatch.setattr(model, "recipe", model.recipe.model_copy(update={"audio": audio}))
@@ -97,7 +97,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(
     assert "More words" not in said
 
 
-def test_a_clip_that_does_not_fit_alone_is_named(model: AudioLM, clips: Path) -> None:
+def test_a_clip_that_does_not_fit_alone_is_named(model: Salmonn, clips: Path) -> None:
     def no_device(*_: object) -> None:
         raise MemoryError
 
@@ -109,7 +109,7 @@ def test_a_clip_that_does_not_fit_alone_is_named(model: AudioLM, clips: Path) ->
         handle.remove()
 
 
-def test_what_is_no_lack_of_memory_is_not_taken_for_it(model: AudioLM, clips: Path) -> None:
+def test_what_is_no_lack_of_memory_is_not_taken_for_it(model: Salmonn, clips: Path) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
 
@@ -142,7 +142,7 @@ def long_rows(tmp_path: Path) -> list[Row]:
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_windows_of_long_clips_are_joined_at_any_batch_size(
-    size: int, model: AudioLM, long_rows: list[Row], tmp_path: Path
+    size: int, model: Salmonn, long_rows: list[Row], tmp_path: Path
 ) -> None:
     seconds = [62.5, 31.0, 2.0, 1.0]
     engine = Engine(model, long_rows, tmp_path, workers=0, batch_size=size, chunk=True)
@@ -171,7 +171,7 @@ def test_workers_take_no_core_from_a_model_that_needs_them_all(monkeypatch: pyte
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_row_whose_audio_is_bad_is_one_result_and_the_others_have_their_texts(
-    workers: int, model: AudioLM, long_rows: list[Row], tmp_path: Path
+    workers: int, model: Salmonn, long_rows: list[Row], tmp_path: Path
 ) -> None:
     good = predict(model, long_rows[2:3], tmp_path, workers=0)
     (tmp_path / "0.wav").unlink()

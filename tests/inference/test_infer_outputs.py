@@ -14,9 +14,8 @@ import soundfile
 
 from helpers.runs import finished_rows, report
 from nota_cli.features.batch import Features
-from nota_cli.inference.encoding import encode
 from nota_cli.inference.journal import journal_path
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.salmonn import Salmonn
 
 Run = Callable[..., int]
 
@@ -141,12 +140,13 @@ def test_rows_and_hash_are_of_the_same_bytes(
 def test_a_clip_that_does_not_fit_the_memory_may_be_skipped(
     nota: Run, arguments: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def small(model: AudioLM, features: Features) -> object:
+    def small(model: Salmonn, features: Features) -> object:
         if features.log_mel.size(-1) > 200:  # the third clip's 2.3 s
             raise MemoryError
-        return encode(model, features)
+        return encode_batch(model, features)
 
-    monkeypatch.setattr("nota_cli.inference.engine.encode", small)
+    encode_batch = Salmonn.encode_batch
+    monkeypatch.setattr(Salmonn, "encode_batch", small)
     assert nota(*arguments, "--out", tmp_path / "o.csv", "--on-error", "skip", "--workers", 0) == 0
     found = report(tmp_path / "o.csv")
     assert found["answered"] == 3

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from nota_cli.errors import NotaError
-from nota_cli.models.inventory import Part
 from nota_cli.models.memory import memory_explained, memory_there, out_of_memory
+from nota_cli.models.parts import Part
 
 
 @pytest.mark.parametrize(

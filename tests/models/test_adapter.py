@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers.networks import load_network
 from helpers.paths import SHIPPED
 from nota_cli.compression.merge import _read_deltas
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.models.adapter import read_config
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.load import load_recipe
 
 V1 = "model.layers.1.self_attn.v_proj"
@@ -27,7 +28,7 @@ def copy(tmp_path: Path, **values: Any) -> Path:
     return folder
 
 
-def scales(model: AudioLM) -> dict[str, float]:
+def scales(model: Salmonn) -> dict[str, float]:
     layers = model.decoder.base.named_modules()
     return {name: layer.scaling["default"] for name, layer in layers if hasattr(layer, "lora_A")}
 
@@ -46,7 +47,7 @@ def test_its_own_scale_is_used_and_mentioned(
     values: dict[str, Any], common: float, special: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = copy(tmp_path, **values)
-    model = AudioLM.from_pretrained(folder)
+    model = load_network(folder)
     message = capsys.readouterr().err
     assert "adapter_config.json says otherwise than the recipe and is used" in message
     assert all(key in message for key in values)
@@ -57,7 +58,7 @@ def test_its_own_scale_is_used_and_mentioned(
     for weight, (_, _, scale) in _read_deltas(folder / "adapter", load_recipe(str(folder))).items():
         assert scale == pytest.approx(found[weight.removesuffix(".weight")]), weight  # what nota merge-lora merges
     model.save_pretrained(tmp_path / "again")
-    assert scales(AudioLM.from_pretrained(tmp_path / "again")) == found
+    assert scales(load_network(tmp_path / "again")) == found
 
 
 def test_ranks_of_single_layers_are_used(tmp_path: Path) -> None:
@@ -68,11 +69,11 @@ def test_ranks_of_single_layers_are_used(tmp_path: Path) -> None:
     weights[f"{prefix}lora_A.weight"] = weights[f"{prefix}lora_A.weight"][:2].contiguous()
     weights[f"{prefix}lora_B.weight"] = weights[f"{prefix}lora_B.weight"][:, :2].contiguous()
     save_file(weights, file)
-    assert scales(AudioLM.from_pretrained(folder))[V1] == 16.0
+    assert scales(load_network(folder))[V1] == 16.0
 
 
 def test_the_shipped_adapter_says_what_its_recipe_says(capsys: pytest.CaptureFixture[str]) -> None:
-    AudioLM.from_pretrained(SHIPPED)
+    load_network(SHIPPED)
     assert "adapter_config" not in capsys.readouterr().err
 
 
@@ -95,12 +96,12 @@ def test_the_shipped_adapter_says_what_its_recipe_says(capsys: pytest.CaptureFix
 )
 def test_what_cannot_be_run_is_refused_with_file_and_key(key: str, value: object, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"adapter_config\.json: {key} "):
-        AudioLM.from_pretrained(copy(tmp_path, **{key: value}))
+        load_network(copy(tmp_path, **{key: value}))
 
 
 def test_targets_that_the_weights_do_not_have_are_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"missing: decoder\.model\..*k_proj\.lora_A"):
-        AudioLM.from_pretrained(copy(tmp_path, target_modules=["q_proj", "v_proj", "k_proj"]))
+        load_network(copy(tmp_path, target_modules=["q_proj", "v_proj", "k_proj"]))
 
 
 def test_dora_and_its_like_are_not_merged(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ def test_another_base_is_mentioned(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_weights_of_another_scale_are_not_loaded_into_a_model_that_is_built_already(tmp_path: Path) -> None:
     from nota_cli.models.checkpoint import load_checkpoint
 
-    model = AudioLM.from_pretrained(SHIPPED)
+    model = load_network(SHIPPED)
     before = {name: value.clone() for name, value in model.state_dict().items() if "lora_" in name}
     with pytest.raises(CheckpointError, match=r"adapter_config\.json: r 8, lora_alpha 64"):
         load_checkpoint(model, copy(tmp_path, lora_alpha=64))
@@ -135,6 +136,6 @@ def test_layers_keep_their_own_scale_when_others_are_dropped(pattern: dict[str, 
     from nota_cli.compression.layers import prune_layers
 
     prune_layers(copy(tmp_path, alpha_pattern=pattern), tmp_path / "out", {"decoder": [1, 2]})
-    found = scales(AudioLM.from_pretrained(tmp_path / "out"))
+    found = scales(load_network(tmp_path / "out"))
     assert found == {name: 1.0 if name == "model.layers.0.self_attn.v_proj" else 4.0 for name in found}
     assert len(found) == 4

@@ -10,15 +10,12 @@ from nota_cli.models.build import build
 from nota_cli.models.encoders.beats import BeatsConfig
 from nota_cli.models.encoders.ced import CedConfig
 from nota_cli.models.encoders.eat import EatConfig
-from nota_cli.models.inventory import inventory
 from nota_cli.models.sizes import DEFAULTS, part_sizes
 from nota_cli.recipe.load import load_recipe, recipe_names
 
 
 def counted(recipe):
-    return {
-        part.name: (part.parameters, part.by_type) for part in inventory(build(recipe, "meta", load_format="dummy"))
-    }
+    return {part.name: (part.parameters, part.by_type) for part in build(recipe, "meta", load_format="dummy").parts()}
 
 
 def computed(recipe):

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from nota_cli.models.build import build
-from nota_cli.models.families.salmonn import AudioLM
+from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.models.inference_lora import InferenceLora, LoraNames, prepare_to_run
 from nota_cli.quantization.gptq import count_quantized, load_gptq_decoder
 from nota_cli.quantization.weight_only import repack_gptq
@@ -14,14 +14,15 @@ from nota_cli.recipe.load import load_recipe
 PEFT_PREFIX = "base_model.model."
 
 
-def built(settings: list[str], lean: bool) -> AudioLM:
-    model = build(load_recipe("tiny", settings), lean=lean)
-    assert isinstance(model.decoder.model, LoraNames) == lean
+def built(settings: list[str], lean: bool) -> Salmonn:
+    if lean:
+        return build(load_recipe("tiny", settings), purpose="run")
+    model = build(load_recipe("tiny", settings))
     prepare_to_run(model)
     return model
 
 
-def tensors(model: AudioLM) -> dict[str, Tensor]:
+def tensors(model: Salmonn) -> dict[str, Tensor]:
     """Parameters and buffers, also those that no state dict has, by their names without PEFT's prefix."""
     decoder = model.decoder.model
     named = [*decoder.named_parameters(), *decoder.named_buffers()]
@@ -60,6 +61,6 @@ def test_adapters_that_need_peft_get_it(setting: str) -> None:
     recipe = load_recipe("tiny", [setting, "checkpoint=null"])
     if "head" in setting:
         with pytest.raises(Exception, match="lora.targets"):
-            build(recipe, lean=True)
+            build(recipe, purpose="run")
     else:
-        assert not isinstance(build(recipe, lean=True).decoder.model, LoraNames)
+        assert not isinstance(build(recipe, purpose="run").decoder.model, LoraNames)

@@ -12,12 +12,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import Gemma2Config
 
+from helpers.networks import load_network
 from nota_cli.errors import RecipeError
 from nota_cli.features.batch import extract
-from nota_cli.inference.engine import feature_spec
 from nota_cli.models.build import build
-from nota_cli.models.families.salmonn import AudioLM
-from nota_cli.models.inventory import inventory
+from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.prompts import Query
 from nota_cli.quantization import weight_only
 from nota_cli.quantization.dummy import dummy_decoder, packed_tensors
@@ -123,8 +122,8 @@ def clips() -> list:
     return [(torch.randn(count, generator=generator) * 0.1).numpy() for count in (40000, 20000, 29000)]
 
 
-def encoded(model: AudioLM) -> Tensor:
-    spec = feature_spec(model)
+def encoded(model: Salmonn) -> Tensor:
+    spec = model.preprocessor()
     features = extract(clips(), spec.mel_bins, front_end=spec.front_end, pad=spec.pad)
     with torch.inference_mode():
         assert len(model.generate(features, [Query("asr")] * 3)) == 3
@@ -153,11 +152,11 @@ def test_encoders_in_half_precision_and_packed_stay_close_to_the_float_ones(kind
 
 @pytest.mark.parametrize(("quantization", "label"), [("int8", "8-bit"), ("int4", "4-bit")])
 def test_the_inventory_counts_packed_encoders(quantization: str, label: str, tiny_recipe: Path) -> None:
-    plain = inventory(build(load_recipe(str(tiny_recipe))))
+    plain = build(load_recipe(str(tiny_recipe))).parts()
     recipe = with_encoders(tiny_recipe, quantization=quantization, dtype="bfloat16")
-    packed = inventory(build(recipe))
-    dummy = inventory(build(recipe, load_format="dummy"))
-    meta = inventory(build(recipe, "meta", load_format="dummy"))
+    packed = build(recipe).parts()
+    dummy = build(recipe, load_format="dummy").parts()
+    meta = build(recipe, "meta", load_format="dummy").parts()
     assert packed == dummy == meta
     for before, after in zip(plain[:2], packed[:2], strict=True):
         assert after.parameters == before.parameters
@@ -179,15 +178,15 @@ def test_a_checkpoint_saved_from_packed_encoders_loads_again(
     model = build(recipe.model_copy(update={"checkpoint": str(tiny_checkpoint)}))
     assert any(isinstance(module, PackedLinear) for module in model.audio_encoder.modules())
     model.save_pretrained(tmp_path / "again")
-    again = AudioLM.from_pretrained(tmp_path / "again")
+    again = load_network(tmp_path / "again")
     assert again.recipe.speech_encoder.quantization == quantization
     assert relative(encoded(again), encoded(model)) < 2e-3
 
 
 def test_training_keeps_frozen_encoders_whole_and_refuses_to_train_packed_ones(tiny_recipe: Path) -> None:
     with pytest.raises(RecipeError, match="speech_encoder: int8 weights cannot be trained"):
-        build(with_encoders(tiny_recipe, quantization="int8"), trainable=True)
-    frozen = build(with_encoders(tiny_recipe, quantization="int8", train=False), trainable=True)
+        build(with_encoders(tiny_recipe, quantization="int8"), purpose="train")
+    frozen = build(with_encoders(tiny_recipe, quantization="int8", train=False), purpose="train")
     assert not any(isinstance(module, PackedLinear) for module in frozen.modules())
 
 

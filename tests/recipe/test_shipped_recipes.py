@@ -12,7 +12,6 @@ import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from nota_cli.models.build import build
-from nota_cli.models.inventory import inventory
 from nota_cli.recipe.load import load_recipe, recipe_names
 from nota_cli.recipe.schema import Recipe
 from nota_cli.training.validate import validate
@@ -78,7 +77,7 @@ SLIM = {
 def test_every_recipe_builds_on_the_meta_device() -> None:
     for name in set(recipe_names()) - set(SEEDS):
         model = build(load_recipe(name), "meta", load_format="dummy")
-        assert 2.9e6 < sum(part.parameters for part in inventory(model)) < 3.1e6
+        assert 2.9e6 < sum(part.parameters for part in model.parts()) < 3.1e6
 
 
 @pytest.mark.parametrize("name", SEEDS)
@@ -86,12 +85,12 @@ def test_a_recipe_builds_at_its_true_size_on_the_meta_device(name: str) -> None:
     recipe = load_recipe(name)
     model = build(recipe, "meta", load_format="dummy")
     assert all(tensor.is_meta for tensor in model.parameters())
-    millions = {part.name: part.parameters / 1e6 for part in inventory(model)}
+    millions = {part.name: part.parameters / 1e6 for part in model.parts()}
     assert millions["speech_encoder"] == pytest.approx(SPEECH[recipe.speech_encoder.path], rel=0.01)
     if recipe.audio_encoder.kind != "none":
         assert millions["audio_encoder"] == pytest.approx(SOUND[recipe.audio_encoder.kind], rel=0.03)
     assert millions["decoder"] == pytest.approx(DECODERS[recipe.decoder.path], rel=0.005)
-    four_bit = {part.name: part.by_type.get("4-bit", 0) for part in inventory(model)}
+    four_bit = {part.name: part.by_type.get("4-bit", 0) for part in model.parts()}
     assert (four_bit["decoder"] > 0) == (recipe.decoder.quantization != "none")
 
 
@@ -99,7 +98,7 @@ def test_a_recipe_builds_at_its_true_size_on_the_meta_device(name: str) -> None:
 def test_a_slim_recipe_holds_less_than_half_of_its_teams_bytes(slim: str, team: str) -> None:
     size = {}
     for name in (slim, team):
-        size[name] = sum(part.bytes for part in inventory(build(load_recipe(name), "meta", load_format="dummy")))
+        size[name] = sum(part.bytes for part in build(load_recipe(name), "meta", load_format="dummy").parts())
     assert size[slim] <= 0.45 * size[team]
 
 
@@ -202,11 +201,10 @@ def test_gradients_pass_through_the_decoder_to_projection_and_q_former(
     name: str, made_tiny: Callable[[str], tuple[Path, Recipe]], clips: Path
 ) -> None:
     from nota_cli.data.annotation import read_annotation
-    from nota_cli.data.batches import RowBatches
-    from nota_cli.inference.engine import feature_spec
+    from nota_cli.data.row_batches import RowBatches
 
-    model = build(load_recipe(str(made_tiny(name)[0])), trainable=True)
-    batch = RowBatches(read_annotation(clips / "all.json"), [[0, 1]], clips, feature_spec(model))[0]
+    model = build(load_recipe(str(made_tiny(name)[0])), purpose="train")
+    batch = RowBatches(read_annotation(clips / "all.json"), [[0, 1]], clips, model.preprocessor())[0]
     loss, _ = model(batch.features, batch.queries, batch.texts)
     loss.backward()
     reached = {key: float(value.grad.abs().sum()) for key, value in model.named_parameters() if value.grad is not None}

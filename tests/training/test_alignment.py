@@ -8,8 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.batches import RowBatches
-from nota_cli.inference.engine import feature_spec
+from nota_cli.data.row_batches import RowBatches
 from nota_cli.models.build import build
 from nota_cli.models.decoders.decoder import Decoder
 from nota_cli.recipe.load import load_recipe
@@ -99,7 +98,7 @@ def test_an_output_that_spells_the_tokens_loses_least(tiny_recipe: Path, clips: 
     torch.manual_seed(0)
     head = AlignmentHead(model)
     rows = read_annotation(clips / "asr.json")[:2]
-    encoded = model.encode(RowBatches(rows, [[0, 1]], clips, feature_spec(model))[0].features)
+    encoded = model.encode(RowBatches(rows, [[0, 1]], clips, model.preprocessor())[0].features)
     words = [model.decoder.token_ids("three seven one"), model.decoder.token_ids("one")]
     table = model.decoder.embed(torch.arange(len(model.decoder.tokenizer))) / model.decoder.audio_scale
 

@@ -183,7 +183,7 @@ def test_a_recipe_without_data_or_with_nothing_to_train_is_refused(tiny_recipe: 
 
 
 def test_the_schedule_is_the_organisers() -> None:
-    from nota_cli.recipe.schema import Train
+    from nota_cli.recipe.training import Train
 
     spec = Train()
     assert learning_rate(0, spec) == pytest.approx(1e-6)

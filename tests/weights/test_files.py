@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers.networks import load_network
 from helpers.paths import SHIPPED
 from nota_cli.errors import CheckpointError
-from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.weights.files import is_finite, refuse_non_finite, weight_files
 from nota_cli.weights.state_dicts import find_weights, plain_names
 
@@ -28,7 +28,7 @@ def test_a_pointer_in_the_place_of_any_file_is_named(file: str, tmp_path: Path) 
     folder = copy(tmp_path)
     (folder / file).write_text(POINTER)
     with pytest.raises(Exception, match=rf"{file} is a Git LFS pointer.*git lfs pull"):
-        AudioLM.from_pretrained(folder)
+        load_network(folder)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -50,7 +50,7 @@ def test_one_value_that_is_not_finite_is_refused_with_file_and_name(
     weights[name].view(-1)[-1] = value
     save_file(weights, folder / file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=rf"{file} holds weights that are NaN or infinite[\s\S]*{name}"):
-        AudioLM.from_pretrained(folder)
+        load_network(folder)
 
 
 def test_large_finite_values_are_finite() -> None:
@@ -115,7 +115,7 @@ def test_a_checkpoint_saved_under_compile_or_ddp_loads(file: str, prefix: str, t
     folder = copy(tmp_path)
     weights = {prefix + name: value for name, value in load_file(folder / file).items()}
     save_file(weights, folder / file, metadata={"format": "pt"})
-    own, expected = AudioLM.from_pretrained(folder).state_dict(), AudioLM.from_pretrained(SHIPPED).state_dict()
+    own, expected = load_network(folder).state_dict(), load_network(SHIPPED).state_dict()
     assert own.keys() == expected.keys()
     assert all(torch.equal(own[name], value) for name, value in expected.items())
 
@@ -154,7 +154,7 @@ def test_a_config_that_contradicts_the_weights_is_named_by_its_field(
     folder = copy(tmp_path)
     edit(folder / "decoder" / "config.json", **values)
     with pytest.raises(CheckpointError, match=says):
-        AudioLM.from_pretrained(folder)
+        load_network(folder)
 
 
 def test_an_output_layer_beside_a_tied_config_and_a_foreign_tokenizer_are_refused(tmp_path: Path) -> None:
@@ -163,13 +163,13 @@ def test_an_output_layer_beside_a_tied_config_and_a_foreign_tokenizer_are_refuse
     whole = load_file(file)
     save_file({**whole, "lm_head.weight": torch.randn(98, 160)}, file, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"tie_word_embeddings is true in config\.json, but"):
-        AudioLM.from_pretrained(folder)
+        load_network(folder)
     save_file(whole, file, metadata={"format": "pt"})
     tokenizer = json.loads((folder / "decoder" / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"]["surplus"] = 98
     (folder / "decoder" / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(CheckpointError, match=r"99 tokens, the embedding .* 98 rows .*vocab_size.*'surplus'"):
-        AudioLM.from_pretrained(folder)
+        load_network(folder)
 
 
 def test_a_recipe_that_contradicts_the_weights_is_named_by_its_field(tmp_path: Path) -> None:
@@ -177,4 +177,4 @@ def test_a_recipe_that_contradicts_the_weights_is_named_by_its_field(tmp_path: P
     recipe = (folder / "recipe.yaml").read_text()
     (folder / "recipe.yaml").write_text(recipe.replace("  intermediate_size: 384", "  intermediate_size: 512"))
     with pytest.raises(CheckpointError, match=r"shape of connector\..*\(connector\.intermediate_size 512\)"):
-        AudioLM.from_pretrained(folder)
+        load_network(folder)

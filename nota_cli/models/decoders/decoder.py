@@ -27,7 +27,8 @@ from nota_cli.models.decoders.tokenizer import dummy_tokenizer, load_tokenizer, 
 from nota_cli.models.vocabulary import keep_tokens, kept_rows
 from nota_cli.quantization.weight_only import CPU_KERNELS
 from nota_cli.recipe.schema import Decoder as DecoderSpec
-from nota_cli.recipe.schema import LoadFormat, Lora
+from nota_cli.recipe.schema import Lora
+from nota_cli.recipe.section import LoadFormat
 from nota_cli.weights.attention import default_attention
 from nota_cli.weights.files import (
     INDEX,
@@ -39,6 +40,7 @@ from nota_cli.weights.files import (
     weight_files,
 )
 from nota_cli.weights.fit import check_tied, check_tokenizer, layer_note, misfits
+from nota_cli.weights.keys import refuse_unknown
 from nota_cli.weights.state_dicts import KEY_MAPPING, without_wrapping_modules
 
 transformers_logging.disable_progress_bar()  # bars over loading and saving weights would tear nota's own apart
@@ -330,17 +332,6 @@ def _add_pad_row(decoder: Decoder, token: str) -> None:
                 parts = layer.weight[:before].split(PAD_COLUMNS, dim=1)
                 mean = torch.cat([part.mean(dim=0, dtype=torch.float32) for part in parts])
                 layer.weight[before:] = mean.to(layer.weight.dtype)
-
-
-def refuse_unknown(where: str, values: Mapping[str, object], known: Mapping[str, object]) -> None:
-    """transformers takes any key into a config without a word; a typo in a recipe shall not vanish there.
-
-    Raises:
-        RecipeError: `values` has keys that `known` has not; every one is named.
-    """
-    unknown = [key for key in values if key not in known]
-    if unknown:
-        raise RecipeError(f"{where}: unknown key{'s' if len(unknown) > 1 else ''} {', '.join(unknown)}")
 
 
 def _dtype(spec: DecoderSpec) -> torch.dtype:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nota_cli.errors import CheckpointError, DataError, listing
+from nota_cli.models.encoders.base import EncoderEntry, non_default_fields
 from nota_cli.weights.attention import gated_attention
 from nota_cli.weights.files import read_torch_file, refuse_non_finite
 from nota_cli.weights.keys import key_problems, known_values
@@ -313,3 +314,14 @@ def _drop_repeated_tables(weights: dict[str, torch.Tensor]) -> list[str]:
         for name in repeated
         if not (table is not None and torch.equal(weights.pop(name), table))
     ]
+
+
+ENCODER = EncoderEntry(
+    from_config=lambda values, spec: BeatsEncoder(BeatsConfig.from_dict(values)),
+    load=lambda path, spec: load_beats(path),
+    layers="encoder.layers",
+    layer_count="encoder_layers",
+    config_values=lambda encoder: non_default_fields(encoder.config, list(BeatsConfig.__dataclass_fields__)),
+    shared=".relative_attention_bias.weight",  # kept by layer 0, whichever that is, for all layers
+    residual_scales=lambda encoder: (".self_attn.out_proj.", ".fc2.") if encoder.config.deep_norm else (),
+)

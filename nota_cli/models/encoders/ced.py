@@ -15,6 +15,7 @@ from torch import nn
 
 from nota_cli.errors import CheckpointError, DataError, listing
 from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, INT16_SCALE
+from nota_cli.models.encoders.base import EncoderEntry, non_default_fields
 from nota_cli.models.encoders.vit import Attention, DropPath, FeedForward
 from nota_cli.weights.files import read_json, read_safetensors, read_torch_file, refuse_non_finite
 from nota_cli.weights.keys import key_problems, known_values
@@ -344,3 +345,14 @@ def _tensors(path: Path, content: Any) -> dict[str, torch.Tensor]:
     if others:
         raise CheckpointError(f"{path}: not a CED checkpoint, which is a dictionary of weights:\n{listing(others)}")
     return weights
+
+
+ENCODER = EncoderEntry(
+    from_config=lambda values, spec: CedEncoder(
+        CedConfig.from_dict(values), scaling=spec.scaling, token_order=spec.token_order
+    ),
+    load=lambda path, spec: load_ced(path, spec.heads, scaling=spec.scaling, token_order=spec.token_order),
+    layers="blocks",
+    layer_count="depth",
+    config_values=lambda encoder: non_default_fields(encoder.config, list(CedConfig.__dataclass_fields__)),
+)

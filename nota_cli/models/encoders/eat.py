@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nota_cli.errors import CheckpointError, DataError, listing
+from nota_cli.models.encoders.base import EncoderEntry, non_default_fields
 from nota_cli.models.encoders.vit import Attention, DropPath, FeedForward
 from nota_cli.weights.files import read_json, read_safetensors, read_torch_file, refuse_non_finite
 from nota_cli.weights.keys import key_problems, known_values
@@ -291,3 +292,12 @@ def _position_problems(table: torch.Tensor | None, config: EatConfig) -> list[st
     if (table[0].float() - expected).abs().max() > POSITION_TOLERANCE:
         return [f"differs from the fixed sines and cosines: {POSITIONS}"]
     return []
+
+
+ENCODER = EncoderEntry(
+    from_config=lambda values, spec: EatEncoder(EatConfig.from_dict(values)),
+    load=lambda path, spec: load_eat(path),
+    layers="blocks",
+    layer_count="depth",
+    config_values=lambda encoder: non_default_fields(encoder.config, list(EatConfig.__dataclass_fields__)),
+)

@@ -8,9 +8,11 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import WhisperConfig
 from transformers.models.whisper import modeling_whisper
 
-from nota_cli.errors import CheckpointError, DataError, listing
+from nota_cli.errors import CheckpointError, DataError, RecipeError, listing
+from nota_cli.models.encoders.base import ConfigValues, EncoderEntry, non_default_fields
+from nota_cli.recipe.schema import SpeechEncoder
 from nota_cli.weights.files import open_safetensors, read_json, refuse_non_finite, weight_files
-from nota_cli.weights.keys import key_problems
+from nota_cli.weights.keys import key_problems, refuse_unknown
 from nota_cli.weights.state_dicts import without_wrapping_modules
 
 ENCODER_PREFIXES = ("model.encoder.", "encoder.")  # with a language head, and without
@@ -114,3 +116,35 @@ def _encoder_weights(file: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         found = {bare: tensors.get_tensor(name) for name, bare in names.items() if bare.startswith(ENCODER_PREFIXES)}
     refuse_non_finite(file, found)
     return {name.removeprefix("model.").removeprefix("encoder."): value.to(dtype) for name, value in found.items()}
+
+
+# What WhisperConfig holds for the encoder, the number of layers apart; much else is the decoder's and the training's.
+CONFIG_FIELDS = [
+    *("num_mel_bins", "d_model", "encoder_attention_heads", "encoder_ffn_dim", "max_source_positions", "init_std"),
+    *("activation_function", "dropout", "attention_dropout", "activation_dropout", "encoder_layerdrop"),
+    "scale_embedding",
+]
+
+
+def _from_config(values: ConfigValues, spec: SpeechEncoder) -> WhisperEncoder:
+    """With random weights; what a recipe writes itself is held against what there is.
+
+    Raises:
+        RecipeError: a value is unknown, or one that Whisper cannot have.
+    """
+    if spec.config is not None:
+        refuse_unknown("speech_encoder.config", spec.config, WhisperConfig().to_dict())
+    try:
+        return WhisperEncoder(WhisperConfig(**values))
+    except StrictDataclassError as error:
+        raise RecipeError(f"speech_encoder.config: {error}") from error
+
+
+ENCODER = EncoderEntry(
+    from_config=_from_config,
+    load=lambda path, spec: load_whisper_encoder(path, getattr(torch, spec.dtype)),
+    layers="layers",
+    layer_count="encoder_layers",
+    config_values=lambda encoder: non_default_fields(encoder.config, CONFIG_FIELDS),
+    fixed=("embed_positions",),  # a table of sines
+)

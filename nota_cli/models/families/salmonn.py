@@ -1,25 +1,34 @@
-"""The audio language model: encoders, connector and decoder in one piece."""
+"""A model of SALMONN's family: encoders, connector and decoder in one piece."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
-from nota_cli.features.batch import Features
+from nota_cli.features.batch import Features, FeatureSpec
 from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.repetition import PENALTY, cut_loop, is_looped
+from nota_cli.generation.runtimes.torch import TorchRuntime
 from nota_cli.generation.sampling import Sampling, perturb, row_seeds
 from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.models.connector import Connector
 from nota_cli.models.decoders.decoder import Decoder
+from nota_cli.models.families.base import Answer
+from nota_cli.models.inventory import count_parts
+from nota_cli.models.parts import Part
 from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.schema import Generate, Recipe
 
 IGNORED = -100  # a label that the loss leaves out
+# Encoded at once on a CPU, padding included: 30 s. Attention over several long clips outgrows the caches there and
+# takes twice as long.
+MOST_FRAMES = 3_000
 
 
 @dataclass(frozen=True)
@@ -44,24 +53,34 @@ class Encoded:
         parts = (getattr(self, part.name) for part in fields(self))
         return Encoded(*(None if part is None else part[chosen] for part in parts))
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model says of one clip.
-
-    Attributes:
-        text: up to the end symbol.
-        looped: the end of what it said first repeated itself (`nota_cli.generation.repetition`); whether the text was
-            changed for that, the loop guard decides.
-        tokens: how many were generated for the text, the end included.
-    """
-
-    text: str
-    looped: bool = False
-    tokens: int = 0
+    @classmethod
+    def joined(cls, batches: Sequence["Encoded"]) -> "Encoded":
+        """One batch of several, filled up with zeros and False where one is shorter."""
+        whole: dict[str, Any] = {}
+        for name in (field.name for field in fields(cls)):
+            tensors = [getattr(batch, name) for batch in batches]
+            if tensors[0] is None:
+                whole[name] = None
+                continue
+            longest = max(tensor.size(1) for tensor in tensors)
+            padding = [0, 0] * (tensors[0].dim() - 2)
+            whole[name] = torch.cat([F.pad(tensor, [*padding, 0, longest - tensor.size(1)]) for tensor in tensors])
+        return cls(**whole)
 
 
-class AudioLM(nn.Module):
+def neighbours(lengths: list[int], most: int) -> list[slice]:
+    """Neighbours whose frames, each as many as the longest one's, come to no more than `most`, or single clips."""
+    slices: list[slice] = []
+    start, longest = 0, 0
+    for index, length in enumerate(lengths):
+        longest = max(longest, length)
+        if index > start and (index + 1 - start) * longest > most:
+            slices.append(slice(start, index))
+            start, longest = index, length
+    return [*slices, slice(start, len(lengths))]
+
+
+class Salmonn(nn.Module):
     """Sound in, text out.
 
     Args:
@@ -87,11 +106,46 @@ class AudioLM(nn.Module):
         return self.connector.speech_query_tokens.device
 
     @property
+    def kernel(self) -> str:
+        """What multiplies the decoder's weights."""
+        return self.decoder.kernel
+
+    def components(self) -> dict[str, nn.Module]:
+        """The modules that it is made of, by name; adapters are in the decoder's."""
+        modules = {"speech_encoder": self.speech_encoder, "audio_encoder": self.audio_encoder}
+        modules |= {"connector": self.connector, "decoder": self.decoder}
+        return {name: module for name, module in modules.items() if module is not None}
+
+    def parts(self) -> list[Part]:
+        """Parameters and bytes of its components, and of the adapters."""
+        return count_parts(self.components(), adapted=self.recipe.lora is not None)
+
+    def preprocessor(self, device: torch.device | None = None) -> FeatureSpec:
+        """What its encoders want from the audio, and where to make it: on `device` (the model's), or in workers."""
+        audio = self.recipe.audio
+        if audio.features == "cpu":
+            chosen = None
+        else:
+            chosen = self.device if device is None else device
+            chosen = chosen if audio.features == "device" or chosen.type == "cuda" else None
+        speech: Any = self.speech_encoder
+        front_end = None if self.audio_encoder is None else self.audio_encoder.front_end
+        return FeatureSpec(speech.config.num_mel_bins, front_end, audio.pad, audio.max_seconds, chosen)
+
+    def runtime(self, tokens: int) -> TorchRuntime:
+        """For measuring: one clip stage by stage."""
+        return TorchRuntime(self, tokens)
+
+    def free_caches(self) -> None:
+        """Give up what greedy decoding keeps between batches."""
+        self.greedy.reset_cache()
+
+    @property
     def end_symbol(self) -> str:
         """The text that ends an answer."""
         return self.recipe.prompts.end_symbol or self.decoder.tokenizer.eos_token
 
-    def train(self, mode: bool = True) -> "AudioLM":
+    def train(self, mode: bool = True) -> "Salmonn":
         """Training or evaluation mode, as always; what greedy decoding keeps between batches is given up."""
         self.greedy.reset_cache()
         return super().train(mode)
@@ -106,6 +160,16 @@ class AudioLM(nn.Module):
             audio, audio_mask = self.audio_encoder(features.fbank, features.fbank_lengths)
         embeds, mask = self.connector(speech, speech_mask if clip else None, audio, audio_mask)
         return Encoded(embeds, mask, speech, speech_mask, audio, audio_mask)
+
+    @torch.inference_mode()
+    def encode_batch(self, features: Features) -> Features | Encoded:
+        """On the CPU encoded, a few neighbours at a time, whose attention fits its caches; else the features."""
+        if self.device.type != "cpu":
+            return features
+        slices = neighbours(features.log_mel_lengths.tolist(), MOST_FRAMES)
+        if len(slices) == 1:
+            return features
+        return Encoded.joined([self.encode(features.part(chosen)) for chosen in slices])
 
     def forward(self, features: Features, queries: list[Query], texts: list[str]) -> tuple[Tensor, Encoded]:
         """Mean cross-entropy of the reference texts and their end symbols, and the encoded batch."""
@@ -176,15 +240,6 @@ class AudioLM(nn.Module):
             answers |= zip(rows, self._answer(part, [queries[row] for row in rows], own), strict=True)
         return [answers[row] for row in range(len(queries))]
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "AudioLM":
-        """Load a checkpoint folder written by `save_pretrained` or `nota train`."""
-        from nota_cli.models.build import build
-        from nota_cli.recipe.load import load_recipe
-
-        recipe = load_recipe(str(folder))
-        return build(recipe.model_copy(update={"checkpoint": str(folder)}), device=device)
-
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the checkpoint folder; see `nota_cli.models.checkpoint`."""
         from nota_cli.models.checkpoint import save_checkpoint
@@ -240,7 +295,7 @@ class AudioLM(nn.Module):
         )
 
     def _decode_answer(self, ids: list[int], end_ids: set[int]) -> Answer:
-        end = next((place for place, token in enumerate(ids) if token in end_ids), len(ids))
+        end = next((index for index, token in enumerate(ids) if token in end_ids), len(ids))
         text = self.decoder.tokenizer.decode(ids[:end]).split(self.end_symbol)[0].strip()
         return Answer(text, tokens=min(end + 1, len(ids)))
 
@@ -289,10 +344,10 @@ class AudioLM(nn.Module):
 class _Drawn(LogitsProcessor):
     """Makes transformers' search for the likeliest token a draw."""
 
-    def __init__(self, how: Sampling, seeds: Sequence[int]) -> None:
-        self.how, self.seeds = how, torch.tensor(seeds)[:, None]
+    def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
+        self.sampling, self.seeds = sampling, torch.tensor(seeds)[:, None]
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self.seeds = self.seeds.to(scores.device)
         step = torch.tensor([input_ids.size(1)], device=scores.device)  # prompts are embeddings, so these are answers
-        return perturb(scores, self.seeds, step, self.how)
+        return perturb(scores, self.seeds, step, self.sampling)

@@ -1,4 +1,4 @@
-"""What `AudioLM` makes of the settings: draws, tasks of their own, loops."""
+"""What `Salmonn` makes of the settings: draws, tasks of their own, loops."""
 
 from pathlib import Path
 
@@ -6,26 +6,27 @@ import pytest
 import torch
 
 from helpers.decoders import listen
+from helpers.networks import load_network
 from helpers.paths import SAMPLES
 from nota_cli.data.annotation import read_annotation
 from nota_cli.generation.repetition import cut_loop, is_looped
 from nota_cli.inference.predict import predict
-from nota_cli.models.families.salmonn import Answer, AudioLM
+from nota_cli.models.families.salmonn import Answer, Salmonn
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import Generate, GenerateTask
 
 
 @pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> AudioLM:
-    return AudioLM.from_pretrained(tiny_checkpoint)
+def model(tiny_checkpoint: Path) -> Salmonn:
+    return load_network(tiny_checkpoint)
 
 
-def settings(model: AudioLM, **changes: object) -> Generate:
+def settings(model: Salmonn, **changes: object) -> Generate:
     return model.recipe.generate.model_copy(update={"max_new_tokens": 12, **changes})
 
 
 @pytest.mark.parametrize("decoding", ["auto", "plain"])
-def test_a_sample_is_the_rows_own(model: AudioLM, clips: Path, decoding: str) -> None:
+def test_a_sample_is_the_rows_own(model: Salmonn, clips: Path, decoding: str) -> None:
     rows = read_annotation(clips / "all.json")
     drawn = settings(model, sample=True, temperature=1.5, top_p=0.95, decoding=decoding)
 
@@ -42,7 +43,7 @@ def test_a_sample_is_the_rows_own(model: AudioLM, clips: Path, decoding: str) ->
 
 def test_the_shipped_model_draws_the_same_at_any_batch_size() -> None:
     samples = SAMPLES
-    shipped = AudioLM.from_pretrained(samples.parent)
+    shipped = load_network(samples.parent)
     rows = [*read_annotation(samples / "asr.json"), *read_annotation(samples / "aac.json")]
     how = shipped.recipe.generate.model_copy(update={"sample": True, "beams": 1, "temperature": 2.0})
     texts = [
@@ -53,7 +54,7 @@ def test_the_shipped_model_draws_the_same_at_any_batch_size() -> None:
     assert texts[0] != predict(shipped, rows, samples, settings=how.model_copy(update={"seed": 1}), workers=0)
 
 
-def test_both_loops_draw_the_same(model: AudioLM, clips: Path) -> None:
+def test_both_loops_draw_the_same(model: Salmonn, clips: Path) -> None:
     for features, queries in listen(model, clips):
         queries = [Query(query.task, key=str(place)) for place, query in enumerate(queries)]
         own = settings(model, sample=True, top_k=20, repetition_penalty=1.3)
@@ -61,13 +62,13 @@ def test_both_loops_draw_the_same(model: AudioLM, clips: Path) -> None:
         assert model.generate(features, queries, own) == model.generate(features, queries, plain)
 
 
-def test_a_very_low_temperature_is_greedy(model: AudioLM, clips: Path) -> None:
+def test_a_very_low_temperature_is_greedy(model: Salmonn, clips: Path) -> None:
     features, queries = listen(model, clips)[0]
     cold = settings(model, sample=True, temperature=1e-4)
     assert model.generate(features, queries, cold) == model.generate(features, queries, settings(model))
 
 
-def test_tasks_of_a_batch_go_by_their_own_settings(model: AudioLM, clips: Path) -> None:
+def test_tasks_of_a_batch_go_by_their_own_settings(model: Salmonn, clips: Path) -> None:
     features, queries = listen(model, clips)[0]
     assert len({query.task for query in queries}) == 2
     short, beams = settings(model, max_new_tokens=3), settings(model, beams=3)
@@ -86,7 +87,7 @@ def test_tasks_of_a_batch_go_by_their_own_settings(model: AudioLM, clips: Path) 
 
 
 def test_the_recipes_own_tasks_hold_where_no_settings_are_given(tiny_checkpoint: Path, clips: Path) -> None:
-    model = AudioLM.from_pretrained(tiny_checkpoint)
+    model = load_network(tiny_checkpoint)
     generate = model.recipe.generate.model_copy(update={"tasks": {"asr": GenerateTask(max_new_tokens=1)}})
     model.recipe = model.recipe.model_copy(update={"generate": generate})
     assert model.settings_for("asr").max_new_tokens == 1
@@ -96,7 +97,7 @@ def test_the_recipes_own_tasks_hold_where_no_settings_are_given(tiny_checkpoint:
     assert all((count == 1) == (query.task == "asr") for count, query in zip(tokens, queries, strict=True))
 
 
-def test_what_is_encoded_already_is_not_encoded_again(model: AudioLM, clips: Path) -> None:
+def test_what_is_encoded_already_is_not_encoded_again(model: Salmonn, clips: Path) -> None:
     features, queries = listen(model, clips)[0]
     with torch.inference_mode():
         encoded = model.encode(features)
@@ -112,7 +113,7 @@ def test_what_is_encoded_already_is_not_encoded_again(model: AudioLM, clips: Pat
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-def test_loops_are_cut_or_answered_again(model: AudioLM, clips: Path, beams: int) -> None:
+def test_loops_are_cut_or_answered_again(model: Salmonn, clips: Path, beams: int) -> None:
     features, queries = listen(model, clips)[0]
     long = settings(model, max_new_tokens=40, beams=beams)
     whole = model.generate_answers(features, queries, long)
@@ -128,7 +129,7 @@ def test_loops_are_cut_or_answered_again(model: AudioLM, clips: Path, beams: int
         assert new.text == (cut_loop(other) if new.looped else old.text)
 
 
-def test_a_row_is_guarded_alike_in_any_batch(model: AudioLM, clips: Path) -> None:
+def test_a_row_is_guarded_alike_in_any_batch(model: Salmonn, clips: Path) -> None:
     rows = read_annotation(clips / "all.json")
     for guard in ("cut", "penalise"):
         how = settings(model, max_new_tokens=40, loop_guard=guard, batch_size=1)

@@ -5,15 +5,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from helpers.networks import load_network
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.audio.clip import load_audio
-from nota_cli.data.batches import RowBatches
+from nota_cli.data.row_batches import RowBatches
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.features.batch import extract
-from nota_cli.inference.engine import feature_spec
 from nota_cli.inference.predict import predict
 from nota_cli.models.build import build
-from nota_cli.models.families.salmonn import AudioLM
 from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.load import load_recipe
 
@@ -60,11 +59,11 @@ def test_the_connector_equals_transformers_q_former_on_the_teams_weights(
 
 
 def test_a_saved_checkpoint_gives_the_same_texts(tiny_checkpoint: Path, clips: Path, tmp_path: Path) -> None:
-    model = AudioLM.from_pretrained(tiny_checkpoint)
+    model = load_network(tiny_checkpoint)
     rows = read_annotation(clips / "all.json")
     texts = predict(model, rows, clips, workers=0)
     model.save_pretrained(tmp_path / "again")
-    assert predict(AudioLM.from_pretrained(tmp_path / "again"), rows, clips, workers=0) == texts
+    assert predict(load_network(tmp_path / "again"), rows, clips, workers=0) == texts
     assert any(texts)
 
 
@@ -73,20 +72,20 @@ def test_a_checkpoint_brings_its_own_decoder_to_a_recipe_that_would_start_one_at
 ) -> None:
     """`nota quantize CHECKPOINT --recipe R` must quantize what was trained."""
     recipe = load_recipe(str(tiny_recipe), [f"checkpoint={tiny_checkpoint}"])
-    found, saved = build(recipe).state_dict(), AudioLM.from_pretrained(tiny_checkpoint).state_dict()
+    found, saved = build(recipe).state_dict(), load_network(tiny_checkpoint).state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in saved.items())
 
 
 def test_a_random_decoder_that_is_not_trained_is_kept_in_the_checkpoint(tiny_recipe: Path, tmp_path: Path) -> None:
     model = build(load_recipe(str(tiny_recipe), ["decoder.train=false", "lora={}"]))
     model.save_pretrained(tmp_path)
-    found, saved = AudioLM.from_pretrained(tmp_path).state_dict(), model.state_dict()
+    found, saved = load_network(tmp_path).state_dict(), model.state_dict()
     assert all(torch.equal(found[name], tensor) for name, tensor in saved.items())
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_texts_do_not_depend_on_the_batch_size(tiny_checkpoint: Path, clips: Path, size: int) -> None:
-    model = AudioLM.from_pretrained(tiny_checkpoint)
+    model = load_network(tiny_checkpoint)
     rows = read_annotation(clips / "all.json")
     alone = model.recipe.generate.model_copy(update={"batch_size": 1})
     together = alone.model_copy(update={"batch_size": size})
@@ -96,7 +95,7 @@ def test_texts_do_not_depend_on_the_batch_size(tiny_checkpoint: Path, clips: Pat
 
 
 def test_clip_padding_gives_a_clip_the_same_embeddings_alone_and_in_a_batch(tiny_checkpoint: Path, clips: Path) -> None:
-    model = AudioLM.from_pretrained(tiny_checkpoint)
+    model = load_network(tiny_checkpoint)
     waves = [load_audio(clips / row.path) for row in read_annotation(clips / "all.json")]
     with torch.no_grad():
         together = model.encode(extract(waves, 80, pad="clip"))
@@ -109,7 +108,7 @@ def test_clip_padding_gives_a_clip_the_same_embeddings_alone_and_in_a_batch(tiny
 
 def test_loss_counts_the_answer_alone(tiny_checkpoint: Path, clips: Path) -> None:
     """The loss of two rows is the mean over their answers' tokens, whatever their prompts and lengths are."""
-    model = AudioLM.from_pretrained(tiny_checkpoint)
+    model = load_network(tiny_checkpoint)
     rows = read_annotation(clips / "all.json")[:2]
     waves = [load_audio(clips / row.path) for row in rows]
     queries, texts = [Query(row.task) for row in rows], ["one", "rain falls outside"]
@@ -133,7 +132,7 @@ def test_missing_and_unexpected_keys_stop_the_loading(tiny_checkpoint: Path, tmp
     state["connector.ln_audio.bias"] = torch.zeros(5)
     save_file(state, broken / "model.safetensors")
     with pytest.raises(CheckpointError) as caught:
-        AudioLM.from_pretrained(broken)
+        load_network(broken)
     message = str(caught.value)
     assert "missing: connector.ln_speech.weight" in message
     assert "unexpected: connector.stranger" in message
@@ -148,10 +147,10 @@ def test_a_damaged_or_absent_checkpoint_is_a_clear_error(tiny_checkpoint: Path, 
     whole = (broken / "model.safetensors").read_bytes()
     (broken / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="damaged"):
-        AudioLM.from_pretrained(broken)
+        load_network(broken)
     (broken / "model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="no model.safetensors"):
-        AudioLM.from_pretrained(broken)
+        load_network(broken)
 
 
 @pytest.mark.parametrize("key", ["speech_encoder.config.d_modle", "decoder.config.hiden_size"])
@@ -197,9 +196,9 @@ def test_the_decoder_sees_prompt_audio_prompt_and_answer_in_this_order(
     left: bool, tiny_checkpoint: Path, clips: Path
 ) -> None:
     """Put together row by row here, of rows whose clips, questions and answers differ in length."""
-    model = AudioLM.from_pretrained(tiny_checkpoint)
+    model = load_network(tiny_checkpoint)
     rows = read_annotation(clips / "all.json")[:3]
-    batch = RowBatches(rows, [[0, 1, 2]], clips, feature_spec(model))[0]
+    batch = RowBatches(rows, [[0, 1, 2]], clips, model.preprocessor())[0]
     texts = ["rain", "three seven one", ""]
     embed = model.decoder.embed
     encoded = model.encode(batch.features)

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from nota_cli.data.annotation import read_annotation
-from nota_cli.data.batches import RowBatches, in_order, loader
-from nota_cli.inference.engine import feature_spec
+from nota_cli.data.row_batches import RowBatches, in_order, loader
 from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_recipe
 
@@ -83,7 +82,7 @@ def test_states_embeddings_logits_and_loss_are_the_teams(
     expected = json.loads((folder / "expected.json").read_text())["rows"]
     model = load(load_recipe(str(golden_recipe(folder))), "cpu")
     rows = read_annotation(folder / "manifest.json")
-    batches = RowBatches(rows, in_order(len(rows), 1), folder / "audio", feature_spec(model))
+    batches = RowBatches(rows, in_order(len(rows), 1), folder / "audio", model.preprocessor())
     with torch.no_grad():
         for index, batch in enumerate(loader(batches, range(len(rows)), 0)):
             encoded = model.encode(batch.features)
@@ -109,7 +108,7 @@ def test_a_batch_of_unequal_clips_gives_each_its_own_embeddings(
     golden = load_file(folder / "golden.safetensors")
     model = load(load_recipe(str(golden_recipe(folder))), "cpu")
     rows = read_annotation(folder / "manifest.json")
-    (batch,) = loader(RowBatches(rows, in_order(6, 6), folder / "audio", feature_spec(model)), [0], 0)
+    (batch,) = loader(RowBatches(rows, in_order(6, 6), folder / "audio", model.preprocessor()), [0], 0)
     with torch.no_grad():
         encoded = model.encode(batch.features)
     for index in range(6):

@@ -5,9 +5,8 @@ import pytest
 import torch
 
 from nota_cli.features.batch import extract
-from nota_cli.inference import encoding
-from nota_cli.inference.encoding import encode
-from nota_cli.models.families.salmonn import Encoded
+from nota_cli.models.families import salmonn
+from nota_cli.models.families.salmonn import Encoded, neighbours
 from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_recipe
 
@@ -25,7 +24,7 @@ SECONDS = (3.1, 2.0, 1.9, 1.0, 1.0)
     ],
 )
 def test_parts_are_neighbours_of_no_more_than_so_many_frames(lengths: list[int], expected: list[tuple]) -> None:
-    assert [(part.start, part.stop) for part in encoding._parts(lengths, 6)] == expected
+    assert [(part.start, part.stop) for part in neighbours(lengths, 6)] == expected
 
 
 @pytest.mark.parametrize("most", [1, 350, 500])
@@ -34,11 +33,11 @@ def test_parts_are_the_whole(most: int, tiny_checkpoint: Path, monkeypatch: pyte
     rng = np.random.default_rng(0)
     waves = [rng.normal(0, 0.1, round(16_000 * seconds)).astype(np.float32) for seconds in SECONDS]
     features = extract(waves, 80, pad="clip")
-    assert encode(model, features) is features  # little enough to go at once
-    monkeypatch.setattr(encoding, "MOST_FRAMES", most)
+    assert model.encode_batch(features) is features  # little enough to go at once
+    monkeypatch.setattr(salmonn, "MOST_FRAMES", most)
     with torch.inference_mode():
         whole = model.encode(features)
-    parts = encode(model, features)
+    parts = model.encode_batch(features)
     assert isinstance(parts, Encoded)
     for name in ("mask", "speech_mask", "audio_mask"):
         assert torch.equal(getattr(parts, name), getattr(whole, name))

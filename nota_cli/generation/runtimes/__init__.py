@@ -1,0 +1,1 @@
+"""Who computes: the runtimes that encode, prefill and decode."""

@@ -1,0 +1,94 @@
+"""The sections of a recipe that say what it is trained, validated and tested on, and how it is trained."""
+
+from pydantic import Field
+
+from nota_cli.recipe.section import Dtype, PathText, Positive, Probability, Section
+
+
+class Source(Section):
+    """One annotation file and where its audio lies."""
+
+    annotation: PathText
+    audio_root: PathText
+    optional: bool = False
+    """Train without this source, with a warning, where its annotation is not there."""
+    weight: float = Field(1.0, gt=0)
+    """Share of the training rows drawn from this source, relative to the others."""
+    join: Positive = 1
+    """Up to so many rows of one `speaker` are joined into one clip, their texts with spaces."""
+    gap_seconds: tuple[float, float] = (0.0, 0.3)
+    """Silence between joined rows, drawn uniformly."""
+    background: PathText | None = None
+    """An annotation (same audio root rules as `background_root`) whose sounds are mixed under this source's clips."""
+    background_root: PathText | None = None
+    background_probability: Probability = 0.4
+    crop_seconds: float | None = Field(None, gt=0)
+    """Longer clips are cut to a random stretch of this length in training."""
+    mix_same_label: Probability = 0.0
+    """Chance that a second clip with the same `label` is added."""
+
+
+class Augment(Section):
+    """Random changes to training clips; all off by default."""
+
+    speed: float = Field(0.0, ge=0, lt=0.5)
+    """Largest relative change of speed (and with it of pitch)."""
+    gain_db: float = Field(0.0, ge=0)
+    noise: Probability = 0.0
+    """Chance of white noise at 5 to 35 dB below the clip."""
+    roll: Probability = 0.0
+    """Chance that a labeled clip is rolled in time."""
+    tone: float = Field(0.0, ge=0)
+    """Largest tilt of the spectrum, in dB at its edge."""
+    mask_time: int = Field(0, ge=0)
+    """SpecAugment: two time masks of up to so many frames of 10 ms."""
+    mask_frequency: int = Field(0, ge=0)
+    """SpecAugment: two frequency masks of up to so many bins."""
+
+
+class Data(Section):
+    """Annotation files for training, validation and test."""
+
+    train: list[Source] = []
+    validation: list[Source] = []
+    test: dict[str, Source] = {}
+
+
+class Train(Section):
+    """Optimizer, schedule and what is kept."""
+
+    steps: Positive = 90000
+    batch_size: Positive = 8
+    accumulation: Positive = 1
+    learning_rate: float = Field(3e-5, gt=0)
+    minimum_rate: float = Field(1e-5, ge=0)
+    warmup_rate: float = Field(1e-6, ge=0)
+    warmup_steps: int = Field(3000, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    beta2: float = Field(0.999, gt=0, lt=1)
+    clip_norm: float = Field(1.0, gt=0)
+    autocast: bool = True
+    """bfloat16 autocast in the forward pass."""
+    decoder_weight: float = Field(1.0, ge=0)
+    """Weight of the decoder's cross-entropy. 0 teaches the connector by `alignment_weight` alone, and the decoder is
+    never run: many times faster."""
+    alignment_weight: float = Field(0.0, ge=0)
+    """Weight of a CTC loss that moves the connector's output towards the decoder's embeddings of the spoken tokens."""
+    ctc_weight: float = Field(0.0, ge=0)
+    """Weight of a CTC loss on the speech encoder's states (tokens of the reference text); its head is thrown away."""
+    label_weight: float = Field(0.0, ge=0)
+    """Weight of a classification loss on the audio encoder's mean state (a row's `label`); its head is thrown away."""
+    save_dtype: Dtype = "float32"
+    """Number type of the trained weights in the checkpoint; training itself keeps them in float32."""
+    average: float = Field(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights that is saved; 0 saves the weights as they are."""
+    validate_every: Positive = 3000
+    save_every: Positive = 1000
+    workers: int = Field(1, ge=0)
+    seed: int = Field(0, ge=0)
+    init: PathText | None = None
+    """Checkpoint folder to start from (stage 2 starts from stage 1's weights)."""
+    augment: Augment = Augment()
+    augment_ramp: int = Field(0, ge=0)
+    """Steps over which tone, noise, masks and background grow to full strength; a model that starts from random
+    weights first has to hear anything at all."""
