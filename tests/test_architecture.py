@@ -28,7 +28,7 @@ MAY = {
     "prompts": BASE | {"recipe"},
     "features": BASE,
     "weights": BASE | {"recipe"},
-    "quantization": BASE | {"weights"},
+    "quantization": BASE | {"recipe", "weights"},
     "generation": BASE | {"prompts"},
     "models": BASE | {"recipe", "hub", "prompts", "features", "weights", "quantization", "generation"},
     "data": BASE | {"recipe", "prompts", "features"},

@@ -15,6 +15,7 @@ from nota_cli.efficiency.report import compare, show, show_comparison, text_tabl
 from nota_cli.efficiency.timing import PROTOCOLS, Round, Settings, Times, run_rounds
 from nota_cli.errors import NotaError
 from nota_cli.models.build import build
+from nota_cli.models.device import gpu_name
 from nota_cli.models.families.base import AudioModel, Device
 from nota_cli.models.memory import memory_there, out_of_memory
 from nota_cli.models.parts import Part
@@ -215,7 +216,7 @@ def _device_name(device: str) -> str:
         import torch
 
         size = torch.cuda.get_device_properties(device).total_memory
-        return f"{torch.cuda.get_device_name(device)}, {size / 2**30:.0f} GiB"
+        return f"{gpu_name(device)}, {size / 2**30:.0f} GiB"
     return f"cpu, {_threads()} threads"
 
 
@@ -231,12 +232,7 @@ def _machine(device: str) -> dict[str, Any]:
     if info.exists():
         names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
         cpu = names[0] if names else cpu
-    gpu = None
-    if device.startswith("cuda"):
-        import torch
-
-        gpu = torch.cuda.get_device_name(device)
-    return {"cpu": cpu, "threads": _threads(), "gpu": gpu, "system": platform.system()}
+    return {"cpu": cpu, "threads": _threads(), "gpu": gpu_name(device), "system": platform.system()}
 
 
 def _versions() -> dict[str, str]:

@@ -10,6 +10,7 @@ from nota_cli.data.annotation import Row, row_id
 from nota_cli.data.audio.clip import NOTE_KINDS
 from nota_cli.inference.journal import BLANK, DONE, SKIPPED, Entry
 from nota_cli.inference.results import Outcomes, Tally
+from nota_cli.models.device import gpu_name
 from nota_cli.version import versions
 
 PACKAGES = ("torch", "transformers", "peft", "gptqmodel", "soundfile", "soxr", "numpy")
@@ -98,7 +99,7 @@ def run_report(
         "halvings": sum(tally.halvings for tally in tallies),
         "processes": facts.processes,
         "device": facts.device,
-        "device_name": _device_name(facts.device),
+        "device_name": gpu_name(facts.device) or platform.processor() or platform.machine(),
         "long": facts.long,
         **facts.provenance,
         "versions": versions(PACKAGES),
@@ -119,11 +120,3 @@ def _noted(rows: Sequence[Row], outcomes: Outcomes, kind: str) -> list[dict[str,
         for row, entry in zip(rows, outcomes, strict=True)
         if entry.status == DONE and kind in entry.notes
     ]
-
-
-def _device_name(device: str) -> str:
-    import torch
-
-    if torch.device(device).type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()

@@ -40,6 +40,15 @@ def pick_device(name: str) -> str:
     return name
 
 
+def gpu_name(device: str) -> str | None:
+    """What a CUDA device is called; None for a CPU, for which torch is not imported."""
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    return torch.cuda.get_device_name(device)
+
+
 def device_for(recipe: BaseRecipe, name: str) -> str:
     """`pick_device` for a recipe's family: one that needs no torch runs on the CPU, and torch is not asked.
 

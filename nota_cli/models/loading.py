@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nota_cli.console import debug, say, waiting
 from nota_cli.imports import heavy_imports
+from nota_cli.recipe.quantizers import QUANTIZERS
 from nota_cli.recipe.schema import BaseRecipe, Recipe
 from nota_cli.recipe.section import LoadFormat
 
@@ -31,8 +32,8 @@ def load(recipe: BaseRecipe, device: str, loading: Loading = Loading()) -> "Audi
         model = build(recipe, device, "run", load_format=loading.format, allow_missing=loading.allow_missing)
     debug(f"loaded in {time.monotonic() - started:.1f} s")
     stored = recipe.decoder.quantization if isinstance(recipe, Recipe) else "none"
-    method = {"gptq": "GPTQ", "nf4": "nf4"}.get(stored)
-    note = "" if method is None else f", 4-bit {method} decoder on the {model.kernel} kernel"
+    method = QUANTIZERS.get(stored)
+    note = "" if method is None else f", 4-bit {method.label} decoder on the {model.kernel} kernel"
     weights = " with dummy weights (no checkpoint is read, its texts mean nothing)" if loading.format == "dummy" else ""
     say(f"recipe {recipe.name}{weights} on {device}{note}")
     return model

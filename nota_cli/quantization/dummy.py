@@ -6,18 +6,16 @@ there, as when a quantized folder is loaded, and then every tensor is filled che
 
 import copy
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from nota_cli.errors import RecipeError
-from nota_cli.quantization.gptq import _choose_kernel, _without_compile
-from nota_cli.quantization.gptq_format import FORMATS, GptqSettings
-from nota_cli.quantization.gptq_runtime import exact_scales, import_gptqmodel, quietly
-from nota_cli.quantization.nf4 import import_bitsandbytes, nf4_settings, repack_weights
+from nota_cli.quantization.base import quantizer
+from nota_cli.quantization.gptq_runtime import is_gptq_layer, quietly
 from nota_cli.quantization.weight_only import Int4PackLinear, PackedLinear
+from nota_cli.recipe.quantizers import QUANTIZERS
 from nota_cli.weights.attention import default_attention
 
 if TYPE_CHECKING:
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 STD = 0.02  # of weights, dequantized ones included: what most models start from
 BLOCK = 1_048_573  # random numbers drawn, and repeated; a prime, so that rows of a matrix do not repeat
-NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # weights that share a scale, scales that share a scale
 
 
 def dummy_decoder(
@@ -34,10 +31,9 @@ def dummy_decoder(
     dtype: torch.dtype,
     device: str = "cpu",
     *,
-    bits: int = 4,
-    group_size: int = 128,
     kernel: str = "auto",
     seed: int = 0,
+    **packing: int,
 ) -> "PreTrainedModel":
     """A causal language model of the config's size with random weights, in evaluation mode.
 
@@ -46,10 +42,10 @@ def dummy_decoder(
         quantization: "none", "gptq" or "nf4" (double quantization), of all linear layers but the output layer.
         dtype: of everything that is not quantized, and of the arithmetic.
         device: "meta" gives all shapes and types, and allocates nothing.
-        bits: of a GPTQ weight.
-        group_size: GPTQ weights that share a scale.
         kernel: of `nota_cli.quantization.gptq.load_gptq_decoder`; on the meta device the torch kernel stands for all.
         seed: the same seed gives the same model.
+        packing: what the quantizer wants to know: `bits` of a GPTQ weight (4), and `group_size`, how many of them
+            share a scale (128).
 
     Raises:
         RecipeError: no GPTQ layers of these bits, group size and kernel can be made for this model here.
@@ -57,39 +53,30 @@ def dummy_decoder(
     """
     from transformers import AutoModelForCausalLM
 
-    if quantization not in ("none", "gptq", "nf4"):
-        raise RecipeError(f"decoder.quantization: {quantization!r} is not one of none, gptq, nf4")
+    if quantization not in ("none", *QUANTIZERS):
+        raise RecipeError(f"decoder.quantization: {quantization!r} is not one of none, {', '.join(QUANTIZERS)}")
     config = copy.deepcopy(config)
     if hasattr(config, "quantization_config"):
         del config.quantization_config  # of the folder that the config comes from
     attention = default_attention(config)
     with torch.device("meta"), quietly():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
-    quantizer: Any = None
-    if quantization == "gptq":
-        quantizer = _gptq_quantizer(model, dtype, device, bits, group_size, kernel)
-    elif quantization == "nf4":
-        quantizer = _nf4_quantizer(dtype)
-    if quantizer is not None:
+    entry = None if quantization == "none" else quantizer(quantization)
+    replaced: Any = None
+    if entry is not None:
         try:
-            with torch.device("meta"), quietly():
-                quantizer.preprocess_model(model, dtype=dtype, device_map={"": device})
+            replaced = entry.replace_linears(model, dtype, device, kernel, packing)
         except (ValueError, NotImplementedError) as error:
             raise RecipeError(f"decoder: no {quantization} layers can be made for this model: {error}") from error
-        if not any(packed_tensors(module) or _is_nf4(module) for module in model.modules()):
+        if not any(packed_tensors(module) or entry.is_layer(module) for module in model.modules()):
             raise RecipeError(f"decoder: a {type(model).__name__} has no layers that {quantization} quantizes")
     _materialise(model, _Source(device, seed))
-    if quantizer is not None:
-        model.hf_quantizer = quantizer
+    if replaced is not None:
+        model.hf_quantizer = replaced
         with quietly():
-            quantizer.postprocess_model(model)
-    if quantization == "gptq":
-        for module in filter(_is_gptq, model.modules()):
-            _without_compile(module)
-            if dtype == torch.float32:
-                exact_scales(module)
-    elif quantization == "nf4":
-        repack_weights(model, False)
+            replaced.postprocess_model(model)
+    if entry is not None:
+        entry.finish(model, dtype)
     return model.eval()
 
 
@@ -126,7 +113,7 @@ def packed_tensors(module: nn.Module) -> list[Tensor]:
     if state is not None:
         nested = [state.offset, state.state2.absmax, state.state2.code] if state.nested else []
         return [module.weight, state.absmax, state.code, *nested]
-    packed = _is_gptq(module) or isinstance(module, PackedLinear | Int4PackLinear)
+    packed = is_gptq_layer(module) or isinstance(module, PackedLinear | Int4PackLinear)
     return [value for name, value in module.named_buffers(recurse=False) if packed and name != "bias"]
 
 
@@ -175,12 +162,12 @@ def _materialise(model: nn.Module, source: _Source) -> None:
     for module in model.modules():
         if isinstance(module, PreTrainedModel):
             computed.update(module.modules())
+    quantizers = [quantizer(name) for name in QUANTIZERS]
     filled: dict[int, nn.Parameter] = {}  # tied weights stay tied
     for module in model.modules():
-        if _is_gptq(module):
-            _fill_gptq(module, source)
-        elif _is_nf4(module):
-            _fill_nf4(module, source)
+        own = next((entry for entry in quantizers if entry.is_layer(module)), None)
+        if own is not None:
+            own.fill(module, source, STD)
         elif isinstance(module, PackedLinear):
             _fill_packed(module, source, filled)
         else:
@@ -222,68 +209,6 @@ def _fill_buffers(module: nn.Module, source: _Source, computed: bool) -> None:
         module._buffers[name] = value.fill_(1) if name == "running_var" else value
 
 
-def _gptq_quantizer(
-    model: "PreTrainedModel", dtype: torch.dtype, device: str, bits: int, group_size: int, kernel: str
-) -> Any:
-    """What transformers makes of a GPTQ folder's `quantization_config`."""
-    import_gptqmodel()
-    from transformers import GPTQConfig
-    from transformers.quantizers.auto import AutoHfQuantizer
-
-    if torch.device(device).type == "meta":
-        device, kernel = "cpu", "auto"
-    settings: dict[str, Any] = {"bits": bits, "group_size": group_size, "sym": True, "desc_act": False}
-    known = GptqSettings(Path("dummy weights"), **settings, checkpoint_format=FORMATS[0])
-    settings["backend"] = _choose_kernel(kernel, torch.device(device), dtype, known)
-    try:
-        with quietly():
-            return AutoHfQuantizer.from_config(GPTQConfig(**settings, block_name_to_quantize=_blocks(model)))
-    except ValueError as error:
-        raise RecipeError(f"decoder: no GPTQ of {bits} bits in groups of {group_size}: {error}") from error
-
-
-def _nf4_quantizer(dtype: torch.dtype) -> Any:
-    import_bitsandbytes()
-    from transformers.quantizers.auto import AutoHfQuantizer
-
-    return AutoHfQuantizer.from_config(nf4_settings(dtype))
-
-
-def _blocks(model: "PreTrainedModel") -> str:
-    """Name of the list of the model's transformer blocks."""
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
-            return name
-    raise RecipeError(f"decoder: no list of {model.config.num_hidden_layers} blocks in a {type(model).__name__}")
-
-
-def _is_gptq(module: nn.Module) -> bool:
-    """Whether it is a gptqmodel layer; asks without importing gptqmodel, which takes seconds."""
-    return "qweight" in module._buffers
-
-
-def _is_nf4(module: nn.Module) -> bool:
-    return type(module).__name__ == "Linear4bit" and isinstance(module, nn.Linear)  # peft's of that name is none
-
-
-def _fill_gptq(module: Any, source: _Source) -> None:
-    """Random codes, scales that bring them to `STD`, zero points in the middle: the format's v1, as in files."""
-    bits, rows = module.bits, module.in_features
-    module.qweight = source.bits(module.qweight.shape, module.qweight.dtype)
-    middle = sum((2 ** (bits - 1) - 1) << (bits * place) for place in range(32))  # files hold the zero point less one
-    words = [middle >> (32 * index) & (2**32 - 1) for index in range(bits)]
-    words = torch.tensor([word - 2**32 if word >= 2**31 else word for word in words], dtype=torch.int32)
-    groups, columns = module.qzeros.shape
-    module.qzeros = words.repeat(math.ceil(columns / bits))[:columns].repeat(groups, 1).to(source.device)
-    spread = math.sqrt((4**bits - 1) / 12)  # standard deviation of codes that are all equally likely
-    module.scales = source.near(STD / spread, module.scales.shape, module.scales.dtype)
-    size = module.group_size if module.group_size > 0 else rows
-    module.g_idx = (torch.arange(rows, dtype=torch.int32) // size).to(source.device)
-    if module.bias is not None:
-        module.bias = torch.zeros_like(module.bias, device=source.device)
-    module._is_hf_initialized = True
-
-
 def _fill_packed(module: PackedLinear, source: _Source, filled: dict[int, nn.Parameter]) -> None:
     """Random codes with scales that bring them to `STD`, and zero points in the middle."""
     module.codes = source.bits(module.codes.shape, module.codes.dtype)
@@ -292,47 +217,3 @@ def _fill_packed(module: PackedLinear, source: _Source, filled: dict[int, nn.Par
     if module.zeros is not None:
         module.zeros = torch.full_like(module.zeros, 8, device=source.device)
     _fill_parameters(module, source, filled)
-
-
-def _fill_nf4(module: Any, source: _Source) -> None:
-    """Random codes and scales in bitsandbytes' nested form, the scales such that weights come out at `STD`."""
-    from bitsandbytes.functional import QuantState, create_dynamic_map, get_4bit_type
-    from bitsandbytes.nn import Params4bit
-
-    shape = torch.Size((module.out_features, module.in_features))
-    blocks = math.ceil(shape.numel() / NF4_BLOCK)
-    table = get_4bit_type("nf4", device="cpu")
-    scale = STD / float(table.square().mean().sqrt())
-    nested = QuantState(
-        absmax=torch.full((math.ceil(blocks / NF4_NESTED_BLOCK),), 0.2 * scale, device=source.device),
-        blocksize=NF4_NESTED_BLOCK,
-        code=create_dynamic_map().to(source.device),
-        dtype=torch.float32,
-    )
-    state = QuantState(
-        absmax=source.bits(torch.Size((blocks,)), torch.uint8),
-        shape=shape,
-        code=table.to(source.device),
-        blocksize=NF4_BLOCK,
-        quant_type="nf4",
-        dtype=module.compute_dtype,
-        offset=torch.tensor(scale, device=source.device),
-        state2=nested,
-    )
-    module.weight = Params4bit(
-        source.bits(torch.Size((math.ceil(shape.numel() / 2), 1)), torch.uint8),
-        requires_grad=False,
-        quant_state=state,
-        blocksize=NF4_BLOCK,
-        compress_statistics=True,
-        quant_type="nf4",
-        quant_storage=torch.uint8,
-        module=module,
-        bnb_quantized=True,
-    )
-    module.quant_state = state
-    module.weight._is_hf_initialized = True
-    if module.bias is not None:
-        bias = torch.zeros_like(module.bias, dtype=module.compute_dtype, device=source.device)
-        module.bias = nn.Parameter(bias, requires_grad=False)
-    module._is_hf_initialized = True

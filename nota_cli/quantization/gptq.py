@@ -3,6 +3,8 @@
 `nota_cli.compression.gptq` makes them; `gptq_runtime.py` holds what both know about gptqmodel.
 """
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,17 +12,27 @@ import torch
 from torch import nn
 
 from nota_cli.errors import CheckpointError, RecipeError
-from nota_cli.quantization.gptq_format import FORMATS, GptqSettings, quantization_method, read_settings, stated_settings
+from nota_cli.quantization.base import Quantizer, RandomNumbers
+from nota_cli.quantization.gptq_format import (
+    CONFIG,
+    FORMATS,
+    GptqSettings,
+    check_values,
+    quantization_method,
+    read_settings,
+    stated_settings,
+)
 from nota_cli.quantization.gptq_runtime import (
     exact_scales,
     import_gptqmodel,
+    is_gptq_layer,
     quantized_layers,
     quietly,
     short_name,
     silence_gptqmodel,
 )
 from nota_cli.quantization.gptq_stored import BITS, stored_config
-from nota_cli.quantization.weight_only import Int4PackLinear, PackedLinear
+from nota_cli.quantization.weight_only import CPU_KERNELS, Int4PackLinear, PackedLinear
 from nota_cli.weights.attention import default_attention
 from nota_cli.weights.fit import layer_note, misfits
 from nota_cli.weights.state_dicts import example_names
@@ -231,3 +243,86 @@ def _choose_kernel(kernel: str, device: torch.device, dtype: torch.dtype, settin
             f"decoder.kernel: {kernel!r} cannot run this checkpoint here: {error} Choose one of: {choices}"
         ) from error
     return f"gptq_{name}"
+
+
+def _replace_linears(
+    model: "PreTrainedModel", dtype: torch.dtype, device: str, kernel: str, packing: dict[str, Any]
+) -> Any:
+    """On the meta device, by what transformers makes of a GPTQ folder's `quantization_config`."""
+    bits, group_size = packing.get("bits", 4), packing.get("group_size", 128)
+    import_gptqmodel()
+    from transformers import GPTQConfig
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    target = device
+    if torch.device(device).type == "meta":
+        device, kernel = "cpu", "auto"
+    settings: dict[str, Any] = {"bits": bits, "group_size": group_size, "sym": True, "desc_act": False}
+    known = GptqSettings(Path("dummy weights"), **settings, checkpoint_format=FORMATS[0])
+    settings["backend"] = _choose_kernel(kernel, torch.device(device), dtype, known)
+    try:
+        with quietly():
+            quantizer = AutoHfQuantizer.from_config(GPTQConfig(**settings, block_name_to_quantize=_blocks(model)))
+    except ValueError as error:
+        raise RecipeError(f"decoder: no GPTQ of {bits} bits in groups of {group_size}: {error}") from error
+    with torch.device("meta"), quietly():
+        quantizer.preprocess_model(model, dtype=dtype, device_map={"": target})
+    return quantizer
+
+
+def _blocks(model: "PreTrainedModel") -> str:
+    """Name of the list of the model's transformer blocks."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
+            return name
+    raise RecipeError(f"decoder: no list of {model.config.num_hidden_layers} blocks in a {type(model).__name__}")
+
+
+def _fill(module: Any, source: RandomNumbers, std: float) -> None:
+    """Random codes, scales that bring them to `std`, zero points in the middle: the format's v1, as in files."""
+    bits, rows = module.bits, module.in_features
+    module.qweight = source.bits(module.qweight.shape, module.qweight.dtype)
+    middle = sum((2 ** (bits - 1) - 1) << (bits * index) for index in range(32))  # files hold the zero point less one
+    words = [middle >> (32 * index) & (2**32 - 1) for index in range(bits)]
+    words = torch.tensor([word - 2**32 if word >= 2**31 else word for word in words], dtype=torch.int32)
+    groups, columns = module.qzeros.shape
+    module.qzeros = words.repeat(math.ceil(columns / bits))[:columns].repeat(groups, 1).to(source.device)
+    spread = math.sqrt((4**bits - 1) / 12)  # standard deviation of codes that are all equally likely
+    module.scales = source.near(std / spread, module.scales.shape, module.scales.dtype)
+    size = module.group_size if module.group_size > 0 else rows
+    module.g_idx = (torch.arange(rows, dtype=torch.int32) // size).to(source.device)
+    if module.bias is not None:
+        module.bias = torch.zeros_like(module.bias, device=source.device)
+    module._is_hf_initialized = True
+
+
+def _finish(model: nn.Module, dtype: torch.dtype) -> None:
+    """Layers of a dummy as `load_gptq_decoder` leaves those of a folder."""
+    for module in filter(is_gptq_layer, model.modules()):
+        _without_compile(module)
+        if dtype == torch.float32:
+            exact_scales(module)
+
+
+def _stored_packing(folder: Path | None, published: Mapping[str, Any] | None) -> dict[str, int]:
+    """Bits and group size."""
+    values = published if folder is None else stated_settings(folder)
+    if not values:
+        return {}
+    known = check_values(values, (folder or Path()) / CONFIG)
+    return {"bits": known.bits, "group_size": known.group_size}
+
+
+def _load(folder: Path, dtype: torch.dtype, device: str, *, kernel: str, key_mapping: dict[str, str] | None) -> Any:
+    return load_gptq_decoder(folder, kernel, dtype, device, key_mapping=key_mapping, stored=kernel in CPU_KERNELS)
+
+
+QUANTIZER = Quantizer(
+    load=_load,
+    kernel_name=lambda model: kernel_name(model),
+    stored_packing=_stored_packing,
+    replace_linears=_replace_linears,
+    is_layer=is_gptq_layer,
+    fill=_fill,
+    finish=_finish,
+)

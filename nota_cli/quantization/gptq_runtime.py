@@ -80,3 +80,8 @@ def exact_scales(module: Any) -> None:
 def short_name(backend: Any) -> str:
     """gptqmodel's name of a kernel without the prefix that all for GPTQ share."""
     return str(backend.value).removeprefix("gptq_")
+
+
+def is_gptq_layer(module: nn.Module) -> bool:
+    """Whether it is a gptqmodel layer; asks without importing gptqmodel, which takes seconds."""
+    return "qweight" in module._buffers

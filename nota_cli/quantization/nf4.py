@@ -10,6 +10,7 @@ from torch import nn
 from nota_cli.errors import CheckpointError, UsageError, listing
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import decode, parse_json
+from nota_cli.quantization.base import Quantizer, RandomNumbers
 from nota_cli.quantization.gptq_runtime import quietly
 from nota_cli.weights.attention import default_attention
 from nota_cli.weights.fit import layer_note, misfits
@@ -17,6 +18,7 @@ from nota_cli.weights.fit import layer_note, misfits
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+NF4_BLOCK, NF4_NESTED_BLOCK = 64, 256  # weights that share a scale, scales that share a scale
 INSTALL = 'pip install "nota-cli[nf4]"'
 
 
@@ -215,3 +217,90 @@ def _ill_packed(model: nn.Module) -> list[str]:
         elif state.nested and state.state2.absmax.numel() != math.ceil(blocks / state.state2.blocksize):
             problems.append(f"of another shape: {name}.weight.nested_absmax")
     return problems
+
+
+def _replace_linears(
+    model: "PreTrainedModel", dtype: torch.dtype, device: str, kernel: str, packing: dict[str, Any]
+) -> Any:
+    """On the meta device, by transformers' quantizer."""
+    import_bitsandbytes()
+    from transformers.quantizers.auto import AutoHfQuantizer
+
+    quantizer = AutoHfQuantizer.from_config(nf4_settings(dtype))
+    with torch.device("meta"), quietly():
+        quantizer.preprocess_model(model, dtype=dtype, device_map={"": device})
+    return quantizer
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return type(module).__name__ == "Linear4bit" and isinstance(module, nn.Linear)  # peft's of that name is none
+
+
+def _fill(module: Any, source: RandomNumbers, std: float) -> None:
+    """Random codes and scales in bitsandbytes' nested form, the scales such that weights come out at `std`."""
+    from bitsandbytes.functional import QuantState, create_dynamic_map, get_4bit_type
+    from bitsandbytes.nn import Params4bit
+
+    shape = torch.Size((module.out_features, module.in_features))
+    blocks = math.ceil(shape.numel() / NF4_BLOCK)
+    table = get_4bit_type("nf4", device="cpu")
+    scale = std / float(table.square().mean().sqrt())
+    nested = QuantState(
+        absmax=torch.full((math.ceil(blocks / NF4_NESTED_BLOCK),), 0.2 * scale, device=source.device),
+        blocksize=NF4_NESTED_BLOCK,
+        code=create_dynamic_map().to(source.device),
+        dtype=torch.float32,
+    )
+    state = QuantState(
+        absmax=source.bits(torch.Size((blocks,)), torch.uint8),
+        shape=shape,
+        code=table.to(source.device),
+        blocksize=NF4_BLOCK,
+        quant_type="nf4",
+        dtype=module.compute_dtype,
+        offset=torch.tensor(scale, device=source.device),
+        state2=nested,
+    )
+    module.weight = Params4bit(
+        source.bits(torch.Size((math.ceil(shape.numel() / 2), 1)), torch.uint8),
+        requires_grad=False,
+        quant_state=state,
+        blocksize=NF4_BLOCK,
+        compress_statistics=True,
+        quant_type="nf4",
+        quant_storage=torch.uint8,
+        module=module,
+        bnb_quantized=True,
+    )
+    module.quant_state = state
+    module.weight._is_hf_initialized = True
+    if module.bias is not None:
+        bias = torch.zeros_like(module.bias, dtype=module.compute_dtype, device=source.device)
+        module.bias = nn.Parameter(bias, requires_grad=False)
+    module._is_hf_initialized = True
+
+
+def _before_running(model: nn.Module, dtype: torch.dtype, device: str) -> None:
+    """Many times faster on processors that multiply bfloat16."""
+    if dtype == torch.bfloat16 and device == "cpu":
+        repack_weights(model)
+
+
+def _load(folder: Path, dtype: torch.dtype, device: str, *, kernel: str, key_mapping: dict[str, str] | None) -> Any:
+    return load_nf4_decoder(folder, dtype, device, key_mapping=key_mapping)
+
+
+def _finish(model: nn.Module, dtype: torch.dtype) -> None:
+    repack_weights(model, False)
+
+
+QUANTIZER = Quantizer(
+    load=_load,
+    kernel_name=lambda model: "bitsandbytes",
+    stored_packing=lambda folder, published: {},
+    replace_linears=_replace_linears,
+    is_layer=_is_layer,
+    fill=_fill,
+    finish=_finish,
+    before_running=_before_running,
+)

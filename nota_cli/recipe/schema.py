@@ -14,14 +14,17 @@ from pydantic import (
     model_validator,
 )
 
-from nota_cli.recipe.encoders import ENCODERS, Role, kinds
+from nota_cli.recipe.encoders import ENCODERS, kinds
+from nota_cli.recipe.quantizers import QUANTIZERS
 from nota_cli.recipe.section import Dtype, PathText, Positive, Probability, Section
 from nota_cli.recipe.training import Data, Train
 
 
-def _one_of(role: Role, more: tuple[str, ...] = ()) -> Callable[[str], str]:
+def _one_of(known: Callable[[], list[str]]) -> Callable[[str], str]:
+    """A check of a value against a registry as it is then."""
+
     def check(kind: str) -> str:
-        names = [*kinds(role), *more]
+        names = known()
         if kind not in names:
             alternatives = " or ".join(filter(None, (", ".join(map(repr, names[:-1])), repr(names[-1]))))
             raise ValueError(f"Input should be {alternatives}")
@@ -30,7 +33,9 @@ def _one_of(role: Role, more: tuple[str, ...] = ()) -> Callable[[str], str]:
     return check
 
 
-_speech_kind, _audio_kind = _one_of("speech"), _one_of("audio", ("none",))
+_speech_kind = _one_of(lambda: kinds("speech"))
+_audio_kind = _one_of(lambda: [*kinds("audio"), "none"])
+_decoder_quantization = _one_of(lambda: ["none", *QUANTIZERS])
 
 
 class Audio(Section):
@@ -119,7 +124,8 @@ class Decoder(Section):
     """The token before everything else, where the tokenizer names none (Qwen)."""
     pad_token: str | None = None
     """A token that the tokenizer gets in addition, `[PAD]` in the teams' systems; the embedding is resized to fit."""
-    quantization: Literal["none", "gptq", "nf4"] = "none"
+    quantization: Annotated[str, AfterValidator(_decoder_quantization)] = "none"
+    """`none`, or one of `nota_cli.recipe.quantizers`: `gptq`, `nf4`."""
     kernel: str = "auto"
     """GPTQ kernel; `auto` takes the fastest that needs no compiler on this device. On the CPU also `int4pack`, which
     multiplies in bfloat16 whatever `dtype` is (`auto` takes it with bfloat16 alone), and `blockwise`, exact in any
@@ -136,7 +142,9 @@ class Decoder(Section):
             raise ValueError("a decoder built from `config` needs `tokenizer`")
         if self.train and self.quantization != "none":
             raise ValueError("a quantized decoder cannot be trained itself; use `lora`")
-        if self.kernel != "auto" and self.quantization != "gptq":
+        if self.kernel != "auto" and not (
+            self.quantization in QUANTIZERS and QUANTIZERS[self.quantization].has_kernels
+        ):
             raise ValueError(f"`kernel` is of GPTQ alone, and quantization is {self.quantization}")
         return self
 

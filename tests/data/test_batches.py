@@ -111,7 +111,7 @@ def test_features_are_the_same_whoever_makes_them(
     )
     expected = list(loader(in_workers, [1, 0], workers))
     made: list[int] = []
-    monkeypatch.setattr("nota_cli.data.batches.extract", lambda *a, **k: made.append(1) or extract(*a, **k))
+    monkeypatch.setattr("nota_cli.features.batch.extract", lambda *a, **k: made.append(1) or extract(*a, **k))
     found = list(loader(late, [1, 0], workers))
     assert len(made) == 2  # in this process
     for one, other in zip(found, expected, strict=True):

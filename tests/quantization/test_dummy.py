@@ -387,7 +387,7 @@ def test_a_config_without_a_list_of_blocks_is_refused():
 
     model = on_meta(nn.Sequential)
     model.config = Strange(num_hidden_layers=3)
-    from nota_cli.quantization.dummy import _blocks
+    from nota_cli.quantization.gptq import _blocks
 
     with pytest.raises(RecipeError, match="no list of 3 blocks"):
         _blocks(model)

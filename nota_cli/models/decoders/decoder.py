@@ -25,7 +25,8 @@ from nota_cli.models.adapter import AdapterConfig
 from nota_cli.models.decoders import llama_moe  # noqa: F401  (makes the family known to transformers)
 from nota_cli.models.decoders.tokenizer import dummy_tokenizer, load_tokenizer, special_ids
 from nota_cli.models.vocabulary import keep_tokens, kept_rows
-from nota_cli.quantization.weight_only import CPU_KERNELS
+from nota_cli.quantization.base import quantizer
+from nota_cli.recipe.quantizers import QUANTIZERS
 from nota_cli.recipe.schema import Decoder as DecoderSpec
 from nota_cli.recipe.schema import Lora
 from nota_cli.recipe.section import LoadFormat
@@ -158,10 +159,8 @@ def load_decoder(
         decoder = Decoder(model.to(device), tokenizer)
     else:
         decoder = _pretrained(spec, device, kernel)
-    if spec.quantization == "nf4" and spec.dtype == "bfloat16" and device == "cpu" and not trainable:
-        from nota_cli.quantization.nf4 import repack_weights
-
-        repack_weights(decoder.model)  # many times faster on processors that multiply bfloat16
+    if spec.quantization != "none" and not trainable:
+        quantizer(spec.quantization).before_running(decoder.model, _dtype(spec), device)
     if spec.pad_token is not None:
         _add_pad_row(decoder, spec.pad_token)
     head = decoder.model.get_output_embeddings()
@@ -232,26 +231,18 @@ def _loaded(
     kernel: str,
     key_mapping: dict[str, str] | None,
 ) -> Decoder:
-    if spec.quantization == "gptq":
-        from nota_cli.quantization.gptq import kernel_name, load_gptq_decoder
-
-        stored = kernel in CPU_KERNELS
-        model = load_gptq_decoder(folder, kernel, _dtype(spec), device, key_mapping=key_mapping, stored=stored)
-        return Decoder(model, tokenizer, kernel_name(model))
-    if spec.quantization == "nf4":
-        from nota_cli.quantization.nf4 import load_nf4_decoder
-
-        return Decoder(
-            load_nf4_decoder(folder, _dtype(spec), device, key_mapping=key_mapping), tokenizer, "bitsandbytes"
-        )
+    if spec.quantization != "none":
+        entry = quantizer(spec.quantization)
+        model = entry.load(folder, _dtype(spec), device, kernel=kernel, key_mapping=key_mapping)
+        return Decoder(model, tokenizer, entry.kernel_name(model))
     from nota_cli.quantization.gptq_format import quantization_method
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if method := quantization_method(folder):
             raise CheckpointError(
-                f"decoder {folder} is quantized; set decoder.quantization to gptq or nf4, as its config.json says "
-                f"(quant_method is {method!r} there)"
+                f"decoder {folder} is quantized; set decoder.quantization to {' or '.join(QUANTIZERS)}, as its "
+                f"config.json says (quant_method is {method!r} there)"
             )
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -274,10 +265,12 @@ def _loaded(
 def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     from nota_cli.models.architectures import architecture
     from nota_cli.quantization.dummy import dummy_decoder
-    from nota_cli.quantization.gptq import kernel_name
 
+    entry = None if spec.quantization == "none" else quantizer(spec.quantization)
     values = dict(spec.config) if spec.config is not None else dict(architecture(spec.path, "decoder")["config"])
-    packing = _packing(spec, values.pop("quantization_config", None)) if spec.quantization == "gptq" else {}
+    published = values.pop("quantization_config", None)
+    folder = Path(spec.path) if spec.path and Path(spec.path).is_dir() else None
+    packing = {} if entry is None else entry.stored_packing(folder, published)
     there = next(
         (path for path in (spec.tokenizer, spec.path) if path and (Path(path) / "tokenizer.json").is_file()), None
     )
@@ -290,19 +283,7 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
         values |= {"vocab_size": len(kept), **special_ids(tokenizer)}
     config = _from_values(values, known_only=spec.config is not None)
     model = dummy_decoder(config, spec.quantization, _dtype(spec), device, kernel=kernel, **packing)
-    return Decoder(model, tokenizer, {"gptq": kernel_name(model), "nf4": "bitsandbytes"}.get(spec.quantization, "none"))
-
-
-def _packing(spec: DecoderSpec, stored: dict[str, Any] | None) -> dict[str, int]:
-    """Bits and group size that dummy GPTQ weights have: those of the folder or of the published model."""
-    from nota_cli.quantization.gptq_format import CONFIG, check_values, stated_settings
-
-    folder = Path(spec.path or "")
-    values = stated_settings(folder) if spec.path and folder.is_dir() else stored
-    if not values:
-        return {}
-    known = check_values(values, folder / CONFIG)
-    return {"bits": known.bits, "group_size": known.group_size}
+    return Decoder(model, tokenizer, "none" if entry is None else entry.kernel_name(model))
 
 
 def _from_values(values: Mapping[str, object], known_only: bool = True) -> PreTrainedConfig:
