@@ -173,8 +173,9 @@ class AudioLM:
 
     def _answers(self, files: Files, task: Task, question: str | None, long: Long) -> str | list[str]:
         one = isinstance(files, (str, os.PathLike)) or not isinstance(files, Iterable)
+        several: Any = [files] if one else files
         texts = []
-        for text in self.stream([files] if one else files, task, question=question, long=long):
+        for text in self.stream(several, task, question=question, long=long):
             if isinstance(text, DataError):
                 raise text
             texts.append(text)

@@ -119,7 +119,7 @@ def quantize_to_folder(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is there already. Remove it, or choose another folder for the quantized decoder.")
     prefix = _block_prefix(model)
-    blocks = model.get_submodule(prefix)
+    blocks: Any = model.get_submodule(prefix)
     _check_layers(blocks, prefix, bits, group_size, act_order)
     settings = QuantizeConfig(
         bits=bits,
@@ -195,12 +195,12 @@ def _check_layers(blocks: nn.Module, prefix: str, bits: int, group_size: int, ac
             raise CheckpointError(f"{name}.weight holds values that are not finite; the checkpoint is damaged")
 
 
-def _capture(model: Any, blocks: nn.Module, batches: Sequence[Mapping[str, Tensor]]) -> list[_Batch]:
+def _capture(model: Any, blocks: nn.ModuleList, batches: Sequence[Mapping[str, Tensor]]) -> list[_Batch]:
     """Run every batch once, unquantized, and note what each block is called with."""
     calibration = []
-    calls: list[tuple[tuple, dict[str, Any]]] = []
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
-    def note(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((args, dict(kwargs)))
 
     handles = [block.register_forward_pre_hook(note, with_kwargs=True) for block in blocks]
@@ -236,7 +236,7 @@ def _stages(block: nn.Module, index: int, batch: _Batch) -> list[list[str]]:
     """Names of the block's linear layers in the order in which they run; those that share an input stand together."""
     seen: list[tuple[Tensor, list[str]]] = []
 
-    def note(name: str, inputs: tuple) -> None:
+    def note(name: str, inputs: tuple[Any, ...]) -> None:
         if seen and seen[-1][0] is inputs[0]:
             seen[-1][1].append(name)
         else:
@@ -267,7 +267,7 @@ def _observe(
     first = solvers[names[0]]
     for batch in calibration:
 
-        def collect(_: nn.Module, inputs: tuple, output: Tensor, keep: Tensor = batch.keep) -> None:
+        def collect(_: nn.Module, inputs: tuple[Any, ...], output: Tensor, keep: Tensor = batch.keep) -> None:
             first.add_batch(inputs[0][keep], output)
 
         handle = block.get_submodule(names[0]).register_forward_hook(collect)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -93,7 +94,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     size, rate = 256, 0.0
     while True:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        seconds = _best(device, lambda a=a, b=b: F.linear(a, b))  # some processors have no other quick way
+        seconds = _best(device, partial(F.linear, a, b))  # some processors have no other quick way
         rate = max(rate, 2 * size**3 / seconds)
         size *= 2
         if size > LARGEST_MATRIX[device.type] or 2 * size**3 / rate > TRY_SECONDS / 2:
@@ -102,7 +103,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 def _best(device: torch.device, run: Callable[[], object]) -> float:
     """Seconds of the quickest of some runs."""
-    clock, times = Clock(device), []
+    clock, times = Clock(device), list[float]()
     run()
     begun = time.perf_counter()
     while len(times) < TRIES and (not times or time.perf_counter() - begun < TRY_SECONDS):

@@ -66,7 +66,8 @@ class Features:
 
 
 def _from_arrays(*arrays: np.ndarray[Any, Any] | None) -> Features:
-    return Features(*(None if array is None else torch.from_numpy(array) for array in arrays))
+    tensors: list[Any] = [None if array is None else torch.from_numpy(array) for array in arrays]
+    return Features(*tensors)
 
 
 def extract(

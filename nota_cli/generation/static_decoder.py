@@ -18,9 +18,11 @@ BY_LAYER_TYPE = {"gemma2", "gemma3_text", "qwen2"}  # they take a mask for each 
 ROUND_TO = 64  # slots: lengths that are near each other share a cache, and CUDA's kernels like whole blocks
 LOOK_EVERY = 8  # tokens on CUDA, where looking whether all rows have ended waits for the device
 WARM_UPS = 3  # runs before a capture: libraries choose kernels and take workspace in the first ones
-SHAPING = ("no_repeat_ngram_size", "min_length", "min_new_tokens", "suppress_tokens", "begin_suppress_tokens")
-SHAPING += ("bad_words_ids", "sequence_bias", "forced_bos_token_id", "forced_eos_token_id", "guidance_scale")
-SHAPING += ("exponential_decay_length_penalty", "remove_invalid_values", "encoder_repetition_penalty")
+SHAPING: tuple[str, ...] = (
+    *("no_repeat_ngram_size", "min_length", "min_new_tokens", "suppress_tokens", "begin_suppress_tokens"),
+    *("bad_words_ids", "sequence_bias", "forced_bos_token_id", "forced_eos_token_id", "guidance_scale"),
+    *("exponential_decay_length_penalty", "remove_invalid_values", "encoder_repetition_penalty"),
+)
 """What a published generation config may hold that changes greedy choices; transformers knows how."""
 
 
@@ -87,10 +89,16 @@ class StaticCacheDecoder:
 
     def __init__(self, decoder: LanguageModel) -> None:
         self._decoder = decoder
-        self._state: _State | None = None
+        self._kept: _State | None = None
         self._prefix: _Prefix | None = None
         self._eager = False  # a capture has failed
         self.reuse_prefix = True
+
+    @property
+    def _state(self) -> _State:
+        """What the batch that has begun works on."""
+        assert self._kept is not None
+        return self._kept
 
     def supports(self, length: int) -> bool:
         """Whether it can decode up to `length` tokens a row, prompt included, as transformers would."""
@@ -114,11 +122,11 @@ class StaticCacheDecoder:
 
     def reset_cache(self) -> None:
         """Give up cache, graph and prefix."""
-        self._state = self._prefix = None
+        self._kept = self._prefix = None
 
     def cache_bytes(self) -> int:
         """Bytes of keys and values held for a batch."""
-        return 0 if self._state is None else self._state.cache.nbytes()
+        return 0 if self._kept is None else self._kept.cache.nbytes()
 
     @torch.inference_mode()
     def generate(
@@ -172,6 +180,7 @@ class StaticCacheDecoder:
         cache, order = state.cache, mask.cumsum(1)
         if known:
             cache.place = slice(0, known)
+            assert self._prefix is not None
             for layer, (keys, values) in enumerate(self._prefix.pairs):
                 cache.update(keys[:, :, :known], values[:, :, :known], layer)
         # The prefix comes first, then the padding: a row's places are those that the prefix has not taken.
@@ -182,7 +191,13 @@ class StaticCacheDecoder:
         if common and not known:
             row = order[:, -1:].argmax(0)  # the longest one, which has no padding
             pairs = zip(cache.keys, cache.values, strict=True)
-            first = [tuple(part.index_select(0, row)[:, :, : len(common)].clone() for part in pair) for pair in pairs]
+            first = [
+                (
+                    keys.index_select(0, row)[:, :, : len(common)].clone(),
+                    values.index_select(0, row)[:, :, : len(common)].clone(),
+                )
+                for keys, values in pairs
+            ]
             self._prefix = _Prefix(common, first, versions)
         state.mask.fill_(torch.finfo(embeds.dtype).min)
         state.mask[:, 0, 0, :total].masked_fill_(real, 0.0)
@@ -273,7 +288,7 @@ class StaticCacheDecoder:
         """The state kept from before where it fits, else a new one, the old one's memory freed first."""
         batch, device = embeds.size(0), embeds.device
         needed = -(-(embeds.size(1) + options.max_new_tokens) // ROUND_TO) * ROUND_TO
-        old = self._state
+        old = self._kept
         if old is not None:
             same = (old.structure, old.cache.batch, old.mask.dtype) == (structure, batch, embeds.dtype)
             alike = replace(options, max_new_tokens=old.options.max_new_tokens) == old.options
@@ -281,8 +296,8 @@ class StaticCacheDecoder:
                 if device.type == "cuda":
                     old.cache.clear()
                 return old
-        self._state = old = None
-        integers = {"dtype": torch.long, "device": device}
+        self._kept = old = None
+        integers: dict[str, Any] = {"dtype": torch.long, "device": device}
         penalized = options.repetition_penalty != 1.0
         vocabulary = self._decoder.base.config.vocab_size
         state = _State(
@@ -300,7 +315,7 @@ class StaticCacheDecoder:
             seeds=torch.zeros(batch, 1, **integers),
             ends=torch.tensor(options.end_ids, **integers),
         )
-        self._state = state
+        self._kept = state
         return state
 
     def _capture(self) -> None:

@@ -167,12 +167,12 @@ def _self_contained(model: "Salmonn", folder: Path) -> Recipe:
 def _from_anywhere(part: Part) -> Part:
     """A path that is relative to the working folder would be lost in another one."""
     given = {key: getattr(part, key, None) for key in ("path", "tokenizer")}
-    there = {key: os.path.abspath(Path(path).expanduser()) for key, path in given.items() if _is_local(path)}
+    there = {key: os.path.abspath(Path(path).expanduser()) for key, path in given.items() if path and _is_local(path)}
     return part.model_copy(update=there)
 
 
-def _is_local(path: str | None) -> bool:
-    return bool(path) and Path(path).expanduser().exists()
+def _is_local(path: str) -> bool:
+    return Path(path).expanduser().exists()
 
 
 def _belongs_to_a_checkpoint(decoder: Path, target: Path) -> bool:
@@ -225,8 +225,8 @@ def _check_stated(content: Any, recipe: Recipe, path: Path, allow_missing: bool)
     for key, (section, name) in STATED.items():
         own = None if sections[section] is None else getattr(sections[section], name)
         theirs = config.get(key)
-        numbers = type(theirs) in (int, float) and own is not None
-        if numbers and not math.isclose(float(theirs), own, rel_tol=1e-3):
+        numbers = isinstance(theirs, int | float) and not isinstance(theirs, bool) and own is not None
+        if numbers and not math.isclose(float(theirs or 0), float(own or 0), rel_tol=1e-3):
             problems.append(f"config.model.{key} is {theirs}, the recipe's {section}.{name} {own}")
     if problems and not allow_missing:
         raise CheckpointError(

@@ -3,6 +3,8 @@
 Module names follow the published SALMONN checkpoints; only the layers that a query passes through exist.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -75,7 +77,8 @@ class _QFormerLayer(nn.Module):
     def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
         queries = self.attention(queries, queries)
         queries = self.crossattention(queries, memory, mask)
-        return self.output_query(F.gelu(self.intermediate_query.dense(queries)), queries)
+        intermediate: Any = self.intermediate_query
+        return self.output_query(F.gelu(intermediate.dense(queries)), queries)
 
 
 class _QFormer(nn.Module):
@@ -89,8 +92,9 @@ class _QFormer(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
-        queries = self.dropout(self.bert.embeddings.LayerNorm(queries))
-        for layer in self.bert.encoder.layer:
+        bert: Any = self.bert
+        queries = self.dropout(bert.embeddings.LayerNorm(queries))
+        for layer in bert.encoder.layer:
             queries = layer(queries, memory, mask)
         return queries
 

@@ -113,7 +113,7 @@ def put_lora(decoder: "Decoder", recipe: Recipe, config: AdapterConfig | None) -
     for name, layer in layers.items():
         device = next(iter(layer.state_dict().values())).device
         decoder.base.set_submodule(name, LoadedLora(layer, rank, scale).to(device))
-    decoder.model = LoraNames(decoder.base)  # type: ignore[assignment]  # until `prepare_to_run`
+    decoder.model = LoraNames(decoder.base)  # until `prepare_to_run`
     return True
 
 

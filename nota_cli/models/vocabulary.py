@@ -3,12 +3,9 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from nota_cli.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 MAPPING = "vocabulary.json"
 """Beside a trimmed tokenizer: `old_ids`, for each of its tokens the row in the full decoder (null for a new one), and
@@ -56,10 +53,10 @@ def kept_rows(tokenizer_folder: Path, rows: int) -> list[int] | None:
     return old_ids
 
 
-def keep_tokens(model: "PreTrainedModel", tokenizer_folder: Path) -> None:
+def keep_tokens(model: Any, tokenizer_folder: Path) -> None:
     """Drop the rows of `model`'s embedding and output layer that the tokenizer in `tokenizer_folder` has no token for.
 
-    Does nothing where `kept_rows` is None.
+    Does nothing where `kept_rows` is None. The model is transformers'.
 
     Raises:
         CheckpointError: as `kept_rows`.

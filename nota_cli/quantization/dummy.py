@@ -95,12 +95,13 @@ def dummy_init(module: nn.Module, device: str = "cpu", dtype: torch.dtype = torc
 
 def logical_parameters(model: nn.Module) -> int:
     """Parameters of `model` as if nothing were quantized: a packed weight counts as the matrix that it stands for."""
-    count, seen = 0, set()
+    count, seen = 0, set[int]()
     for module in model.modules():
-        tensors = list(module.parameters(recurse=False))
+        tensors: list[Tensor] = list(module.parameters(recurse=False))
         if packed_tensors(module):
-            count += module.in_features * module.out_features
-            tensors = [] if module.bias is None else [module.bias]
+            layer: Any = module
+            count += layer.in_features * layer.out_features
+            tensors = [] if layer.bias is None else [layer.bias]
         count += sum(tensor.numel() for tensor in tensors if id(tensor) not in seen)
         seen.update(id(tensor) for tensor in tensors)
     return count
@@ -191,7 +192,7 @@ def _fill_parameters(module: nn.Module, source: _Source, filled: dict[int, nn.Pa
                 value = torch.ones(parameter.shape, dtype=parameter.dtype, device=source.device)
             else:
                 value = source.normal(parameter.shape, parameter.dtype)
-            new = nn.Parameter(value, requires_grad=parameter.requires_grad)
+            new: Any = nn.Parameter(value, requires_grad=parameter.requires_grad)
             # transformers' own initialization shall redo the small ones (Gemma's norms) and the fixed ones (Whisper's
             # table of sines) as the model wants them, and leave alone the large ones, which it would take minutes for.
             new._is_hf_initialized = parameter.requires_grad and parameter.ndim > 1

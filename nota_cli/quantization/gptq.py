@@ -118,8 +118,9 @@ def load_gptq_decoder(
         config.quantization_config = quantization
         if attn_implementation is None:
             attn_implementation = default_attention(config)
+        factory: Any = AutoModelForCausalLM  # whose types leave out that it may return two things
         with quietly():
-            model, loaded = AutoModelForCausalLM.from_pretrained(
+            model, loaded = factory.from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -283,8 +284,8 @@ def _fill(module: Any, source: RandomNumbers, std: float) -> None:
     bits, rows = module.bits, module.in_features
     module.qweight = source.bits(module.qweight.shape, module.qweight.dtype)
     middle = sum((2 ** (bits - 1) - 1) << (bits * index) for index in range(32))  # files hold the zero point less one
-    words = [middle >> (32 * index) & (2**32 - 1) for index in range(bits)]
-    words = torch.tensor([word - 2**32 if word >= 2**31 else word for word in words], dtype=torch.int32)
+    unsigned = [middle >> (32 * index) & (2**32 - 1) for index in range(bits)]
+    words = torch.tensor([word - 2**32 if word >= 2**31 else word for word in unsigned], dtype=torch.int32)
     groups, columns = module.qzeros.shape
     module.qzeros = words.repeat(math.ceil(columns / bits))[:columns].repeat(groups, 1).to(source.device)
     spread = math.sqrt((4**bits - 1) / 12)  # standard deviation of codes that are all equally likely

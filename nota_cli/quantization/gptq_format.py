@@ -178,7 +178,7 @@ def _stated(file: Path) -> dict[str, Any] | None:
         if key in ALIASES and content.get(name) is not None and str(content[name]).lower() != value:
             raise CheckpointError(f"{file}: {key} is {value!r} and {name} is {content[name]!r}; remove the wrong one.")
         if name != "dataset" and (value is not None or name not in values):  # the calibration text is of no use here
-            values[name] = value
+            values[str(name)] = value
     return values
 
 

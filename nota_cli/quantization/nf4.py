@@ -66,8 +66,9 @@ def load_nf4_decoder(
             config.quantization_config = {**stored, "bnb_4bit_compute_dtype": str(dtype).removeprefix("torch.")}
         else:
             settings["quantization_config"] = nf4_settings(dtype)
+        factory: Any = AutoModelForCausalLM  # whose types leave out that it may return two things
         with quietly():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            model, report = factory.from_pretrained(
                 folder,
                 config=config,
                 trust_remote_code=False,
@@ -107,7 +108,7 @@ def count_nf4(model: nn.Module) -> int:
 def nf4_layers(model: nn.Module) -> dict[str, Any]:
     """The bitsandbytes layers of `model` by name."""
     import_bitsandbytes()
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn import Linear4bit  # type: ignore[attr-defined]
 
     return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
 
@@ -239,7 +240,7 @@ def _is_layer(module: nn.Module) -> bool:
 def _fill(module: Any, source: RandomNumbers, std: float) -> None:
     """Random codes and scales in bitsandbytes' nested form, the scales such that weights come out at `std`."""
     from bitsandbytes.functional import QuantState, create_dynamic_map, get_4bit_type
-    from bitsandbytes.nn import Params4bit
+    from bitsandbytes.nn import Params4bit  # type: ignore[attr-defined]
 
     shape = torch.Size((module.out_features, module.in_features))
     blocks = math.ceil(shape.numel() / NF4_BLOCK)

@@ -178,8 +178,9 @@ def quantize_linears(module: nn.Module, quantization: str) -> int:
     bits = BITS[quantization]
 
     def pack(inner: nn.Module) -> nn.Module | None:
-        fits = isinstance(inner, nn.Linear) and inner.in_features % 2 == 0
-        return PackedLinear.quantize(inner, bits) if fits else None
+        if not isinstance(inner, nn.Linear) or inner.in_features % 2:
+            return None
+        return PackedLinear.quantize(inner, bits)
 
     return _replace(module, pack)
 
@@ -205,10 +206,10 @@ def repack_gptq(model: nn.Module, kernel: str) -> int:
             return None
         if inner.bits != 4 or inner.planar:
             return None
-        packed: nn.Module | None = _from_gptq(inner)
+        packed = _from_gptq(inner)
         if packed is not None and kernel == "int4pack":
             fits = packed.group_size in INT4PACK_GROUPS and packed.out_features % 16 == 0
-            packed = Int4PackLinear(packed) if fits else None
+            return Int4PackLinear(packed) if fits else None
         if packed is not None:
             inner._buffers.clear()  # gptqmodel's layers refer to themselves, and would stay until a collection
         return packed
@@ -234,8 +235,8 @@ def _replace(module: nn.Module, pack: Any) -> int:
     count = 0
     for owners in places.values():
         parent, name = owners[0]
-        training = parent._modules[name].training
-        packed = pack(parent._modules[name])
+        child = parent.get_submodule(name)
+        training, packed = child.training, pack(child)
         if packed is not None:
             for parent, name in owners:
                 parent._modules[name] = packed.train(training)

@@ -5,6 +5,8 @@ A CTC loss (Graves et al., 2006) on the speech encoder and a classification loss
 where these start from random weights; a CTC loss on the connector's output does so where they are frozen.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -33,10 +35,12 @@ class AuxiliaryHeads(nn.Module):
         self.token_ids = model.decoder.token_ids
         self.blank = len(model.decoder.tokenizer)
         self.label_index = {label: index for index, label in enumerate(labels)}
-        self.ctc = nn.Linear(model.speech_encoder.output_dim, self.blank + 1) if spec.ctc_weight else None
-        wanted = spec.label_weight > 0 and model.audio_encoder is not None
+        speech: Any = model.speech_encoder
+        sounds: Any = model.audio_encoder
+        self.ctc = nn.Linear(speech.output_dim, self.blank + 1) if spec.ctc_weight else None
+        wanted = spec.label_weight > 0 and sounds is not None
         self.alignment = AlignmentHead(model) if spec.alignment_weight else None
-        self.label = nn.Linear(model.audio_encoder.output_dim, len(labels)) if wanted else None
+        self.label = nn.Linear(sounds.output_dim, len(labels)) if wanted else None
 
     def forward(self, encoded: Encoded, batch: Batch) -> dict[str, Tensor]:
         """The weighted losses by name, those without a fitting row in the batch left out."""
@@ -55,14 +59,18 @@ class AuxiliaryHeads(nn.Module):
     def _ctc_loss(self, encoded: Encoded, batch: Batch, rows: list[int]) -> Tensor:
         states = encoded.speech_states[rows]
         states = states[:, : states.size(1) // CTC_POOL * CTC_POOL].unflatten(1, (-1, CTC_POOL)).mean(2)
+        assert self.ctc is not None
         scores = self.ctc(states).float().log_softmax(-1)
         lengths = encoded.speech_mask[rows].sum(-1) // CTC_POOL
         return _ctc(scores, lengths, [self.token_ids(batch.texts[i]) for i in rows], self.blank)
 
     def _label_loss(self, encoded: Encoded, batch: Batch, rows: list[int]) -> Tensor:
+        assert self.label is not None  # there is one only beside an audio encoder
+        assert encoded.audio_mask is not None
+        assert encoded.audio_states is not None
         mask = encoded.audio_mask[rows].unsqueeze(-1)
         mean = (encoded.audio_states[rows] * mask).sum(1) / mask.sum(1)
-        targets = torch.tensor([self.label_index[batch.labels[i]] for i in rows], device=mean.device)
+        targets = torch.tensor([self.label_index[batch.labels[i] or ""] for i in rows], device=mean.device)
         return F.cross_entropy(self.label(mean).float(), targets, label_smoothing=0.1)
 
 

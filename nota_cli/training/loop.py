@@ -70,7 +70,7 @@ class _Trainer:
         self.optimizer = make_optimizer(self.parameters, self.spec)
         self.average = {k: p.detach().clone() for k, p in self.parameters} if self.spec.average else {}
 
-    def step(self, step: int, source: Iterator) -> dict[str, float]:
+    def step(self, step: int, source: Iterator[Batch]) -> dict[str, float]:
         """One optimizer step over `accumulation` batches; returns the mean losses."""
         # What dropout draws depends on seed, step and process alone, so a resumed run draws the same.
         numbers = [self.spec.seed, step, self.accelerator.process_index]
@@ -111,11 +111,12 @@ class _Trainer:
         for _, parameter in self.parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        flat = torch.cat([parameter.grad.flatten() for _, parameter in self.parameters])
+        gradients = [parameter.grad for _, parameter in self.parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
         mean = self.accelerator.reduce(flat, reduction="mean")
         pieces = mean.split([parameter.numel() for _, parameter in self.parameters])
-        for (_, parameter), piece in zip(self.parameters, pieces, strict=True):
-            parameter.grad.copy_(piece.view_as(parameter))
+        for gradient, piece in zip(gradients, pieces, strict=True):
+            gradient.copy_(piece.view_as(gradient))
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -192,7 +193,7 @@ def train(
         for step in range(first, last)
         for part in range(spec.accumulation)
     ]
-    source = loader(trainer.batches, order, spec.workers)
+    batches = loader(trainer.batches, order, spec.workers)
     metrics: dict[str, float] = {}
     train_mode(trainer.model)
 
@@ -208,7 +209,7 @@ def train(
         shown = bar.add_task("train", total=spec.steps, completed=first, detail="")
         started, clips = time.monotonic(), 0
         for step in range(first, last):
-            losses = trainer.step(step, source)
+            losses = trainer.step(step, batches)
             clips += spec.batch_size * spec.accumulation
             bar.update(shown, advance=1)
             if (step + 1) % LOG_EVERY == 0 or step + 1 == last:

@@ -67,7 +67,8 @@ def check_tied(model: "PreTrainedModel", folder: Path) -> None:
     Raises:
         CheckpointError: the file's two differ; transformers would use both until something ties them again.
     """
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    embedding: Any = model.get_input_embeddings()
     if head is None or not getattr(model.config, "tie_word_embeddings", False):
         return
     if head.weight is not embedding.weight and head.weight.data_ptr() != embedding.weight.data_ptr():

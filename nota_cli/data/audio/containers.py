@@ -117,9 +117,9 @@ def _joined_chunks(descriptor: int) -> Layout:
         reason = f"truncated: the header promises {missing} bytes more than the file has"
         return Layout(truncated=(reason, AGAIN))
     streams = []
-    for part, following in zip(parts, [*parts[1:], None], strict=True):
-        end = size if following is None else following.base
-        if following is not None and end <= part.start:
+    for part, next_part in zip(parts, (*parts[1:], None), strict=True):
+        end: int = size if next_part is None else next_part.base
+        if next_part is not None and end <= part.start:
             continue  # a header that was written twice
         patches = sized(part, end) if part.unstated and _is_sound(descriptor, part, end) else {}
         plain = len(parts) == 1 and not patches

@@ -62,12 +62,12 @@ class Decoder(nn.Module):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kernel: str = "none") -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.tokenizer = tokenizer
         self.kernel = kernel
 
     @property
-    def base(self) -> PreTrainedModel:
+    def base(self) -> Any:
         """The transformers model under the adapters, if there are any."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
@@ -179,12 +179,12 @@ def _contiguous(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ..
 
 def _pretrained(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     """The decoder from its folder, its weights held against its config, its tokenizer, and finite."""
-    folder = local_path(spec.path)
+    folder = local_path(spec.path or "")
     names = _stored_names(folder)
     tokenizer = load_tokenizer(spec)
     decoder = _loaded(spec, folder, tokenizer, device, kernel, _without_prefixes(names, folder))
     check_tied(decoder.model, folder)
-    keep_tokens(decoder.model, local_path(spec.tokenizer or spec.path, kind="tokenizer"))
+    keep_tokens(decoder.model, local_path(spec.tokenizer or folder, kind="tokenizer"))
     rows = decoder.model.get_input_embeddings().weight.size(0)
     check_tokenizer(tokenizer, rows, folder, Path(spec.tokenizer or folder))
     broken = [name for name, tensor in decoder.model.state_dict().items() if not is_finite(tensor)]
@@ -244,7 +244,8 @@ def _loaded(
                 f"decoder {folder} is quantized; set decoder.quantization to {' or '.join(QUANTIZERS)}, as its "
                 f"config.json says (quant_method is {method!r} there)"
             )
-        model, report = AutoModelForCausalLM.from_pretrained(
+        factory: Any = AutoModelForCausalLM  # whose types leave out that it may return two things
+        model, report = factory.from_pretrained(
             folder,
             trust_remote_code=False,  # None would ask at the terminal whether to run the folder's code
             dtype=_dtype(spec),
@@ -267,7 +268,7 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     from nota_cli.quantization.dummy import dummy_decoder
 
     entry = None if spec.quantization == "none" else quantizer(spec.quantization)
-    values = dict(spec.config) if spec.config is not None else dict(architecture(spec.path, "decoder")["config"])
+    values = dict(spec.config) if spec.config is not None else dict(architecture(spec.path or "", "decoder")["config"])
     published = values.pop("quantization_config", None)
     folder = Path(spec.path) if spec.path and Path(spec.path).is_dir() else None
     packing = {} if entry is None else entry.stored_packing(folder, published)
@@ -286,7 +287,7 @@ def _dummy(spec: DecoderSpec, device: str, kernel: str) -> Decoder:
     return Decoder(model, tokenizer, "none" if entry is None else entry.kernel_name(model))
 
 
-def _from_values(values: Mapping[str, object], known_only: bool = True) -> PreTrainedConfig:
+def _from_values(values: Mapping[str, Any], known_only: bool = True) -> PreTrainedConfig:
     """A transformers config; what a recipe gives must be `known_only`, published files hold all sorts of keys."""
     try:
         config = AutoConfig.for_model(**values)

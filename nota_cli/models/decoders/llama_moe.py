@@ -53,7 +53,7 @@ class LlamaMoeConfig(LlamaConfig):
     """
 
     model_type = "llama_moe"
-    base_model_tp_plan = None  # Llama's names layers that are not here
+    base_model_tp_plan = {}  # Llama's names layers that are not here
 
     max_position_embeddings: int = 4096
     rms_norm_eps: float = 1e-5
@@ -193,7 +193,8 @@ class LlamaMoeMlp(nn.Module):
         """`[..., D]` to `[..., D]`: each token's experts, weighted and summed."""
         flat = states.flatten(0, -2)
         chosen, weights, self.balance_loss = self.gate(flat)
-        selects, experts = chosen.size(1), self.calculator["experts"]
+        experts: Any = self.calculator["experts"]
+        selects = chosen.size(1)
         order = chosen.flatten().argsort()
         # Sorted by expert, so that each runs once on all its tokens, and counted at once: one wait for the device.
         counts = chosen.flatten().bincount(minlength=len(experts.weight_up)).tolist()
@@ -216,7 +217,7 @@ class LlamaMoeDecoderLayer(LlamaDecoderLayer):
         super(LlamaDecoderLayer, self).__init__()  # its own would build the feed-forward layer that is not wanted
         self.hidden_size = config.hidden_size
         self.self_attn = LlamaAttention(config, layer_idx)
-        self.mlp = LlamaMoeMlp(config, layer_idx)
+        self.mlp = LlamaMoeMlp(config, layer_idx)  # type: ignore[assignment]  # in the place of Llama's
         self.input_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.post_attention_layernorm = LlamaRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
 
@@ -262,7 +263,9 @@ class LlamaMoeForCausalLM(LlamaMoePreTrainedModel, LlamaForCausalLM):
         self.post_init()
 
     @functools.wraps(LlamaForCausalLM.forward, assigned=(), updated=())  # `generate` reads the names of its arguments
-    def forward(self, *inputs: Any, **named: Any) -> CausalLMOutputWithPast:
+    def forward(  # type: ignore[override]  # mypy does not see through the decorator
+        self, *inputs: Any, **named: Any
+    ) -> CausalLMOutputWithPast:
         """As Llama's; while training the layers' balance losses are added to `loss`, in evaluation it is plain."""
         output = super().forward(*inputs, **named)
         parts = [layer.mlp.balance_loss for layer in self.model.layers if layer.mlp.balance_loss is not None]

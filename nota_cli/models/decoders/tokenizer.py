@@ -21,7 +21,7 @@ def load_tokenizer(spec: Decoder) -> PreTrainedTokenizerBase:
         CheckpointError: there is none.
         RecipeError: it has not the token that `bos_token` asks for.
     """
-    folder = local_path(spec.tokenizer or spec.path, kind="tokenizer")
+    folder = local_path(spec.tokenizer or spec.path or "", kind="tokenizer")
     # AutoTokenizer rebuilds some families' (Qwen 2) from vocabulary and merges alone; the file says more.
     has_file = (folder / "tokenizer.json").is_file()
     for name in (*COMMON_FILES, *(() if has_file else OLD_FILES)):

@@ -152,6 +152,7 @@ class BeatsEncoder(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
         gain = (8.0 * self.config.encoder_layers) ** -0.25 if self.config.deep_norm else 1.0
+        layer: Any
         for layer in self.encoder.layers:
             nn.init.xavier_normal_(layer.self_attn.q_proj.weight)
             nn.init.xavier_normal_(layer.self_attn.k_proj.weight)
@@ -183,7 +184,8 @@ class _Transformer(nn.Module):
 
     def _bias_by_distance(self, n_states: int, device: torch.device) -> torch.Tensor:
         """`[heads, 2S - 1]`: the table's value for key - query = -(S - 1) .. S - 1, the same for all layers."""
-        table = self.layers[0].self_attn.relative_attention_bias
+        layer: Any = self.layers[0]
+        table = layer.self_attn.relative_attention_bias
         return table(_buckets(n_states, self.config.num_buckets, self.config.max_distance, device)).T
 
 

@@ -214,7 +214,7 @@ class CedEncoder(nn.Module):
         nn.init.trunc_normal_(self.time_pos_embed, std=0.02)
         nn.init.trunc_normal_(self.freq_pos_embed, std=0.02)
         mean, std = (BEATS_MEAN, BEATS_STD) if self.scaling == "beats" else (0.0, 0.5)
-        norm = self.init_bn[0]
+        norm: Any = self.init_bn[0]
         norm.running_mean.fill_((MEAN_DB - mean) / (2.0 * std))
         norm.running_var.fill_((STD_DB / (2.0 * std)) ** 2)
 
@@ -226,6 +226,8 @@ class _BinNorm(nn.BatchNorm1d):
     """
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        assert self.running_mean is not None  # both are kept
+        assert self.running_var is not None
         scale = self.weight * torch.rsqrt(self.running_var.float() + self.eps)
         return (frames.float() - self.running_mean) * scale + self.bias
 

@@ -167,7 +167,8 @@ class EatEncoder(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.local_encoder.proj.weight.data.flatten(1))
+        patches: Any = self.local_encoder.proj
+        nn.init.xavier_uniform_(patches.weight.data.flatten(1))
         nn.init.normal_(self.extra_tokens)
 
 

@@ -50,8 +50,9 @@ class Encoded:
 
     def rows(self, chosen: list[int]) -> "Encoded":
         """Some clips of the batch."""
-        parts = (getattr(self, part.name) for part in fields(self))
-        return Encoded(*(None if part is None else part[chosen] for part in parts))
+        parts: list[Any] = [getattr(self, part.name) for part in fields(self)]
+        chosen_parts: list[Any] = [None if part is None else part[chosen] for part in parts]
+        return Encoded(*chosen_parts)
 
     @classmethod
     def joined(cls, batches: Sequence["Encoded"]) -> "Encoded":
@@ -96,8 +97,9 @@ class Salmonn(nn.Module):
         self.speech_encoder = speech_encoder
         self.audio_encoder = audio_encoder
         self.decoder = decoder
-        audio_width = None if audio_encoder is None else audio_encoder.output_dim
-        self.connector = Connector(recipe.connector, speech_encoder.output_dim, audio_width, decoder.width)
+        encoders: list[Any] = [speech_encoder, audio_encoder]
+        speech_width, audio_width = [None if encoder is None else int(encoder.output_dim) for encoder in encoders]
+        self.connector = Connector(recipe.connector, speech_width or 0, audio_width, decoder.width)
         self.greedy = StaticCacheDecoder(decoder)
 
     @property
@@ -129,7 +131,8 @@ class Salmonn(nn.Module):
             chosen = self.device if device is None else device
             chosen = chosen if audio.features == "device" or chosen.type == "cuda" else None
         speech: Any = self.speech_encoder
-        front_end = None if self.audio_encoder is None else self.audio_encoder.front_end
+        sounds: Any = self.audio_encoder
+        front_end = None if sounds is None else sounds.front_end
         return FeatureSpec(speech.config.num_mel_bins, front_end, audio.pad, audio.max_seconds, chosen)
 
     def runtime(self, tokens: int) -> TorchRuntime:
@@ -296,7 +299,7 @@ class Salmonn(nn.Module):
 
     def _decode_answer(self, ids: list[int], end_ids: set[int]) -> Answer:
         end = next((index for index, token in enumerate(ids) if token in end_ids), len(ids))
-        text = self.decoder.tokenizer.decode(ids[:end]).split(self.end_symbol)[0].strip()
+        text = str(self.decoder.tokenizer.decode(ids[:end])).split(self.end_symbol)[0].strip()
         return Answer(text, tokens=min(end + 1, len(ids)))
 
     def _single_end_id(self) -> list[int]:
