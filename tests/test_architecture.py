@@ -29,7 +29,7 @@ MAY = {
     "features": BASE,
     "weights": BASE | {"recipe"},
     "quantization": BASE | {"recipe", "weights"},
-    "generation": BASE | {"prompts"},
+    "generation": BASE | {"recipe", "prompts"},
     "models": BASE | {"recipe", "hub", "prompts", "features", "weights", "quantization", "generation"},
     "data": BASE | {"recipe", "prompts", "features"},
     "submission": BASE | {"data.annotation"},

@@ -206,10 +206,11 @@ def repack_gptq(model: nn.Module, kernel: str) -> int:
             return None
         if inner.bits != 4 or inner.planar:
             return None
-        packed = _from_gptq(inner)
-        if packed is not None and kernel == "int4pack":
-            fits = packed.group_size in INT4PACK_GROUPS and packed.out_features % 16 == 0
-            return Int4PackLinear(packed) if fits else None
+        blockwise = _from_gptq(inner)
+        packed: nn.Module | None = blockwise
+        if blockwise is not None and kernel == "int4pack":
+            fits = blockwise.group_size in INT4PACK_GROUPS and blockwise.out_features % 16 == 0
+            packed = Int4PackLinear(blockwise) if fits else None
         if packed is not None:
             inner._buffers.clear()  # gptqmodel's layers refer to themselves, and would stay until a collection
         return packed
@@ -235,8 +236,8 @@ def _replace(module: nn.Module, pack: Any) -> int:
     count = 0
     for owners in places.values():
         parent, name = owners[0]
-        child = parent.get_submodule(name)
-        training, packed = child.training, pack(child)
+        training = parent.get_submodule(name).training
+        packed = pack(parent.get_submodule(name))  # no name here holds the full layer any longer than that
         if packed is not None:
             for parent, name in owners:
                 parent._modules[name] = packed.train(training)

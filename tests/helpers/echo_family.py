@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nota_cli.models.families.base import Answer
+from nota_cli.generation.answer import Answer
 from nota_cli.models.parts import Part
 from nota_cli.prompts import Query
 from nota_cli.recipe.families import FAMILIES, Family

@@ -1,33 +1,17 @@
 """What every model family offers: inference, cost, score, chat and the Python API use nothing else of a model."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from nota_cli.generation.answer import Answer
 from nota_cli.generation.runtimes.base import Runtime
 from nota_cli.models.parts import Part
 from nota_cli.models.purpose import Purpose
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import BaseRecipe, Generate
 from nota_cli.recipe.section import LoadFormat
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model says of one clip.
-
-    Attributes:
-        text: up to the end symbol.
-        looped: the end of what it said first repeated itself (`nota_cli.generation.repetition`); whether the text was
-            changed for that, the loop guard decides.
-        tokens: how many were generated for the text, the end included.
-    """
-
-    text: str
-    looped: bool = False
-    tokens: int = 0
 
 
 class Device(Protocol):

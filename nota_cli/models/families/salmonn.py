@@ -1,7 +1,7 @@
 """A model of SALMONN's family: encoders, connector and decoder in one piece."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from nota_cli.features.batch import Features, FeatureSpec
+from nota_cli.generation.answer import Answer
+from nota_cli.generation.drawn_tokens import DrawnTokens
+from nota_cli.generation.loop_guard import guarded
 from nota_cli.generation.options import DecodingOptions
-from nota_cli.generation.repetition import PENALTY, cut_loop, is_looped
 from nota_cli.generation.runtimes.torch import TorchRuntime
-from nota_cli.generation.sampling import Sampling, perturb, row_seeds
+from nota_cli.generation.sampling import Sampling, row_seeds
 from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.models.connector import Connector
 from nota_cli.models.decoders.decoder import Decoder
-from nota_cli.models.families.base import Answer
 from nota_cli.models.inventory import count_parts
 from nota_cli.models.parts import Part
 from nota_cli.prompts import Query, wrap
@@ -251,17 +252,11 @@ class Salmonn(nn.Module):
 
     def _answer(self, encoded: Encoded, queries: list[Query], settings: Generate) -> list[Answer]:
         """Answers found in one way, loops minded as the settings say."""
-        answers = self._search(encoded, queries, settings)
-        looped = [row for row, answer in enumerate(answers) if is_looped(answer.text)]
-        if looped and settings.loop_guard == "penalise":
-            stricter = settings.model_copy(update={"repetition_penalty": settings.repetition_penalty * PENALTY})
-            again = self._search(encoded.rows(looped), [queries[row] for row in looped], stricter)
-            for row, answer in zip(looped, again, strict=True):
-                answers[row] = answer
-        for row in looped:
-            text = answers[row].text if settings.loop_guard == "off" else cut_loop(answers[row].text)
-            answers[row] = replace(answers[row], text=text, looped=True)
-        return answers
+
+        def again(rows: list[int], stricter: Generate) -> list[Answer]:
+            return self._search(encoded.rows(rows), [queries[row] for row in rows], stricter)
+
+        return guarded(self._search(encoded, queries, settings), settings, again)
 
     def _search(self, encoded: Encoded, queries: list[Query], settings: Generate) -> list[Answer]:
         embeds, mask = self.prompt_embeds(encoded, queries)
@@ -282,7 +277,7 @@ class Salmonn(nn.Module):
         penalty = options.repetition_penalty
         processors: list[LogitsProcessor] = [] if penalty == 1.0 else [RepetitionPenaltyLogitsProcessor(penalty)]
         if options.sampling is not None:
-            processors.append(_Drawn(options.sampling, seeds))
+            processors.append(DrawnTokens(options.sampling, seeds))
         return self.decoder.model.generate(
             inputs_embeds=embeds,
             attention_mask=mask,
@@ -342,15 +337,3 @@ class Salmonn(nn.Module):
         embeds = text.masked_scatter(torch.from_numpy(audio).to(device).unsqueeze(-1), states)
         embeds = embeds.masked_fill(real.unsqueeze(-1) == 0, 0.0)
         return embeds, real, torch.from_numpy(labels).to(device)
-
-
-class _Drawn(LogitsProcessor):
-    """Makes transformers' search for the likeliest token a draw."""
-
-    def __init__(self, sampling: Sampling, seeds: Sequence[int]) -> None:
-        self.sampling, self.seeds = sampling, torch.tensor(seeds)[:, None]
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.seeds = self.seeds.to(scores.device)
-        step = torch.tensor([input_ids.size(1)], device=scores.device)  # prompts are embeddings, so these are answers
-        return perturb(scores, self.seeds, step, self.sampling)

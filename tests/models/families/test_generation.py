@@ -9,9 +9,10 @@ from helpers.decoders import listen
 from helpers.networks import load_network
 from helpers.paths import SAMPLES
 from nota_cli.data.annotation import read_annotation
+from nota_cli.generation.answer import Answer
 from nota_cli.generation.repetition import cut_loop, is_looped
 from nota_cli.inference.predict import predict
-from nota_cli.models.families.salmonn import Answer, Salmonn
+from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import Generate, GenerateTask
 

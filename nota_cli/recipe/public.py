@@ -1,0 +1,42 @@
+"""Recipes of public audio language models that transformers has the code of: one model, a prompt for each task."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from nota_cli.recipe.schema import BaseRecipe, Generate, Prompts
+from nota_cli.recipe.section import Dtype, PathText, Positive, Section
+
+
+class PublicModel(Section):
+    """The model and its processor, from one folder or hub id."""
+
+    path: PathText
+    dtype: Dtype = "float32"
+    """Of everything that is not quantized, and of the arithmetic."""
+    quantization: Literal["none", "int8", "int4", "nf4"] = "none"
+    """How linear layers' weights are held: as `dtype`; in 8 or 4 bits by groups (by nota); in nf4 (by bitsandbytes)."""
+    options: dict[str, Any] = {}
+    """What its own `generate` takes besides, such as `language: en` of a multilingual Whisper."""
+    parameters: Positive | None = None
+    """Published number of parameters, for `nota recipes`; counted where the model is built."""
+
+
+class PublicRecipe(BaseRecipe):
+    """A public model; `prompts.tasks` holds the tasks that suit it.
+
+    The text of a prompt before and after `<SpeechHere>` is given to the model's chat template before and after the
+    audio. A model that only transcribes takes no text: its one prompt is `<SpeechHere>`.
+    """
+
+    model: PublicModel
+    prompts: Prompts = Prompts(template="{}", tasks={"asr": "<SpeechHere>"})
+    generate: Generate = Generate(beams=1)
+    reported: dict[str, str] = Field(default_factory=dict)
+    """Figures that its publishers state, by what they are of, and where."""
+    license: str = ""
+    """Under which terms the weights may be used."""
+
+    def weight_paths(self) -> dict[str, str]:
+        """As every recipe's."""
+        return {"model.path": self.model.path}
