@@ -28,9 +28,18 @@ app = typer.Typer(
 
 
 @app.command("list", epilog="Example: `nota recipes list`")
-def recipes_list(as_json: JsonOption = False) -> None:
+def recipes_list(
+    family: Annotated[
+        str | None, typer.Option(help="Only recipes of this model family: salmonn or transformers (public models).")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
     """List the recipes that ship with nota, with their parts and their size."""
-    rows = list_recipes()
+    if family is not None:
+        from nota_cli.recipe.families import family_of
+
+        family_of(family)
+    rows = list_recipes(family)
     if as_json:
         print_json({"recipes": rows})
     else:
@@ -71,20 +80,30 @@ def recipes_import(
         typer.echo(text, nl=False)
 
 
-def list_recipes() -> list[dict[str, object]]:
-    """One row a shipped recipe: its parts, all parameters, all bytes in GB (10^9); no model is built."""
+def list_recipes(family: str | None = None) -> list[dict[str, object]]:
+    """One row a shipped recipe: its parts, all parameters, all bytes in GB (10^9); no model is built.
+
+    Args:
+        family: only recipes of this one.
+    """
+    from nota_cli.recipe.families import DEFAULT_FAMILY
     from nota_cli.recipe.load import load_any_recipe, recipe_names
 
     rows: list[dict[str, object]] = []
     for name in recipe_names():
         recipe = load_any_recipe(name)
-        size: dict[str, object] = {"parameters": "?", "GB": "?"}
+        if family not in (None, recipe.family):
+            continue
+        # A public model's publisher may not state its size.
+        unknown = "?" if recipe.family == DEFAULT_FAMILY else ""
+        size: dict[str, object] = {"parameters": unknown, "GB": unknown}
         try:
             parts = _part_sizes(recipe)
             size["parameters"] = f"{sum(part.parameters for part in parts) / 1e6:,.1f} M"
             size["GB"] = round(sum(part.bytes for part in parts) / 1e9, 3)
         except UsageError as error:  # one that lacks a file of the user's own does not hide the others
-            warn(f"{name}: {error}")
+            if unknown:
+                warn(f"{name}: {error}")
         rows.append({"recipe": name, **_summary(recipe), **size})
     return rows
 

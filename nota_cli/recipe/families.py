@@ -39,6 +39,11 @@ FAMILIES: dict[str, Family] = {
         "nota_cli.models.families.salmonn_build:build",
         "nota_cli.models.sizes:part_sizes",
     ),
+    "transformers": Family(
+        "nota_cli.recipe.public:PublicRecipe",
+        "nota_cli.models.families.public:build",
+        "nota_cli.models.public_sizes:part_sizes",
+    ),
 }
 
 

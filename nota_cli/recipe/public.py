@@ -22,6 +22,13 @@ class PublicModel(Section):
     """Published number of parameters, for `nota recipes`; counted where the model is built."""
 
 
+class PublicPrompts(Prompts):
+    """What a public model is asked; nothing stands round the prompt of a task but its own chat template."""
+
+    template: str = "{}"
+    tasks: dict[str, str] = {"asr": "<SpeechHere>"}
+
+
 class PublicRecipe(BaseRecipe):
     """A public model; `prompts.tasks` holds the tasks that suit it.
 
@@ -29,8 +36,9 @@ class PublicRecipe(BaseRecipe):
     audio. A model that only transcribes takes no text: its one prompt is `<SpeechHere>`.
     """
 
+    family: str = "transformers"
     model: PublicModel
-    prompts: Prompts = Prompts(template="{}", tasks={"asr": "<SpeechHere>"})
+    prompts: PublicPrompts = PublicPrompts()
     generate: Generate = Generate(beams=1)
     reported: dict[str, str] = Field(default_factory=dict)
     """Figures that its publishers state, by what they are of, and where."""

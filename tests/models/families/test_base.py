@@ -75,7 +75,7 @@ def test_what_is_made_for_salmonn_says_so(echo: Path) -> None:
 
 def test_a_family_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("family: eco\n")
-    with pytest.raises(RecipeError, match="there is no model family 'eco'; there are: salmonn"):
+    with pytest.raises(RecipeError, match="there is no model family 'eco'; there are: salmonn, transformers"):
         load_any_recipe(str(tmp_path / "x.yaml"))
 
 

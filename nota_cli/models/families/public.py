@@ -1,0 +1,264 @@
+"""Public audio language models as transformers has them: its classes, processors and `generate`; no remote code."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from nota_cli.errors import RecipeError
+from nota_cli.features.constants import SAMPLE_RATE
+from nota_cli.generation.answer import Answer
+from nota_cli.generation.drawn_tokens import DrawnTokens
+from nota_cli.generation.loop_guard import guarded
+from nota_cli.generation.sampling import Sampling, row_seeds
+from nota_cli.models.families.public_load import load_model, load_processor
+from nota_cli.models.families.public_runtime import ENCODERS, PublicRuntime
+from nota_cli.models.inventory import count_parts
+from nota_cli.models.parts import Part
+from nota_cli.models.purpose import Purpose
+from nota_cli.prompts import Query, wrap
+from nota_cli.recipe.public import PublicRecipe
+from nota_cli.recipe.schema import Generate
+from nota_cli.recipe.section import LoadFormat
+
+
+@dataclass(frozen=True)
+class Waveforms:
+    """Clips at 16 kHz, float32 `[samples]` each; the model's own processor makes its features of them."""
+
+    waves: list[np.ndarray[Any, Any]]
+
+    def part(self, chosen: slice) -> "Waveforms":
+        """Some of the clips."""
+        return Waveforms(self.waves[chosen])
+
+    def rows(self, chosen: list[int]) -> "Waveforms":
+        """Some of the clips, by number."""
+        return Waveforms([self.waves[row] for row in chosen])
+
+
+@dataclass(frozen=True)
+class TakeWaveforms:
+    """Leaves features to the processor (`nota_cli.models.families.base.Preprocessor`)."""
+
+    max_seconds: float
+    device: None = None
+
+    def features(self, waves: list[np.ndarray[Any, Any]]) -> Waveforms:
+        """The clips as they are."""
+        return Waveforms(waves)
+
+
+class PublicModel:
+    """A model of transformers that hears (`nota_cli.models.families.base.AudioModel`).
+
+    Args:
+        recipe: its prompts and settings.
+        model: the transformers model, in evaluation mode.
+        processor: its processor; None for one on the meta device, which answers nothing.
+    """
+
+    def __init__(self, recipe: PublicRecipe, model: Any, processor: Any) -> None:
+        self.recipe, self.model, self.processor = recipe, model, processor
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def kernel(self) -> str:
+        """What multiplies its weights."""
+        return {"nf4": "bitsandbytes"}.get(self.recipe.model.quantization, "none")
+
+    def preprocessor(self, device: Any = None) -> TakeWaveforms:
+        """Clips go to the processor as they are."""
+        return TakeWaveforms(self.recipe.audio.max_seconds)
+
+    def encode(self, features: Waveforms) -> Waveforms:
+        """The clips: what is encoded depends on what is asked."""
+        return features
+
+    encode_batch = encode
+
+    def settings_for(self, task: str) -> Generate:
+        """How the recipe has answers to one task found."""
+        return self.recipe.generate.for_task(task)
+
+    def parts(self) -> list[Part]:
+        """The audio encoder and what is behind it."""
+        encoder = find_encoder(self.model)
+        if encoder is None:
+            return count_parts({"decoder": self.model})
+        rest = nn.Module()  # a view of the same modules without the encoder
+        for name, child in _without(self.model, encoder):
+            rest.add_module(name.replace(".", "_"), child)
+        return count_parts({"speech_encoder": encoder, "decoder": rest})
+
+    def free_caches(self) -> None:
+        """Nothing is kept from call to call."""
+
+    def runtime(self, tokens: int) -> PublicRuntime:
+        """For measuring: one clip stage by stage."""
+        return PublicRuntime(self.model, find_encoder(self.model), self.inputs)
+
+    def generate_answers(
+        self, features: Waveforms, queries: list[Query], settings: Generate | None = None
+    ) -> list[Answer]:
+        """As every family's; settings of a task hold for the clips of that task."""
+        settings = settings or self.recipe.generate
+        by_task = {task: settings.for_task(task) for task in dict.fromkeys(query.task for query in queries)}
+        answers: dict[int, Answer] = {}
+        for task, own in by_task.items():
+            rows = [row for row, query in enumerate(queries) if query.task == task]
+            answers |= zip(rows, self._answer(features.rows(rows), [queries[row] for row in rows], own), strict=True)
+        return [answers[row] for row in range(len(queries))]
+
+    def _answer(self, clips: Waveforms, queries: list[Query], settings: Generate) -> list[Answer]:
+        def search(rows: list[int], chosen: Generate) -> list[Answer]:
+            return self._search(clips.rows(rows), [queries[row] for row in rows], chosen)
+
+        return guarded(search(list(range(len(queries))), settings), settings, search)
+
+    @torch.inference_mode()
+    def _search(self, clips: Waveforms, queries: list[Query], settings: Generate) -> list[Answer]:
+        inputs = self.inputs(clips, queries)
+        prompt = 0 if self.model.config.is_encoder_decoder else inputs["input_ids"].size(1)
+        processors: list[LogitsProcessor] = []
+        if settings.sample:
+            drawn = Sampling(settings.temperature, settings.top_k, settings.top_p)
+            processors.append(DrawnTokens(drawn, row_seeds(settings.seed, queries), prompt))
+        output = self.model.generate(
+            **inputs,
+            max_new_tokens=settings.max_new_tokens,
+            num_beams=settings.beams,
+            do_sample=False,
+            repetition_penalty=settings.repetition_penalty,
+            length_penalty=settings.length_penalty,
+            logits_processor=LogitsProcessorList(processors),
+            **self.recipe.model.options,
+        )
+        ids = output if isinstance(output, Tensor) else output.sequences
+        texts = self.processor.batch_decode(ids[:, prompt:], skip_special_tokens=True)
+        pad = getattr(self.model.generation_config, "pad_token_id", None)
+        counts = [int((row != pad).sum()) for row in ids[:, prompt:]]
+        return [Answer(text.strip(), tokens=count) for text, count in zip(texts, counts, strict=True)]
+
+    def inputs(self, clips: Waveforms, queries: list[Query]) -> dict[str, Any]:
+        """What the processor makes of clips and prompts, on the model's device and in its type.
+
+        Raises:
+            RecipeError: the model takes no text and the prompt has some, or the processor refuses.
+        """
+        texts = [wrap(self.recipe.prompts, query) for query in queries]
+        make = _maker(self.processor)
+        batch = make(self.processor, clips.waves, texts)
+        dtype = self.model.dtype
+        return {
+            name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
+            for name, value in batch.items()
+            if isinstance(value, Tensor)
+        }
+
+
+def build(
+    recipe: PublicRecipe,
+    device: str,
+    purpose: Purpose,
+    *,
+    load_format: LoadFormat = "auto",
+    allow_missing: bool = False,
+) -> PublicModel:
+    """The family's builder (`nota_cli.models.families.base.Builder`).
+
+    Raises:
+        CheckpointError: there is no such model, or it is damaged.
+        RecipeError: transformers has not its type, it takes no audio, it needs remote code, or it is to be trained.
+    """
+    if purpose == "train":
+        raise RecipeError(f"recipe {recipe.name!r} is a public model, which nota runs and measures and does not train")
+    model = load_model(recipe, device, dummy=load_format == "dummy")
+    return PublicModel(recipe, model, None if device == "meta" else load_processor(recipe))
+
+
+def find_encoder(model: Any) -> nn.Module | None:
+    """The module that makes states of the audio, by the names that transformers gives it."""
+    for name in ENCODERS:
+        module: Any = model
+        for piece in name.split("."):
+            module = getattr(module, piece, None)
+        if isinstance(module, nn.Module):
+            return module
+    return None
+
+
+def _without(module: nn.Module, left_out: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+    """Modules that together hold what `module` does, but for one inside it."""
+    pieces: list[tuple[str, nn.Module]] = []
+    for name, child in module.named_children():
+        path = f"{prefix}{name}"
+        if child is left_out:
+            continue
+        inside = any(inner is left_out for inner in child.modules())
+        pieces += _without(child, left_out, f"{path}.") if inside else [(path, child)]
+    return pieces
+
+
+Texts = Sequence[tuple[str, str]]
+
+
+def _maker(processor: Any) -> Callable[[Any, list[np.ndarray[Any, Any]], Texts], Any]:
+    """How a processor is given clips: a request to transcribe, a chat, or the clips alone."""
+    if getattr(processor, "chat_template", None) is not None:
+        return _chat
+    if hasattr(processor, "apply_transcription_request"):
+        return _transcription
+    return _clips_alone
+
+
+def _chat(processor: Any, waves: list[np.ndarray[Any, Any]], texts: Texts) -> Any:
+    """Through the chat template, a user's turn each: text, audio, text."""
+    if not any(before or after for before, after in texts) and hasattr(processor, "apply_transcription_request"):
+        return _transcription(processor, waves, texts)
+    conversations = []
+    for wave, (before, after) in zip(waves, texts, strict=True):
+        content: list[dict[str, Any]] = [{"type": "audio", "audio": wave}]
+        content = [*([{"type": "text", "text": before}] if before.strip() else []), *content]
+        content += [{"type": "text", "text": after.strip()}] if after.strip() else []
+        conversations.append([{"role": "user", "content": content}])
+    return processor.apply_chat_template(
+        conversations,
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=True,
+        return_tensors="pt",
+        processor_kwargs={"text_kwargs": {"padding": True}, "audio_kwargs": {"sampling_rate": SAMPLE_RATE}},
+    )
+
+
+def _transcription(processor: Any, waves: list[np.ndarray[Any, Any]], texts: Texts) -> Any:
+    """A request for the transcript, which takes no text."""
+    _refuse_text(texts)
+    return processor.apply_transcription_request(audio=waves)
+
+
+def _clips_alone(processor: Any, waves: list[np.ndarray[Any, Any]], texts: Texts) -> Any:
+    """Models that do nothing but transcribe."""
+    _refuse_text(texts)
+    extractor = processor.feature_extractor
+    whole = {} if getattr(extractor, "chunk_length", None) else {"padding": True}  # Whisper's pads to 30 s by itself
+    return extractor(waves, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True, **whole)
+
+
+def _refuse_text(texts: Texts) -> None:
+    asked = next((before + after for before, after in texts if before.strip() or after.strip()), None)
+    if asked is not None:
+        raise RecipeError(
+            f"this model only transcribes and takes no prompt, and the recipe's says {asked.strip()!r}: take a model "
+            "that answers questions, or set the prompt to <SpeechHere>"
+        )

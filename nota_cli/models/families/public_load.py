@@ -1,0 +1,140 @@
+"""Public models and their processors from a folder or the hub: by their type, checked, and never with remote code."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from nota_cli.errors import CheckpointError, RecipeError, listing
+from nota_cli.hub import local_path
+from nota_cli.quantization.weight_only import quantize_linears
+from nota_cli.recipe.public import PublicRecipe
+
+cast(Any, transformers_logging).disable_progress_bar()  # it would tear nota's own apart
+
+FACTORIES = ("AutoModelForMultimodalLM", "AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq")
+"""transformers' lists of models that hear, in the order in which a type is looked up."""
+
+
+def load_model(recipe: PublicRecipe, device: str, *, dummy: bool = False) -> Any:
+    """The transformers model in evaluation mode.
+
+    Args:
+        recipe: names folder or hub id, number type and quantization.
+        device: where to put it; "meta", with dummy weights, allocates nothing.
+        dummy: random weights of the config's size; no weights are read.
+
+    Raises:
+        CheckpointError: it is not there, or not whole.
+        RecipeError: of a type that transformers does not have, or that does not hear.
+    """
+    folder, spec = local_path(recipe.model.path), recipe.model
+    config = _config(folder, recipe)
+    factory = _factory(config, recipe)
+    dtype = getattr(torch, spec.dtype)
+    if dummy:
+        from nota_cli.quantization.dummy import dummy_init
+
+        with torch.device("meta"):
+            model = factory.from_config(config, dtype=dtype)
+        _pack(model, spec.quantization)
+        return model.eval() if device == "meta" else dummy_init(model, device, dtype)
+    settings: dict[str, Any] = {}
+    if spec.quantization == "nf4":
+        from nota_cli.quantization.nf4 import import_bitsandbytes, nf4_settings
+
+        import_bitsandbytes()
+        settings = {"quantization_config": nf4_settings(dtype), "device_map": {"": device}}
+    try:
+        model, report = factory.from_pretrained(
+            folder, config=config, dtype=dtype, trust_remote_code=False, output_loading_info=True, **settings
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"model {folder}: {error}") from error
+    problems = [f"missing: {name}" for name in sorted(report["missing_keys"])]
+    problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"])]
+    if problems:
+        raise CheckpointError(f"model {folder}: the weights do not fit its config.json:\n{listing(problems)}")
+    _pack(model, spec.quantization)
+    return (model if spec.quantization == "nf4" else model.to(device)).eval()
+
+
+def load_processor(recipe: PublicRecipe) -> Any:
+    """The model's processor, set to pad on the left.
+
+    Raises:
+        RecipeError: there is none, or it takes no audio.
+    """
+    from transformers import AutoProcessor
+
+    folder, factory = local_path(recipe.model.path), cast(Any, AutoProcessor)
+    try:
+        processor = factory.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise RecipeError(f"model {folder}: its processor does not load: {error}") from error
+    if not any(hasattr(processor, name) for name in ("feature_extractor", "audio_processor", "audio_tokenizer")):
+        raise RecipeError(
+            f"model {folder}: its processor, a {type(processor).__name__}, takes no audio; name a model that hears"
+        )
+    tokenizer = getattr(processor, "tokenizer", None)
+    if tokenizer is not None:
+        tokenizer.padding_side = "left"  # or a shorter clip's answer would begin behind padding
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+    return processor
+
+
+def _config(folder: Path, recipe: PublicRecipe) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"model {folder}: its config.json cannot be read: {error}") from error
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        kind = values.get("model_type") if isinstance(values, dict) else None
+        if isinstance(values, dict) and "auto_map" in values:
+            raise RecipeError(
+                f"model {recipe.model.path} wants to run code that comes with its weights, which nota never does; take "
+                "one that transformers has the code of"
+            ) from error
+        raise RecipeError(f"model {recipe.model.path}: transformers knows no model type {kind!r}: {error}") from error
+
+
+def _factory(config: Any, recipe: PublicRecipe) -> Any:
+    """transformers' list that has a model of this type.
+
+    Raises:
+        RecipeError: none of those for audio has.
+    """
+    import transformers
+
+    for name in FACTORIES:
+        factory: Any = getattr(transformers, name, None)
+        if factory is not None and type(config) in factory._model_mapping:
+            return factory
+    raise RecipeError(
+        f"model {recipe.model.path} is of type {config.model_type!r}, which is not among transformers' models that "
+        f"hear ({', '.join(FACTORIES)})"
+    )
+
+
+def _pack(model: Any, quantization: str) -> None:
+    """Hold all linear layers but the output layer in 8 or 4 bits, if that is asked for."""
+    if quantization not in ("int8", "int4"):
+        return
+    for module in _bodies(model):
+        quantize_linears(module, quantization)
+
+
+def _bodies(model: Any) -> Iterator[Any]:
+    """The children of a model but its output layer."""
+    head = model.get_output_embeddings()
+    for child in model.children():
+        if child is not head:
+            yield child
