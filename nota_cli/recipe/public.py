@@ -29,6 +29,12 @@ class PublicPrompts(Prompts):
     tasks: dict[str, str] = {"asr": "<SpeechHere>"}
 
 
+class PublicGenerate(Generate):
+    """How answers are searched for: greedily unless a recipe says otherwise."""
+
+    beams: Positive = 1
+
+
 class PublicRecipe(BaseRecipe):
     """A public model; `prompts.tasks` holds the tasks that suit it.
 
@@ -39,7 +45,7 @@ class PublicRecipe(BaseRecipe):
     family: str = "transformers"
     model: PublicModel
     prompts: PublicPrompts = PublicPrompts()
-    generate: Generate = Generate(beams=1)
+    generate: PublicGenerate = PublicGenerate()
     reported: dict[str, str] = Field(default_factory=dict)
     """Figures that its publishers state, by what they are of, and where."""
     license: str = ""

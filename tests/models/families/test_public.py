@@ -198,6 +198,7 @@ def test_shipped_recipes_state_their_terms_and_what_suits_them(name: str) -> Non
     assert recipe.license
     assert recipe.description
     assert "asr" in recipe.prompts.tasks
+    assert load_any_recipe(name, ["generate.max_new_tokens=24"]).generate.beams == recipe.generate.beams == 1
 
 
 def test_recipes_are_listed_by_family(nota: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
