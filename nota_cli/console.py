@@ -188,7 +188,7 @@ def table(title: str, columns: list[str], rows: list[list[str]], *, whole: bool 
     out.width = width
 
 
-def progress(shown: bool = True) -> Progress:
+def progress(visible: bool = True) -> Progress:
     """A progress bar on stderr; without a terminal only its last state is printed, and nothing if not `shown`."""
     return Progress(
         TextColumn("{task.description}"),
@@ -198,6 +198,6 @@ def progress(shown: bool = True) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[detail]}"),
         console=err,
-        disable=not shown or _level > logging.INFO,
+        disable=not visible or _level > logging.INFO,
         redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),  # or results would go to stderr with the bar
     )

@@ -54,10 +54,10 @@ class CheckpointError(NotaError):
 
 def listing(problems: list[str], limit: int = 20) -> str:
     """One problem a line, cut after `limit` with a count of the rest."""
-    shown = [f"  - {problem}" for problem in problems[:limit]]
+    lines = [f"  - {problem}" for problem in problems[:limit]]
     if len(problems) > limit:
-        shown.append(f"  ... and {len(problems) - limit} more")
-    return "\n".join(shown)
+        lines.append(f"  ... and {len(problems) - limit} more")
+    return "\n".join(lines)
 
 
 def listing_by_row(problems: Iterable[tuple[int, str]], limit: int = 20) -> str:
@@ -66,12 +66,12 @@ def listing_by_row(problems: Iterable[tuple[int, str]], limit: int = 20) -> str:
     for row, problem in problems:
         rows.setdefault(problem, []).append(row)
     kinds = sorted(rows.items(), key=lambda kind: min(kind[1]))
-    shown = [f"  - {row_numbers(sorted(numbers))}: {problem}" for problem, numbers in kinds[:limit]]
+    lines = [f"  - {row_numbers(sorted(numbers))}: {problem}" for problem, numbers in kinds[:limit]]
     rest = sorted({row for _, numbers in kinds[limit:] for row in numbers})
     if rest:
         count = sum(len(numbers) for _, numbers in kinds[limit:])
-        shown.append(f"  ... and {count} more problems: {row_numbers(rest)}")
-    return "\n".join(shown)
+        lines.append(f"  ... and {count} more problems: {row_numbers(rest)}")
+    return "\n".join(lines)
 
 
 def row_numbers(rows: Sequence[int]) -> str:

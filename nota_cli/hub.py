@@ -223,9 +223,9 @@ def _cached(name: HubName, kind: Kind) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     for marker in MARKERS[kind] if name.file is None else (name.file,):
-        found = try_to_load_from_cache(name.repo, marker)
-        if isinstance(found, str) and (name.file is not None or _whole(Path(found).parent, kind)):
-            return Path(found) if name.file is not None else Path(found).parent
+        cached = try_to_load_from_cache(name.repo, marker)
+        if isinstance(cached, str) and (name.file is not None or _whole(Path(cached).parent, kind)):
+            return Path(cached) if name.file is not None else Path(cached).parent
     return None
 
 

@@ -87,9 +87,9 @@ def parse_json(text: str, *, allow_nan: bool = False) -> Any:
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         nonlocal wrong
-        made = dict(items)
-        wrong |= len(made) < len(items)
-        return made
+        mapping = dict(items)
+        wrong |= len(mapping) < len(items)
+        return mapping
 
     def constant(name: str) -> float:
         nonlocal wrong

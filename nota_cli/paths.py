@@ -76,11 +76,11 @@ def check_audio_root(root: str | os.PathLike[str]) -> None:
     """
     if os.path.isdir(root):
         return
-    shown = printable(os.fspath(root))
+    label = printable(os.fspath(root))
     if os.path.lexists(root):
-        raise UsageError(f"the audio root {shown} is no folder. Name the one that the paths of the rows begin in.")
+        raise UsageError(f"the audio root {label} is no folder. Name the one that the paths of the rows begin in.")
     note = path_note(os.fspath(root)) or "Correct it, or name another one by --audio-root."
-    raise UsageError(f"the audio root {shown} is no folder that is there. {note}")
+    raise UsageError(f"the audio root {label} is no folder that is there. {note}")
 
 
 def path_note(name: str, root: str | os.PathLike[str] = "") -> str | None:
@@ -114,10 +114,10 @@ def near_paths(name: str, root: str | os.PathLike[str] = "") -> list[tuple[str, 
         start = os.fspath(root) or ("/" if plain.startswith("/") else "")
         for skip in range(len(parts) if root else min(1, len(parts))):
             front = [f"the folder {'/'.join(parts[:skip])}/ in front"] if skip else []
-            found = [(path, slashes + front + what) for path, what in _walk(start, parts[skip:])]
-            found = [(path, what) for path, what in found if what]
-            if found:
-                return sorted(found, key=lambda one: (len(one[1]), one[0]))[:MOST_NEAR]
+            near = [(path, slashes + front + what) for path, what in _walk(start, parts[skip:])]
+            near = [(path, what) for path, what in near if what]
+            if near:
+                return sorted(near, key=lambda one: (len(one[1]), one[0]))[:MOST_NEAR]
     except (OSError, ValueError):  # a name that no file can have, or a folder that may not be read
         pass
     return []
@@ -125,11 +125,11 @@ def near_paths(name: str, root: str | os.PathLike[str] = "") -> list[tuple[str, 
 
 def _walk(folder: str, parts: list[str]) -> list[tuple[str, list[str]]]:
     """What lies under a folder by names like `parts`, one component after the other."""
-    found: list[tuple[str, list[str]]] = [(folder, [])]
+    paths: list[tuple[str, list[str]]] = [(folder, [])]
     for index, part in enumerate(parts):
         last = index == len(parts) - 1
         following: list[tuple[str, list[str]]] = []
-        for path, what in found:
+        for path, what in paths:
             exact = os.path.join(path, part)
             if os.path.lexists(exact):
                 following.append((exact, what))
@@ -137,8 +137,8 @@ def _walk(folder: str, parts: list[str]) -> list[tuple[str, list[str]]]:
             for name in _like(path or ".", part, last):
                 here = what + [each for each in _differences(part, name) if each not in what]
                 following.append((os.path.join(path, name), here))
-        found = following
-    return found
+        paths = following
+    return paths
 
 
 def _like(folder: str, name: str, last: bool) -> list[str]:
@@ -167,7 +167,7 @@ def _without(name: str, *, keep: str | None = None) -> str:
 
 
 def _differences(written: str, there: str) -> list[str]:
-    found = []
+    differences = []
     for what in _ALIKE:
         if _without(written, keep=what) == _without(there, keep=what):
             continue
@@ -176,9 +176,9 @@ def _differences(written: str, there: str) -> list[str]:
             what = f"its ending ({theirs}, not {ours})"
         elif what == "Unicode form":
             what = f"its Unicode form ({_form(there)}, not {_form(written)})"
-        found.append(what)
+        differences.append(what)
     # Two of them may do the same, as for .FLAC and .flac: then neither alone is missed.
-    return found or [what for what, take_away in _ALIKE.items() if take_away(written) == take_away(there)][:1]
+    return differences or [what for what, take_away in _ALIKE.items() if take_away(written) == take_away(there)][:1]
 
 
 def _form(name: str) -> str:

@@ -40,7 +40,7 @@ def chat(
     recipe: RecipeOption = None,
     checkpoint: CheckpointOption = None,
     prompt: Annotated[
-        str | None, typer.Option(help="Ask this alone: asr for a transcript, caption for a caption, or a question.")
+        str | None, typer.Option(help="Ask this and exit: asr for a transcript, caption for a caption, or a question.")
     ] = None,
     settings: SetOption = None,
     device: DeviceOption = "auto",
@@ -89,9 +89,9 @@ def _converse(recording: "Recording", lines: Iterable[str], *, patient: bool) ->
     Returns:
         Whether anything was said.
     """
-    said = False
+    asked = False
     for line in map(str.strip, lines):
-        said = said or bool(line)
+        asked = asked or bool(line)
         if line in ("/quit", "/exit"):
             break
         try:
@@ -103,7 +103,7 @@ def _converse(recording: "Recording", lines: Iterable[str], *, patient: bool) ->
             if not patient:
                 raise
             fail(str(error))
-    return said
+    return asked
 
 
 def _answer(recording: "Recording", line: str) -> str:

@@ -29,9 +29,11 @@ def compare(
         ),
     ] = None,
     missing: Annotated[
-        str, typer.Option(help="A missing figure is ranked last: worst; or its run not at all: skip.")
+        str, typer.Option(help="worst: rank a missing figure last. skip: leave its run out of the ranking.")
     ] = "worst",
-    references: Annotated[bool, typer.Option(help="With the figures that the seed systems' teams reported.")] = True,
+    references: Annotated[
+        bool, typer.Option(help="Include the figures that the teams of the seed systems reported.")
+    ] = True,
     out: Annotated[Path | None, typer.Option(help="Folder for compare.md, compare.csv and compare.png.")] = None,
     plot: Annotated[bool, typer.Option(help="Draw compare.png too, which needs matplotlib.")] = True,
     as_json: JsonOption = False,
@@ -48,12 +50,12 @@ def compare(
     weighed = tool.parse_weights(weights)
     if not runs and not references:
         raise UsageError("nothing to compare: give reports or folders, or leave --no-references out")
-    found = [*read_runs(runs or []), *(tool.reference_runs() if references else [])]
-    standings = tool.standings(found, weighed, missing)
+    known = [*read_runs(runs or []), *(tool.reference_runs() if references else [])]
+    standings = tool.standings(known, weighed, missing)
     if out is not None:
-        check_compare(out, [file for run in found for file in run.files])
+        check_compare(out, [file for run in known for file in run.files])
         _write(out, standings, weighed, missing, plot)
-    notes, cautions = tool.explain(standings, weighed, missing), tool.cautions(found)
+    notes, cautions = tool.explain(standings, weighed, missing), tool.cautions(known)
     if as_json:
         ranked = [tool.record(one) for one in standings]
         print_json({"weights": weighed, "missing": missing, "runs": ranked, "notes": notes, "cautions": cautions})

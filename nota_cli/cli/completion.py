@@ -33,7 +33,7 @@ def _complete_path(incomplete: str, fits: Callable[[Path], bool]) -> list[str]:
     except OSError:
         return []
     paths = [path for path in inside if path.name.startswith(start) and (start or not path.name.startswith("."))]
-    shown = [(path, os.path.join(folder, path.name)) for path in paths if path.is_dir() or fits(path)]
+    names = [(path, os.path.join(folder, path.name)) for path in paths if path.is_dir() or fits(path)]
     return [
-        name if path.is_file() or (path / "recipe.yaml").is_file() else os.path.join(name, "") for path, name in shown
+        name if path.is_file() or (path / "recipe.yaml").is_file() else os.path.join(name, "") for path, name in names
     ]

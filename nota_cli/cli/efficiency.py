@@ -26,7 +26,9 @@ def efficiency(
     checkpoint: CheckpointOption = None,
     protocol: Annotated[
         Literal["synced", "organisers"],
-        typer.Option(help="synced: wait for the device round every timer. organisers: as the competition measured."),
+        typer.Option(
+            help="synced: wait for the device before and after each timing. organisers: as the competition measured."
+        ),
     ] = "synced",
     audio_seconds: Annotated[
         float, typer.Option(min=1.0, max=30.0, help="Length of the random clip in seconds.")
@@ -38,7 +40,7 @@ def efficiency(
     ] = None,
     warm_up: Annotated[
         int | None,
-        typer.Option(min=0, help="Number of rounds before these (default: 3; 10 with the organisers' protocol)."),
+        typer.Option(min=0, help="Number of warm-up rounds (default: 3; 10 with the organisers' protocol)."),
     ] = None,
     seconds: Annotated[
         float, typer.Option(min=0, help="Stop measuring after so many seconds, though not before 3 rounds.")
@@ -71,19 +73,19 @@ def efficiency(
         compared = tool.compare(comparison or [])
         print_json(compared) if as_json else tool.show_comparison(compared)
         return
-    how = tool.Settings(protocol, audio_seconds, tokens, rounds, warm_up, seconds)
-    place = device_for(chosen, device)
+    options = tool.Settings(protocol, audio_seconds, tokens, rounds, warm_up, seconds)
+    target = device_for(chosen, device)
     check_efficiency(out, chosen)
     if out is not None:
         check_writable(out)
     with progress() as bar:
-        shown = bar.add_task("rounds", total=None, detail=chosen.name)
+        task = bar.add_task("rounds", total=None, detail=chosen.name)
         report = tool.measure(
             chosen,
-            place,
+            target,
             load_format=load_format,
-            settings=how,
-            on_round=lambda done, total: bar.update(shown, completed=done, total=total),
+            settings=options,
+            on_round=lambda done, total: bar.update(task, completed=done, total=total),
         )
     if out is not None:
         write_text(out, json.dumps(report, ensure_ascii=False, indent=2) + "\n")

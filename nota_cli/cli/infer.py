@@ -63,17 +63,17 @@ def infer(
     ] = "stop",
     long: Annotated[
         Literal["cut", "chunk"],
-        typer.Option(help="Clips over 30 s. cut: hear the first 30 s alone. chunk: hear all in overlapping windows."),
+        typer.Option(help="For clips over 30 s. cut: use the first 30 s only. chunk: use all, in overlapping windows."),
     ] = "cut",
     restart: Annotated[
-        bool, typer.Option("--restart", help="Start again, without the rows that an interrupted run has finished.")
+        bool, typer.Option("--restart", help="Discard the rows that an interrupted run has finished, and start again.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a finished CSV of another run, or one that was edited.")
     ] = False,
     audio_root_moved: Annotated[
         bool,
-        typer.Option("--audio-root-moved", help="Resume although the same recordings lie elsewhere now."),
+        typer.Option("--audio-root-moved", help="Resume even though the same recordings now lie in another folder."),
     ] = False,
     load_format: LoadFormatOption = "auto",
     allow_missing: AllowMissingOption = False,

@@ -18,7 +18,7 @@ def merge_lora(
         bool, typer.Option("--rounding", help="Merge into half-precision weights too, which rounds them.")
     ] = False,
 ) -> None:
-    """Add the adapters to the decoder's weights, so that nothing of them is left to compute."""
+    """Merge the LoRA adapters into the decoder's weights, so that nothing of them is left to compute."""
     say(f"loading {checkpoint} ...")
     from nota_cli.cli.guards import check_new_folder
     from nota_cli.compression.folders import read_recipe

@@ -17,7 +17,7 @@ app = typer.Typer(help="Turn corpora on disk into annotation files.", no_args_is
 
 @app.command("fsdd", epilog="Example: `nota prepare fsdd data/fsdd --out data`")
 def prepare_fsdd(
-    folder: Annotated[Path, typer.Argument(help="The Free Spoken Digit Dataset's recordings.")],
+    folder: Annotated[Path, typer.Argument(help="Folder with the Free Spoken Digit Dataset's recordings.")],
     out: Annotated[Path, typer.Option(help="Folder for fsdd-train.json and fsdd-dev.json.")] = Path("data"),
     hold_out: Annotated[str, typer.Option(help="Recording indices kept out of training: FIRST-LAST.")] = "5-9",
 ) -> None:
@@ -34,7 +34,7 @@ def prepare_fsdd(
 
 @app.command("esc10", epilog="Example: `nota prepare esc10 data/esc10 --out data`")
 def prepare_esc10(
-    folder: Annotated[Path, typer.Argument(help="ESC-10: one folder a class.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of ESC-10, with one folder per class.")],
     out: Annotated[Path, typer.Option(help="Folder for esc10-train.json and esc10-dev.json.")] = Path("data"),
     hold_out_fold: Annotated[int, typer.Option(help="The fold kept out of training.")] = 4,
 ) -> None:

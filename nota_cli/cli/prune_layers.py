@@ -30,7 +30,7 @@ def prune_layers(
     recipe: RecipeOption = None,
     clips: Annotated[int, typer.Option(min=1, help="Number of clips that `similarity` is measured on.")] = 16,
 ) -> None:
-    """Drop layers of encoders or decoder; a short training run from the result heals it.
+    """Drop layers of the encoders or the decoder; train the result for a short while to recover its quality.
 
     `--strategy similarity` runs clips of `--recipe`'s data and drops the layers whose output is most like their input.
     """
@@ -89,9 +89,9 @@ def _influence(checkpoint: Path, data: "Data | None", clips: int) -> dict[str, l
         raise UsageError("--strategy similarity needs clips: name a recipe with training or test data by --recipe")
     model = build(load_recipe(str(checkpoint)).model_copy(update={"checkpoint": str(checkpoint)}))
     share = -(-clips // len(sources))
-    found: list[dict[str, list[float]]] = []
+    influences: list[dict[str, list[float]]] = []
     for source in sources:
         rows: Sequence[Row] = read_annotation(source.annotation)[:share]
         batch = RowBatches(rows, in_order(len(rows), share), source.audio_root, model.preprocessor())[0]
-        found.append(block_influence(model, batch.features, batch.queries))
-    return {part: torch.tensor([one[part] for one in found]).mean(0).tolist() for part in found[0]}
+        influences.append(block_influence(model, batch.features, batch.queries))
+    return {part: torch.tensor([one[part] for one in influences]).mean(0).tolist() for part in influences[0]}

@@ -74,7 +74,7 @@ def recipes_import(
     config: Annotated[Path, typer.Argument(help="A YAML config of SALMONN, the organisers or a team.")],
     out: Annotated[Path | None, typer.Option(help="The recipe file to write; printed if not given.")] = None,
 ) -> None:
-    """Turn another system's config into a recipe; keys that are dead or unknown are reported."""
+    """Turn another system's config into a recipe; keys without effect and unknown keys are reported."""
     text = _import(config, out)
     if out is None:
         typer.echo(text, nl=False)

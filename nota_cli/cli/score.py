@@ -22,12 +22,17 @@ app = typer.Typer()
 def score(
     csv: Annotated[Path, typer.Argument(help="The submission CSV.")],
     annotation: Annotated[Path, typer.Option(help="Annotation JSON with the references.")],
-    task: Annotated[str, typer.Option(help="asr, aac or qa.", autocompletion=complete_task)],
+    task: Annotated[
+        str, typer.Option(help="asr: transcripts. aac: captions. qa: answers.", autocompletion=complete_task)
+    ],
     profile: Annotated[
-        str, typer.Option(help="organisers, or standard: the figures that papers publish (aac: the extra `spider`).")
+        str,
+        typer.Option(
+            help="organisers: the competition's figures. standard: those of papers (aac needs the extra `spider`)."
+        ),
     ] = "organisers",
     bootstrap: Annotated[
-        int, typer.Option(min=0, help="Samples behind the 95% confidence intervals; 0: no intervals.")
+        int, typer.Option(min=0, help="Number of bootstrap samples for the 95% confidence intervals (0: no intervals).")
     ] = 1000,
     details: Annotated[Path | None, typer.Option(help="Write each clip's edits, texts and values to this CSV.")] = None,
     worst: Annotated[

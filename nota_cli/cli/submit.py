@@ -19,14 +19,14 @@ app = typer.Typer()
 def submit(
     csv: Annotated[Path, typer.Argument(help="The submission CSV.")],
     competition: Annotated[str, typer.Option(help="The last part of the competition's address on Kaggle.")],
-    message: Annotated[str, typer.Option("--message", "-m", help="What the submission is called in the list of them.")],
+    message: Annotated[str, typer.Option("--message", "-m", help="Description of the submission, as Kaggle lists it.")],
     annotation: AnnotationOption = None,
     task: TaskOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Validate and say what would be sent; send nothing.")
     ] = False,
     timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait for the score.")] = 600.0,
-    poll_seconds: Annotated[float, typer.Option(min=0.05, help="Seconds between two polls at it.")] = 5.0,
+    poll_seconds: Annotated[float, typer.Option(min=0.05, help="Seconds between two checks for the score.")] = 5.0,
     as_json: JsonOption = False,
 ) -> None:
     """Validate a CSV, send it to its Kaggle competition and wait for the score.
@@ -42,8 +42,8 @@ def submit(
     problems = [problem for problem in report.log.sorted() if problem.severity == "error"]
     if problems:
         if as_json:
-            found = [problem.as_dict() for problem in problems]
-            print_json({"status": "invalid", "file": str(csv), "problems": found})
+            listed = [problem.as_dict() for problem in problems]
+            print_json({"status": "invalid", "file": str(csv), "problems": listed})
         else:
             show_report(report, strict=False)
         fail(f"{csv} is not valid, so nothing was sent; nota validate-submission {csv} says more")
@@ -54,12 +54,12 @@ def submit(
         _show({"status": "not sent", **request.summary()}, as_json, "Would be sent")
         return
     with progress() as bar:
-        shown = bar.add_task(competition, total=None, detail="connecting")
+        bar_task = bar.add_task(competition, total=None, detail="connecting")
         outcome = tool.send(
             request,
             timeout,
             poll_seconds,
-            lambda state, polls: bar.update(shown, completed=polls, detail=state),
+            lambda state, polls: bar.update(bar_task, completed=polls, detail=state),
         )
     _show(outcome.summary(), as_json, f"Submission to {competition}")
     if outcome.status != "complete":

@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 
 LongOption = Annotated[
     Literal["chunk", "cut"],
-    typer.Option(help="Recordings over 30 s. chunk: hear all in overlapping windows. cut: hear the first 30 s alone."),
+    typer.Option(
+        help="For recordings over 30 s. chunk: use all, in overlapping windows. cut: use the first 30 s only."
+    ),
 ]
 
 Format = Literal["txt", "srt", "vtt", "json"]
@@ -239,11 +241,11 @@ def _texts(request: _Request, rows: "list[Row]") -> "Iterator[tuple[Row, Outcome
     loading = Loading(request.load_format, request.allow_missing)
     model = AudioLM(load(request.recipe, device_for(request.recipe, request.device), loading))
     with progress() as bar:
-        shown = bar.add_task(request.task, total=len(rows), detail="")
+        task = bar.add_task(request.task, total=len(rows), detail="")
 
         def on_part(path: Path, start: float, seconds: float) -> None:
             where = f" {start:.0f} of {seconds:.0f} s" if start else ""
-            bar.update(shown, detail=f"{path.name}{where}")
+            bar.update(task, detail=f"{path.name}{where}")
 
         paths = [row.path for row in rows]
         texts: Iterator[Outcome]
@@ -253,8 +255,8 @@ def _texts(request: _Request, rows: "list[Row]") -> "Iterator[tuple[Row, Outcome
             texts = model.stream(paths, request.task, long=request.long, on_part=on_part)
         for row, text in zip(rows, texts, strict=True):
             yield row, DataError(bad_file(row, text).problem) if isinstance(text, AudioError) else text
-            bar.advance(shown)
-        bar.update(shown, detail="")
+            bar.advance(task)
+        bar.update(task, detail="")
 
 
 def _entry(row: "Row", outcome: "Outcome") -> dict[str, object]:

@@ -16,7 +16,7 @@ from nota_cli.errors import DataError, UsageError, printable
 if TYPE_CHECKING:
     from nota_cli.submission import Log, Problem, Repair, Report
 
-SHOWN = 4
+MOST_LINES = 4
 """So many problems of a kind are shown; --json has more."""
 
 app = typer.Typer()
@@ -24,11 +24,16 @@ app = typer.Typer()
 
 @app.command("validate-submission", epilog="Example: `nota validate-submission submission.csv --annotation test.json`")
 def validate_submission(
-    csv: Annotated[Path | None, typer.Argument(help="The CSV; else submission.csv here, else the newest one.")] = None,
-    annotation: Annotated[
-        list[Path] | None, typer.Option(help="Annotation JSON that the CSV answers; may be given again.")
+    csv: Annotated[
+        Path | None,
+        typer.Argument(help="The CSV (default: submission.csv in this folder, else the newest one in submissions/)."),
     ] = None,
-    asr: Annotated[Path | None, typer.Option(help="A CSV of transcripts; --aac too checks both together.")] = None,
+    annotation: Annotated[
+        list[Path] | None, typer.Option(help="Annotation JSON that the CSV answers. Repeatable.")
+    ] = None,
+    asr: Annotated[
+        Path | None, typer.Option(help="A CSV of transcripts (together with --aac, both are checked as a pair).")
+    ] = None,
     aac: Annotated[Path | None, typer.Option(help="A CSV of captions.")] = None,
     fix: Annotated[Path | None, typer.Option(help="Write a repaired copy here and say what was changed.")] = None,
     in_place: Annotated[bool, typer.Option("--in-place", help="Let --fix write over the CSV itself.")] = False,
@@ -145,12 +150,12 @@ def _show_log(name: str, log: "Log", strict: bool, left: bool = False) -> None:
 
     errors, warnings = log.of("error"), log.of("warning")
     verdict = "valid" if _valid([log], strict) else "invalid"
-    found = [_count(errors, "error")] * bool(errors) + [_count(warnings, "warning")] * bool(warnings)
-    if not found:
+    totals = [_count(errors, "error")] * bool(errors) + [_count(warnings, "warning")] * bool(warnings)
+    if not totals:
         say(f"{name}: valid")
         return
     heading = Text.assemble(f"{name}: ", (verdict, "bold green" if verdict == "valid" else "bold red"))
-    out.print(heading + Text(f", {' and '.join(found)}{' left' if left else ''}"))
+    out.print(heading + Text(f", {' and '.join(totals)}{' left' if left else ''}"))
     kinds: dict[str, list[Problem]] = {}
     for problem in log.sorted():
         kinds.setdefault(problem.code, []).append(problem)
@@ -173,8 +178,8 @@ def _show_changes(done: "Repair") -> None:
     kinds: dict[str, list[Problem]] = {}
     for change in changes.sorted():
         kinds.setdefault(change.code, []).append(change)
-    for code, found in kinds.items():
-        _block(Text.assemble(("changed", "green"), " ", (code, "bold")), found, changes.counts[code], None)
+    for code, listed in kinds.items():
+        _block(Text.assemble(("changed", "green"), " ", (code, "bold")), listed, changes.counts[code], None)
     out.print()
 
 
@@ -182,10 +187,10 @@ def _block(title: Text, problems: "list[Problem]", count: int, remedy: str | Non
     """One kind: its title, the first places, how many more, the remedy."""
     out.print()
     out.print(title + Text(f", {count:,} times" if count > 1 else ""))
-    shown = problems if count <= SHOWN + 1 else problems[:SHOWN]
-    cells = [[_place(problem), problem.id or "", _message(problem)] for problem in shown]
-    if count > len(shown):
-        cells.append(["…" if cells[0][0] else "", "", f"and {count - len(shown):,} more"])
+    listed = problems if count <= MOST_LINES + 1 else problems[:MOST_LINES]
+    cells = [[_position(problem), problem.id or "", _message(problem)] for problem in listed]
+    if count > len(listed):
+        cells.append(["…" if cells[0][0] else "", "", f"and {count - len(listed):,} more"])
     used = [column for column in range(3) if any(row[column] for row in cells)]
     rows = Table.grid(padding=(0, 2))
     for column in used:
@@ -199,7 +204,7 @@ def _block(title: Text, problems: "list[Problem]", count: int, remedy: str | Non
         out.print(Padding(rows, (0, 0, 0, 2), expand=False))
 
 
-def _place(problem: "Problem") -> str:
+def _position(problem: "Problem") -> str:
     column = "" if problem.column is None else f":{problem.column}"
     return "" if problem.line is None else f"line {problem.line:,}{column}"
 

@@ -1,8 +1,8 @@
-"""Checkpoint and decoder folders that become another one: read, refused, copied tensor by tensor."""
+"""Checkpoint and decoder folders that become another one: read, refused, copied file by file."""
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from nota_cli.hub import TEXT_SUFFIXES, local_path
 from nota_cli.models.checkpoint import WEIGHTS
 from nota_cli.recipe.load import load_recipe
 from nota_cli.recipe.schema import Recipe
-from nota_cli.weights.files import open_safetensors, refuse_non_finite, weight_files
+from nota_cli.weights.files import INDEX, open_safetensors, refuse_non_finite, weight_files
 from nota_cli.weights.state_dicts import without_wrapping_modules
 
 
@@ -73,14 +73,34 @@ def rewrite_decoder(
     Raises:
         CheckpointError: the weights are no safetensors, missing or damaged.
     """
-    files = weight_files(source)
     target.mkdir(parents=True)
     for file in source.iterdir():
         if file.is_file() and file.suffix in TEXT_SUFFIXES and not file.name.endswith(".index.json"):
             shutil.copyfile(file, target / file.name)
     if config is not None:
-        (target / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    places: dict[str, str] = {}
+        write_json(target / "config.json", config)
+    copy_weights(weight_files(source), target, rename=rename, change=change)
+
+
+def copy_weights(
+    files: Sequence[Path],
+    target: Path,
+    *,
+    rename: Callable[[str], str | None] = lambda name: name,
+    change: Callable[[str, Tensor], Tensor] = lambda name, tensor: tensor,
+) -> None:
+    """Copy files of weights, one in memory at a time, and write their index anew if there is one.
+
+    Args:
+        files: as `weight_files` gives them.
+        target: a folder that is there.
+        rename: a tensor's new name, or None to leave it out; both without the prefixes of DDP or `torch.compile`.
+        change: a tensor, by its old name, to what is stored.
+
+    Raises:
+        CheckpointError: a file is damaged, or holds NaN or infinity.
+    """
+    shards: dict[str, str] = {}
     size = 0
     for file in files:
         with open_safetensors(file) as content:
@@ -92,8 +112,12 @@ def rewrite_decoder(
         kept = {str(names[name]): change(bare[name], tensor) for name, tensor in tensors.items()}
         if kept:
             save_file(kept, target / file.name, metadata)
-        places |= dict.fromkeys(kept, file.name)
+        shards |= dict.fromkeys(kept, file.name)
         size += sum(tensor.nbytes for tensor in kept.values())
-    if (source / "model.safetensors.index.json").is_file():
-        index = {"metadata": {"total_size": size}, "weight_map": places}
-        (target / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    if (files[0].parent / INDEX).is_file():
+        write_json(target / INDEX, {"metadata": {"total_size": size}, "weight_map": shards})
+
+
+def write_json(path: Path, values: Any, indent: int | None = 2) -> None:
+    """Write a JSON file into a folder that is being made; `indent` None puts all on one line."""
+    path.write_text(json.dumps(values, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -5,18 +5,19 @@ and packing are gptqmodel's; this module feeds them audio-and-prompt embeddings,
 token ids) cannot.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from nota_cli.compression.folders import refuse_used, write_json
 from nota_cli.errors import CheckpointError, DataError, UsageError, listing
 from nota_cli.files import atomic_folder
+from nota_cli.quantization.gptq_format import OLD_CONFIG
 from nota_cli.quantization.gptq_runtime import exact_scales, import_gptqmodel, quantized_layers
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class _Batch:
 
     def run(self, block: nn.Module, index: int) -> Tensor:
         output = block(self.hidden, **self.calls[index])
-        return output[0] if isinstance(output, tuple) else output
+        hidden: Tensor = output[0] if isinstance(output, tuple) else output
+        return hidden
 
 
 def quantize_to_folder(
@@ -116,10 +118,9 @@ def quantize_to_folder(
     from gptqmodel.quantization import QuantizeConfig
 
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is there already. Remove it, or choose another folder for the quantized decoder.")
+    refuse_used(folder)
     prefix = _block_prefix(model)
-    blocks: Any = model.get_submodule(prefix)
+    blocks = cast(nn.ModuleList, model.get_submodule(prefix))
     _check_layers(blocks, prefix, bits, group_size, act_order)
     settings = QuantizeConfig(
         bits=bits,
@@ -144,7 +145,7 @@ def quantize_to_folder(
                     solvers = _observe(block, index, stage, calibration, settings)
                     for name, solver in solvers.items():
                         full = f"{prefix}.{index}.{name}"
-                        originals[full] = block.get_submodule(name)
+                        originals[full] = cast(nn.Linear, block.get_submodule(name))
                         packed, report = _quantize_linear(full, originals[full], solver, settings)
                         block.set_submodule(name, packed)
                         layers.append(report)
@@ -165,12 +166,12 @@ def _block_prefix(model: nn.Module) -> str:
     if any("lora_" in name for name, _ in model.named_modules()):
         raise UsageError("the decoder carries adapters; merge them (`merge_and_unload`) before quantizing")
     try:
-        return get_block_name_with_pattern(model)  # the loader looks for the blocks with the same function
+        return str(get_block_name_with_pattern(model))  # the loader looks for the blocks with the same function
     except ValueError as error:
         raise UsageError(f"{type(model).__name__}: cannot tell which modules are decoder blocks: {error}") from error
 
 
-def _check_layers(blocks: nn.Module, prefix: str, bits: int, group_size: int, act_order: bool) -> None:
+def _check_layers(blocks: nn.ModuleList, prefix: str, bits: int, group_size: int, act_order: bool) -> None:
     from gptqmodel.nn_modules.qlinear.torch import TorchLinear
 
     ok, error = TorchLinear.validate(
@@ -290,12 +291,12 @@ def _quantize_linear(name: str, linear: nn.Linear, solver: Any, settings: Any) -
     solver.quantizer.configure(perchannel=True)
     rounding_error = _relative_error(weight, _rounded(weight, solver.quantizer, width), hessian)
     # Blocks as wide as a group: gptqmodel brings the weights up to date between blocks, and takes scales from them.
-    found, scale, zero, g_idx, _, loss, damp, samples = solver.quantize(blocksize=width)
+    solution, scale, zero, g_idx, _, loss, damp, samples = solver.quantize(blocksize=width)
     solver.free()
     linear.__dict__.pop("target_device", None)  # left there by gptqmodel
     if isinstance(loss, str) or not math.isfinite(loss) or damp >= 1:
         raise CheckpointError(f"{name}: GPTQ found no solution (loss {loss}, damp {damp}); give it more or other data")
-    packed = _pack(linear, found, scale, zero, g_idx, settings)
+    packed = _pack(linear, solution, scale, zero, g_idx, settings)
     if not (torch.isfinite(packed.scales).all() and (packed.scales > 0).all()):
         raise CheckpointError(f"{name}: weights too large or too small for half-precision scales")
     error = _relative_error(weight, packed.dequantize_weight().T, hessian)
@@ -332,7 +333,8 @@ def _rounded(weight: Tensor, quantizer: Any, width: int) -> Tensor:
     groups = weight.reshape(-1, width)
     quantizer.find_params(groups, weight=True)
     quantizer.scale = quantizer.scale.half().float()  # as stored
-    return quantizer.quantize(groups).reshape(weight.shape)
+    rounded: Tensor = quantizer.quantize(groups).reshape(weight.shape)
+    return rounded
 
 
 def _relative_error(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float:
@@ -369,6 +371,6 @@ def _save(model: Any, tokenizer: Any, settings: Any, folder: Path) -> None:
         model.save_pretrained(folder)
     finally:
         del model.config.quantization_config
-    (folder / "quantize_config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / OLD_CONFIG, described)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)

@@ -4,7 +4,6 @@ What is left usually needs a short run of training to heal. Decoders, quantized 
 and never built.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from nota_cli.compression.folders import decoder_folder, read_recipe, refuse_used, rewrite_decoder
+from nota_cli.compression.folders import decoder_folder, read_recipe, refuse_used, rewrite_decoder, write_json
 from nota_cli.errors import CheckpointError, UsageError, listing
 from nota_cli.files import atomic_folder, copy_folder
 from nota_cli.models.adapter import CONFIG as ADAPTER_CONFIG
@@ -90,11 +89,11 @@ def choose(
         return list(range(keep))
     if strategy == "even":
         gaps = max(keep - 1, 1)
-        return [(2 * place * (total - 1) + gaps) // (2 * gaps) for place in range(keep)]  # rounded, halves up
+        return [(2 * index * (total - 1) + gaps) // (2 * gaps) for index in range(keep)]  # rounded, halves up
     values = list(scores() if callable(scores) else scores or [])
     if len(values) != total:
         raise UsageError(f"choosing by similarity needs a score for each of {total} layers, got {len(values)}")
-    return sorted(sorted(range(total), key=lambda place: -values[place])[:keep])
+    return sorted(sorted(range(total), key=lambda index: -values[index])[:keep])
 
 
 def layer_counts(checkpoint: Path) -> dict[str, int]:
@@ -139,22 +138,22 @@ def prune_layers(checkpoint: Path, out: Path, keep: Mapping[str, Sequence[int]])
     parts: list[PartReport] = []
     for part, encoder in _encoders(recipe, keep).items():
         total = len(_layers(recipe, part, encoder))
-        places = _checked(part, keep[part], total)
-        before, after, config = _prune_encoder(recipe, part, encoder, state, places)
+        indices = _checked(part, keep[part], total)
+        before, after, config = _prune_encoder(recipe, part, encoder, state, indices)
         state = {name: value for name, value in state.items() if not name.startswith(f"{part}.")} | after
         spec = getattr(recipe, part)
         heads = {"heads": None} if part == "audio_encoder" else {}  # they are in the config now
         sections[part] = spec.model_copy(update={"path": None, "config": config, **heads})
-        parts.append(PartReport(part, total, places, before, sum(value.nbytes for value in after.values())))
+        parts.append(PartReport(part, total, indices, before, sum(value.nbytes for value in after.values())))
     with atomic_folder(out) as folder:
         save_file({name: value.contiguous() for name, value in state.items()}, folder / WEIGHTS)
         adapter = checkpoint / "adapter"
         if "decoder" in keep:
             source = decoder_folder(recipe)
-            places = _checked("decoder", keep["decoder"], _decoder_config(source)["num_hidden_layers"])
-            parts.append(_prune_decoder(source, folder / "decoder", places))
+            indices = _checked("decoder", keep["decoder"], _decoder_config(source)["num_hidden_layers"])
+            parts.append(_prune_decoder(source, folder / "decoder", indices))
             if recipe.lora is not None or adapter.is_dir():
-                _prune_adapter(adapter, folder / "adapter", places)
+                _prune_adapter(adapter, folder / "adapter", indices)
             sections["decoder"] = recipe.decoder.model_copy(update={"path": "./decoder"})
         else:
             if adapter.is_dir():
@@ -229,12 +228,12 @@ def _layers(recipe: Recipe, part: str, encoder: Any) -> nn.ModuleList:
 
 
 def _checked(part: str, keep: Sequence[int], total: int) -> tuple[int, ...]:
-    places = tuple(sorted(set(keep)))
-    wrong = [str(place) for place in keep if not 0 <= place < total]
-    if wrong or not places or len(places) != len(keep):
+    indices = tuple(sorted(set(keep)))
+    wrong = [str(index) for index in keep if not 0 <= index < total]
+    if wrong or not indices or len(indices) != len(keep):
         problem = f"layer {', '.join(wrong)}" if wrong else "no layer, or one twice"
         raise UsageError(f"{part}: cannot keep {problem}; it has {total} layers, 0 to {total - 1}")
-    return places
+    return indices
 
 
 def _prune_encoder(
@@ -279,21 +278,21 @@ def _prune_decoder(source: Path, target: Path, keep: tuple[int, ...]) -> PartRep
     for name in PER_LAYER:  # older files leave it to the layer's number which kind it is
         values = getattr(full, name, None)
         if isinstance(values, list) and len(values) == total:
-            config[name] = [values[place] for place in keep]
+            config[name] = [values[index] for index in keep]
     if "quantization_config" in config:
         config["quantization_config"] = _renumber_settings(config["quantization_config"], keep)
     seen: set[int] = set()
 
     def rename(name: str) -> str | None:
-        place = _place(name, DECODER_STACK)
-        if place is not None:
-            seen.add(place)
+        index = _layer_index(name, DECODER_STACK)
+        if index is not None:
+            seen.add(index)
         return _renumber(name, DECODER_STACK, keep)
 
     rewrite_decoder(source, target, rename=rename, config=config)
     if (source / OLD_CONFIG).is_file():
         settings = _renumber_settings(read_json(source / OLD_CONFIG), keep)
-        (target / OLD_CONFIG).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_json(target / OLD_CONFIG, settings)
     if seen != set(range(total)):
         raise CheckpointError(
             f"decoder {source}: {total} layers by its config.json, but weights of {len(seen)} under {DECODER_STACK}"
@@ -321,23 +320,23 @@ def _prune_adapter(source: Path, target: Path, keep: tuple[int, ...]) -> None:
         if layer is not None and new is not None:
             values["rank_pattern"][new], values["alpha_pattern"][new] = config.rank_and_alpha(layer)
     values["target_modules"] = sorted(values["rank_pattern"])
-    (target / ADAPTER_CONFIG).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_json(target / ADAPTER_CONFIG, values)
 
 
-def _place(name: str, stack: str) -> int | None:
+def _layer_index(name: str, stack: str) -> int | None:
     """Which layer of `stack` a tensor belongs to."""
-    place = name.removeprefix(f"{stack}.").split(".")[0]
-    return int(place) if name.startswith(f"{stack}.") and place.isdigit() else None
+    number = name.removeprefix(f"{stack}.").split(".")[0]
+    return int(number) if name.startswith(f"{stack}.") and number.isdigit() else None
 
 
 def _renumber(name: str, stack: str, keep: tuple[int, ...]) -> str | None:
     """A tensor's name once only the layers `keep` of `stack` are left; None if it belongs to a dropped one."""
-    place = _place(name, stack)
-    if place is None:
+    index = _layer_index(name, stack)
+    if index is None:
         return name
-    if place not in keep:
+    if index not in keep:
         return None
-    return f"{stack}.{keep.index(place)}" + name[len(f"{stack}.{place}") :]
+    return f"{stack}.{keep.index(index)}" + name[len(f"{stack}.{index}") :]
 
 
 def _renumber_settings(node: Any, keep: tuple[int, ...]) -> Any:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nota_cli.compression.folders import copy_weights, read_recipe, refuse_used, write_json
 from nota_cli.compression.vocabulary_tokenizer import (
     Length,
     always_needed,
@@ -24,22 +25,16 @@ from nota_cli.compression.vocabulary_tokenizer import (
     trim,
     trim_companion,
 )
-from nota_cli.compression.vocabulary_weights import (
-    EMBEDDING_OR_HEAD,
-    count_rows,
-    read_object,
-    weight_files,
-    write_json,
-    write_weights,
-)
+from nota_cli.compression.vocabulary_weights import EMBEDDING_OR_HEAD, count_rows, take_rows
 from nota_cli.errors import CheckpointError, UsageError, listing
 from nota_cli.files import atomic_folder, copy_folder, write_text
 from nota_cli.hub import local_path
+from nota_cli.models.checkpoint import WEIGHTS
 from nota_cli.models.vocabulary import MAPPING, renumber
 from nota_cli.prompts import Query, wrap
-from nota_cli.recipe.load import dump_recipe, load_recipe
+from nota_cli.recipe.load import dump_recipe, own_decoder
 from nota_cli.recipe.schema import Decoder, Recipe
-from nota_cli.weights.files import tensor_shapes
+from nota_cli.weights.files import read_json, tensor_shapes, weight_files
 
 CONFIGS = ("config.json", "generation_config.json")
 ADDED = "added_tokens.json"
@@ -111,15 +106,15 @@ def prune_vocabulary(
         size: the largest number of rows.
 
     Raises:
-        UsageError: `out` exists or cannot be written to, there are no texts, `keep` names what is no token, or what
-            has to stay is more than `size`.
+        UsageError: `out` is not empty or cannot be written to, there are no texts, `keep` names what is no token, or
+            what has to stay is more than `size`.
         CheckpointError: no tokenizer.json, an incomplete set of weights, a quantized embedding or output layer, or a
             tokenizer of a kind that cannot be trimmed exactly.
     """
     from nota_cli.models.decoders.tokenizer import load_tokenizer
 
     folder, out, source = Path(folder), Path(out), Path(tokenizer or folder)
-    _refuse_existing(out)
+    refuse_used(out)
     if not (source / "tokenizer.json").is_file():
         raise CheckpointError(
             f"tokenizer {source}: no tokenizer.json there, and only such tokenizers can be trimmed. "
@@ -127,11 +122,11 @@ def prune_vocabulary(
         )
     files = weight_files(folder)
     rows = count_rows(folder, files)
-    configs = {name: read_object(folder / name) for name in CONFIGS if name == CONFIGS[0] or (folder / name).exists()}
+    configs = {name: read_json(folder / name) for name in CONFIGS if name == CONFIGS[0] or (folder / name).exists()}
     unclear = [f"{name}: {key}" for name, values in configs.items() for key in UNCLEAR if values.get(key)]
     if unclear:
         raise CheckpointError(f"decoder {folder} has settings by token that cannot be kept; remove\n{listing(unclear)}")
-    companions = {name: read_object(source / name) for name in COMPANIONS if (source / name).exists()}
+    companions = {name: read_json(source / name) for name in COMPANIONS if (source / name).exists()}
 
     full = load_tokenizer(Decoder(path=str(source)))
     if pad_token is not None:
@@ -139,7 +134,7 @@ def prune_vocabulary(
     ids = full.get_vocab()
     loaded = json.loads(full.backend_tokenizer.to_str())
     # The file, but with its merges in one format, and with tokens that only the files beside it add.
-    content = {**read_object(source / "tokenizer.json"), **{key: loaded[key] for key in ("model", "added_tokens")}}
+    content = {**read_json(source / "tokenizer.json"), **{key: loaded[key] for key in ("model", "added_tokens")}}
     required, counts = list(required), Counter(texts)
     for piece in required:
         counts.setdefault(piece, 0)
@@ -187,7 +182,7 @@ def prune_vocabulary(
             known_still = {token: left[token] for token in values if token in left}
             write_json(part / name, known_still if name == ADDED else trim_companion(values, left))
         write_json(part / MAPPING, {"vocab_size": rows, "old_ids": old_ids}, indent=None)
-        write_weights(folder, files, part, old_ids)
+        copy_weights(files, part, change=lambda name, tensor: take_rows(name, tensor, old_ids))
         length = check(full, load_tokenizer(Decoder(path=str(part))), counts, new, source)
         after = sum((part / file.name).stat().st_size for file in files)
     before = sum(file.stat().st_size for file in files)
@@ -259,14 +254,9 @@ def prune_checkpoint(
         UsageError: as `prune_vocabulary`.
         CheckpointError: as `prune_vocabulary`; or there are adapters on the embedding or the output layer.
     """
-    from nota_cli.models.checkpoint import WEIGHTS
-    from nota_cli.recipe.load import own_decoder
-
     checkpoint, out = Path(checkpoint), Path(out)
-    _refuse_existing(out)
-    if not (checkpoint / WEIGHTS).is_file():
-        raise CheckpointError(f"checkpoint {checkpoint}: no {WEIGHTS} there. Train it first, or convert the .pth.")
-    recipe = load_recipe(str(checkpoint))
+    refuse_used(out)
+    recipe = read_recipe(checkpoint)
     recipe = recipe.model_copy(update={"decoder": own_decoder(recipe.decoder, checkpoint)})
     for file in sorted((checkpoint / "adapter").glob("*.safetensors")):
         bound = [name for name in tensor_shapes(file) if EMBEDDING_OR_HEAD.search(name)]
@@ -302,11 +292,6 @@ def corpus_texts(recipe: Recipe, texts: Iterable[str] = (), questions: Sequence[
     for text in texts:
         yield text
         yield text + end
-
-
-def _refuse_existing(out: Path) -> None:
-    if out.exists():
-        raise UsageError(f"{out} exists already; remove it or choose another folder.")
 
 
 def _refuse_small(size: int, needed: int) -> None:

@@ -57,12 +57,12 @@ def growth(model: dict[str, Any]) -> Callable[[int], set[int]]:
         passed = {token}
         while len(symbols) > 1:
             pairs = zip(symbols, symbols[1:], strict=False)
-            rank, place = min((ranks.get(pair, len(ranks)), place) for place, pair in enumerate(pairs))
+            rank, start = min((ranks.get(pair, len(ranks)), start) for start, pair in enumerate(pairs))
             if rank == len(ranks):
                 return {token}  # no merges lead to it: a text has it as a whole word or never
-            pair = symbols[place : place + 2]
+            pair = symbols[start : start + 2]
             passed.update(ids[symbol] for symbol in pair)
-            symbols[place : place + 2] = ["".join(pair)]
+            symbols[start : start + 2] = ["".join(pair)]
         return passed
 
     return grow
@@ -77,11 +77,11 @@ def always_needed(content: dict[str, Any]) -> set[int]:
     if model["type"] != "WordLevel":
         complete = model.get("byte_fallback") and all(name in ids for name in BYTES)
         needed.update(BYTES if complete else [token for token in ids if len(token) == 1])
-    found = {ids[token] for token in needed if token in ids}
+    kept = {ids[token] for token in needed if token in ids}
     unknown = model.get("unk_id") if unigram else ids.get(model.get("unk_token"))
     if unigram:  # the score of an unknown character lies so much below the lowest of all
-        found.add(min(range(len(model["vocab"])), key=lambda number: model["vocab"][number][1]))
-    return found if unknown is None else found | {unknown}
+        kept.add(min(range(len(model["vocab"])), key=lambda number: model["vocab"][number][1]))
+    return kept if unknown is None else kept | {unknown}
 
 
 def _marks(node: Any, inside: bool = False) -> Iterator[str]:

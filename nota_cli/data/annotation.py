@@ -147,22 +147,26 @@ def annotation_bytes(path: Path | str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        shown = printable(str(path))
+        label = printable(str(path))
         note = (path_note(os.fspath(path)) if isinstance(error, FileNotFoundError) else None) or "Check the path."
-        raise UsageError(f"cannot read the annotation {shown}: {error.strerror}. {note}") from error
+        raise UsageError(f"cannot read the annotation {label}: {error.strerror}. {note}") from error
 
 
 def parse_annotation(
     data: bytes, path: Path | str, *, default_task: str | None = None, audio_root: Path | str | None = None
 ) -> list[Row]:
-    """The rows of what `path` was found to hold; otherwise as `read_annotation`."""
+    """The rows of an annotation that is read already; otherwise as `read_annotation`.
+
+    Raises:
+        DataError: `data` is not JSON of an annotation, or has rows that cannot be used; each is named.
+    """
     items = _items(data, printable(str(path)))
     rows: list[Row] = []
     problems: list[tuple[int, str]] = []
     for index, item in enumerate(items):
-        found = _row_problems(item, default_task)
-        if found:
-            problems += [(index, problem) for problem in found]
+        row_problems = _row_problems(item, default_task)
+        if row_problems:
+            problems += [(index, problem) for problem in row_problems]
         else:
             rows.append(_row(index, item, default_task))
         items[index] = None  # so that a long file's objects make room for its rows
@@ -194,53 +198,53 @@ def _missing(rows: Iterable[Row], audio_root: Path | str) -> Iterator[tuple[int,
 
 def _file_problem(name: str, audio_root: Path | str) -> str | None:
     file = audio_path(audio_root, name)
-    shown = printable(file)
+    label = printable(file)
     try:
         size = os.stat(file).st_size
     except (FileNotFoundError, NotADirectoryError):
         note = path_note(name, audio_root)
         remedy = note[0].lower() + note[1:-1] if note else "correct `path` or the audio root"
-        return f"there is no file {shown}; {remedy}"
+        return f"there is no file {label}; {remedy}"
     except OSError as error:
-        return f"cannot look at {shown}: {error.strerror}"
+        return f"cannot look at {label}: {error.strerror}"
     except ValueError:  # a NUL in it
-        return f"no file can have the name {shown}; correct it"
+        return f"no file can have the name {label}; correct it"
     if os.path.isdir(file):
-        return f"{shown} is a folder, not an audio file"
-    return None if size else f"{shown} is empty (0 bytes); fetch it again or remove the row"
+        return f"{label} is a folder, not an audio file"
+    return None if size else f"{label} is empty (0 bytes); fetch it again or remove the row"
 
 
-def _items(data: bytes, shown: str) -> list[Any]:
+def _items(data: bytes, label: str) -> list[Any]:
     """The list under `annotation`."""
-    refuse_lfs_pointer(shown, data, DataError)
+    refuse_lfs_pointer(label, data, DataError)
     try:
         text = decode(data)
         content = parse_json(text)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{shown}: line {line} is not UTF-8 (byte {error.start}). Save the file as UTF-8.") from error
+        raise DataError(f"{label}: line {line} is not UTF-8 (byte {error.start}). Save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
         if _is_json_lines(text):
-            raise DataError(f"{shown}: holds one JSON object a line (JSON lines). {WRAP_LINES}") from error
+            raise DataError(f"{label}: holds one JSON object a line (JSON lines). {WRAP_LINES}") from error
         where = f"line {error.lineno}, column {error.colno}"
-        raise DataError(f"{shown}: not JSON: {error.msg} at {where}. Mend the file there.") from error
+        raise DataError(f"{label}: not JSON: {error.msg} at {where}. Mend the file there.") from error
     except ParseError as error:
-        raise DataError(f"{shown}: {error}") from error
+        raise DataError(f"{label}: {error}") from error
     except ValueError as error:  # a number of more digits than Python converts
-        raise DataError(f"{shown}: holds a number of thousands of digits. Mend the file.") from error
+        raise DataError(f"{label}: holds a number of thousands of digits. Mend the file.") from error
     except RecursionError as error:
-        raise DataError(f"{shown}: the JSON is nested too deeply to be an annotation.") from error
+        raise DataError(f"{label}: the JSON is nested too deeply to be an annotation.") from error
     if isinstance(content, list):
-        raise DataError(f"{shown}: is a list. Put it under the key `annotation`: {SHAPE}.")
+        raise DataError(f"{label}: is a list. Put it under the key `annotation`: {SHAPE}.")
     if isinstance(content, dict) and "annotation" not in content and "path" in content:
-        raise DataError(f"{shown}: is a single row. {WRAP_LINES}")
+        raise DataError(f"{label}: is a single row. {WRAP_LINES}")
     if not isinstance(content, dict) or "annotation" not in content:
-        raise DataError(f"{shown}: lacks the key `annotation`. The file must look like {SHAPE}.")
+        raise DataError(f"{label}: lacks the key `annotation`. The file must look like {SHAPE}.")
     items = content["annotation"]
     if not isinstance(items, list):
-        raise DataError(f"{shown}: `annotation` is {_kind(items)}, not a list. The file must look like {SHAPE}.")
+        raise DataError(f"{label}: `annotation` is {_kind(items)}, not a list. The file must look like {SHAPE}.")
     if not items:
-        raise DataError(f"{shown}: `annotation` is empty. Add at least one row.")
+        raise DataError(f"{label}: `annotation` is empty. Add at least one row.")
     return items
 
 

@@ -45,7 +45,7 @@ def augment_waveform(wave: np.ndarray[Any, Any], spec: Augment, rng: Generator) 
 
 
 def mix(wave: np.ndarray[Any, Any], other: np.ndarray[Any, Any], snr_db: float) -> np.ndarray[Any, Any]:
-    """Add `other`, repeated or cut to length, so that it lies `snr_db` below `wave` in mean power."""
+    """Add `other`, repeated or cut to length, so that it lies `snr_db` below `wave` in mean power; all `[samples]`."""
     other = np.resize(other, len(wave))
     level = np.sqrt(np.mean(wave**2) + FLOOR) / np.sqrt(np.mean(other**2) + FLOOR)
     mixed: np.ndarray[Any, Any] = wave + other * (level * 10 ** (-snr_db / 20))
@@ -53,12 +53,15 @@ def mix(wave: np.ndarray[Any, Any], other: np.ndarray[Any, Any], snr_db: float) 
 
 
 def roll(wave: np.ndarray[Any, Any], rng: Generator) -> np.ndarray[Any, Any]:
-    """The clip begun at another moment, its start put behind its end."""
+    """The clip `[samples]` begun at another moment, its start put behind its end."""
     return np.roll(wave, rng.integers(len(wave)))
 
 
 def crop(wave: np.ndarray[Any, Any], seconds: float, rng: Generator) -> np.ndarray[Any, Any]:
-    """The louder of two random stretches of the clip; a short sound in a quiet clip is then seldom cut away."""
+    """The louder of two random stretches of a clip `[samples]` at 16 kHz.
+
+    A short sound in a quiet clip is then seldom cut away. A clip of `seconds` or less stays as it is.
+    """
     length = int(seconds * SAMPLE_RATE)
     if len(wave) <= length:
         return wave

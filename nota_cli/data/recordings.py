@@ -107,11 +107,11 @@ def named_recordings(words: Sequence[str]) -> Iterator[Recordings]:
     with ExitStack() as stack:
         for word in words:
             if word in (STDIN, "/dev/stdin"):
-                found = [STDIN]
+                names = [STDIN]
             else:
-                found, passed_over = _named(_expanded(word))
+                names, passed_over = _named(_expanded(word))
                 chosen.passed_over += passed_over
-            for name in found:
+            for name in names:
                 key = name if name == STDIN else os.path.abspath(name)
                 if key in seen:
                     chosen.repeated += 1
@@ -139,22 +139,22 @@ def _named(word: str) -> tuple[list[str], list[str]]:
     """Recordings and other files that a word names."""
     if not word.strip():
         raise UsageError("a recording's name is empty; write a file, a folder, a glob, or - for stdin")
-    shown = printable(word)
+    label = printable(word)
     if os.path.isdir(word):
-        found, others = _split(_walk(word, set()))
-        if not found:
+        recordings, others = _split(_walk(word, set()))
+        if not recordings:
             besides = f" (it has {_files(len(others))} of other kinds)" if others else ""
-            raise UsageError(f"there is no recording in the folder {shown}{besides}. Name a file or another folder.")
-        return found, others
+            raise UsageError(f"there is no recording in the folder {label}{besides}. Name a file or another folder.")
+        return recordings, others
     if not stands_for_several(word):
         if word.lower().endswith((".json", ".jsonl")):
-            raise UsageError(f"{shown} is no recording; if it is an annotation: nota infer --annotation {shown}")
+            raise UsageError(f"{label} is no recording; if it is an annotation: nota infer --annotation {label}")
         return [word], []
-    found, others = _split(_matching(word))
-    if not found:
+    recordings, others = _split(_matching(word))
+    if not recordings:
         what = f"none of the {_files(len(others))} is a recording" if others else "no such file"
-        raise UsageError(f"{shown}: {what}. Check the folder and the ending; ** stands for folders of any depth.")
-    return found, others
+        raise UsageError(f"{label}: {what}. Check the folder and the ending; ** stands for folders of any depth.")
+    return recordings, others
 
 
 def _matching(pattern: str) -> Iterator[str]:
@@ -166,7 +166,7 @@ def _matching(pattern: str) -> Iterator[str]:
             yield from _walk(match, visited) if os.path.isdir(match) else [match]
         return
     # `glob` would follow links that lead in a circle, dozens of times.
-    first = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+    first = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     root = "/" * pattern.startswith("/") + "/".join(parts[:first]) or "."
     if os.path.isdir(root):
         yield from (f for f in _walk(root, visited) if _fits(os.path.relpath(f, root).split("/"), parts[first:]))
@@ -210,11 +210,11 @@ def _walk(folder: str, visited: set[tuple[int, int]]) -> Iterator[str]:
 
 def _split(files: Iterable[str]) -> tuple[list[str], list[str]]:
     """Recordings and others."""
-    found: list[str] = []
+    recordings: list[str] = []
     others: list[str] = []
     for file in files:
-        (found if _is_recording(file) else others).append(file)
-    return found, others
+        (recordings if _is_recording(file) else others).append(file)
+    return recordings, others
 
 
 def _is_recording(file: str) -> bool:

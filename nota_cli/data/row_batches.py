@@ -10,7 +10,7 @@ import numpy as np
 
 from nota_cli.data.annotation import Row, clip_paths, row_id
 from nota_cli.data.audio.clip import AudioNote, load_clip
-from nota_cli.data.workers import AHEAD, made_ahead
+from nota_cli.data.workers import AHEAD, prefetch
 from nota_cli.errors import DataError
 from nota_cli.prompts import Query
 
@@ -119,11 +119,11 @@ class RowBatches:
         """The waveforms of the `index`-th group, and which of its rows have none."""
         waves, rows, bad, notes = [], [], [], []
         for position in self.groups[index]:
-            told: list[AudioNote] = []
+            odd: list[AudioNote] = []
             try:
-                waves.append(self._wave(position, told))
+                waves.append(self._wave(position, odd))
                 rows.append(position)
-                notes += [(position, note) for note in told]
+                notes += [(position, note) for note in odd]
             except DataError as error:
                 bad.append((position, str(error)))
         return Decoded(waves, rows, tuple(bad), tuple(notes))
@@ -170,7 +170,7 @@ def loader(dataset: "RowBatches | Batches", order: Sequence[int], workers: int) 
     """
     late = dataset if isinstance(dataset, RowBatches) and dataset.spec.device is not None else None
     make = dataset.__getitem__ if late is None else lambda index: late.decode(index).whole()
-    for batch in made_ahead(make, order, workers):
+    for batch in prefetch(make, order, workers):
         yield batch if late is None else late.finish(batch)
 
 
@@ -187,4 +187,4 @@ def tolerant_loader(
         workers: processes that work ahead.
         ahead: groups that each of them may be ahead.
     """
-    yield from made_ahead(dataset.ahead, order, workers, ahead)
+    yield from prefetch(dataset.ahead, order, workers, ahead)

@@ -37,7 +37,7 @@ def build_word_tokenizer(texts: Iterable[str], folder: Path) -> PreTrainedTokeni
     tokenizer.pre_tokenizer = splitter
     tokenizer.decoder = decoders.WordPiece(prefix="\n", cleanup=False)  # no word has the prefix, so each gets its space
     pad, eos, bos, unk = SPECIAL_TOKENS
-    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=pad,
         eos_token=eos,

@@ -20,7 +20,7 @@ LEAST_SHARED = 64 * 2**10  # bytes of an item's arrays from which memory is shar
 ALIGNMENT = 64  # bytes: of every array in shared memory
 
 
-def made_ahead(make: Callable[[int], Any], order: Sequence[int], workers: int, ahead: int = AHEAD) -> Iterator[Any]:
+def prefetch(make: Callable[[int], Any], order: Sequence[int], workers: int, ahead: int = AHEAD) -> Iterator[Any]:
     """What `make` gives for each index, in order.
 
     Args:

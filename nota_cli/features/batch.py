@@ -24,7 +24,7 @@ FrontEnd = str | Callable[[Tensor], Tensor]
 
 
 def front_end_of(front_end: FrontEnd) -> Callable[[Tensor], Tensor]:
-    """The function itself."""
+    """The function itself: a waveform `[samples]` at 16 kHz to a spectrogram `[frames, bins]`."""
     return FRONT_ENDS[front_end] if isinstance(front_end, str) else front_end
 
 
@@ -116,6 +116,6 @@ class FeatureSpec:
     """Where to make features in the main process; None has the workers that decode audio make them, on the CPU."""
 
     def features(self, waves: list[np.ndarray[Any, Any]]) -> Features:
-        """What the encoders see of clips at 16 kHz, on `device` or else on the CPU."""
-        place = self.device or "cpu"
-        return extract(waves, self.mel_bins, front_end=self.front_end, pad=self.pad, device=place)
+        """What the encoders see of clips `[samples]` at 16 kHz, on `device` or else on the CPU."""
+        device = self.device or "cpu"
+        return extract(waves, self.mel_bins, front_end=self.front_end, pad=self.pad, device=device)

@@ -49,7 +49,7 @@ def log_mel(waveform: torch.Tensor, n_mels: int, pad_to: int | None = WHISPER_SA
         raise DataError(f"a log-mel needs more than {WINDOW // 2} samples, got {waveform.shape[-1]}.")
     window = _hann(waveform.device)
     spectrum = torch.stft(waveform, WINDOW, HOP, window=window, return_complex=True)[..., :-1]
-    power = spectrum.real.square() + spectrum.imag.square()
+    power: torch.Tensor = spectrum.real.square() + spectrum.imag.square()
     mel = _slaney_filters(n_mels, waveform.device) @ power
     log_power = mel.clamp(min=1e-10).log10()
     floor = log_power.amax(dim=(-2, -1), keepdim=True) - 8.0
@@ -109,8 +109,8 @@ def _kaldi_log_energies(samples: torch.Tensor, window: torch.Tensor, n_mels: int
     frames = frames - frames.mean(dim=-1, keepdim=True)
     previous = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
     spectrum = torch.fft.rfft((frames - KALDI_PREEMPHASIS * previous) * window, n=KALDI_FFT)
-    power = spectrum.real.square() + spectrum.imag.square()
-    energies = power @ _kaldi_filters(n_mels, samples.device)
+    power: torch.Tensor = spectrum.real.square() + spectrum.imag.square()
+    energies: torch.Tensor = power @ _kaldi_filters(n_mels, samples.device)
     return energies.clamp(min=torch.finfo(torch.float32).eps).log()
 
 
@@ -137,7 +137,7 @@ def ced_spectrogram(waveform: torch.Tensor, mean: float = 0.0, std: float = 0.5)
         raise DataError(f"CED's spectrogram needs more than {CED_WINDOW // 2} samples, got {waveform.shape[-1]}.")
     window = _ced_hann(waveform.device)
     spectrum = torch.stft(waveform, CED_WINDOW, HOP, window=window, return_complex=True)
-    power = spectrum.real.square() + spectrum.imag.square()
+    power: torch.Tensor = spectrum.real.square() + spectrum.imag.square()
     decibels = 10.0 * (_htk_filters(CED_MELS, waveform.device) @ power).clamp(min=1e-10).log10()
     floor = decibels.amax(dim=(-2, -1), keepdim=True) - CED_RANGE_DB
     return (torch.maximum(decibels, floor).transpose(-2, -1) - mean) / (2.0 * std)

@@ -211,7 +211,7 @@ def _look(client: Any, request: SubmissionRequest, ref: int) -> Any:
 
     try:
         with _silence_stdout():
-            found = _within(LOOK_SECONDS, lambda: client.competition_submissions(request.competition))
+            entries = _within(LOOK_SECONDS, lambda: client.competition_submissions(request.competition))
     except HTTPError as error:
         if _code(error) in (408, 429) or _code(error) >= 500:
             raise _Lost(f"status {_code(error)}") from None
@@ -224,7 +224,7 @@ def _look(client: Any, request: SubmissionRequest, ref: int) -> Any:
             f"the kaggle client does not understand Kaggle's answer ({error!r}); bring it up to date: {INSTALL} "
             f"--upgrade. {_sent(request, ref)}"
         ) from error
-    return next((entry for entry in found or [] if entry is not None and entry.ref == ref), None)
+    return next((entry for entry in entries or [] if entry is not None and entry.ref == ref), None)
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:

@@ -170,19 +170,19 @@ def _short(name: str) -> str:
 
 
 def _label(
-    figure: "Figure", axes: "Axes", shown: list[Standing], labels: dict[int, str], error: str, cost: str
+    figure: "Figure", axes: "Axes", standings: list[Standing], labels: dict[int, str], error: str, cost: str
 ) -> None:
     """Names beside their markers, where they cover neither a marker nor another name; a line leads to far ones."""
     from matplotlib.transforms import Bbox
 
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    points = [_point(one, error, cost) or (0.0, 0.0) for one in shown]
-    places = [tuple(axes.transData.transform(point)) for point in points]
+    points = [_point(one, error, cost) or (0.0, 0.0) for one in standings]
+    centers = [tuple(axes.transData.transform(point)) for point in points]
     pixels = figure.dpi / 72
     radius = 8 * pixels
-    taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in places]
+    taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in centers]
     frame = axes.get_window_extent(renderer)
-    for one, point, place in zip(shown, points, places, strict=True):
+    for one, point, center in zip(standings, points, centers, strict=True):
         text = axes.annotate(
             labels[id(one)],
             point,
@@ -197,7 +197,7 @@ def _label(
             zorder=4,
         )
         size = text.get_window_extent(renderer)
-        box, offset, far = _free_place(place, size, taken, frame, pixels)
+        box, offset, far = _free_box(center, size, taken, frame, pixels)
         taken.append(box)
         text.set_position(offset)
         if far:
@@ -211,14 +211,14 @@ def _label(
             )
 
 
-def _free_place(
-    place: tuple[float, ...], size: "Bbox", taken: list["Bbox"], frame: "Bbox", pixels: float
+def _free_box(
+    center: tuple[float, ...], size: "Bbox", taken: list["Bbox"], frame: "Bbox", pixels: float
 ) -> tuple["Bbox", tuple[float, float], bool]:
     """The first place that is free and inside the frame, else the one that covers least: box, offset in points, far."""
     from matplotlib.transforms import Bbox
 
     best: tuple[float, Bbox, tuple[float, float], bool] | None = None
-    x, y = place[0], place[1]
+    x, y = center[0], center[1]
     for distance in _DISTANCES:
         for turn in _TURNS:
             side, up = math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8)

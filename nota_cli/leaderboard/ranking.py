@@ -128,16 +128,17 @@ def standings(runs: list[Run], weights: dict[str, float] | None = None, missing:
     ranks: list[dict[str, int | None]] = [dict.fromkeys(METRICS) for _ in runs]
     for name in known:
         values = [runs[index].figures[name] for index in ranked]
-        for index, place in zip(ranked, rank(values, METRICS[name].lower, missing), strict=True):
-            ranks[index][name] = place
+        for index, position in zip(ranked, rank(values, METRICS[name].lower, missing), strict=True):
+            ranks[index][name] = position
     # Weights such as 0.1 do not add up exactly; equal sums must be equal.
     totals = {index: round(sum(weights[name] * (ranks[index][name] or 0) for name in counted), 9) for index in ranked}
-    places = dict(zip(totals, rank(list(totals.values())), strict=True))
+    positions = dict(zip(totals, rank(list(totals.values())), strict=True))
     best = pareto(runs)
-    found = [
-        Standing(run, ranks[index], totals.get(index), places.get(index), best[index]) for index, run in enumerate(runs)
+    standings = [
+        Standing(run, ranks[index], totals.get(index), positions.get(index), best[index])
+        for index, run in enumerate(runs)
     ]
-    return sorted(found, key=lambda one: (one.place is None, one.place or 0))
+    return sorted(standings, key=lambda one: (one.place is None, one.place or 0))
 
 
 def error_metric(runs: list[Run]) -> str:
@@ -167,7 +168,7 @@ def _beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 def cautions(runs: list[Run]) -> list[str]:
     """Why figures in one table may not be comparable, one sentence each."""
-    found = []
+    reasons = []
     for key, what in (
         ("device", "memory and latency were measured on different devices"),
         ("protocol", "memory and latency were measured by different protocols"),
@@ -175,12 +176,12 @@ def cautions(runs: list[Run]) -> list[str]:
     ):
         values = list(dict.fromkeys(getattr(run, key) for run in runs if getattr(run, key)))
         if len(values) > 1:
-            found.append(f"{what}: {'; '.join(values)}")
+            reasons.append(f"{what}: {'; '.join(values)}")
     if any(run.load_format == "dummy" for run in runs):
         names = ", ".join(run.name for run in runs if run.load_format == "dummy")
-        found.append(f"measured with dummy weights: {names}")
-    found += [f"{run.name}: {run.note}" for run in runs if run.note and not run.reference]
-    return found
+        reasons.append(f"measured with dummy weights: {names}")
+    reasons += [f"{run.name}: {run.note}" for run in runs if run.note and not run.reference]
+    return reasons
 
 
 def explain(table: list[Standing], weights: dict[str, float], missing: str) -> list[str]:
@@ -192,8 +193,8 @@ def explain(table: list[Standing], weights: dict[str, float], missing: str) -> l
     if none:
         lines.append(f"no run has {' or '.join(METRICS[name].label for name in none)}, so that counts for none")
     if any(run.figures[name] is None for run in runs for name in known):
-        how = "ranked after all that have it" if missing == "worst" else "a run without one is not ranked"
-        lines.append(f"-: missing; {how}")
+        note = "ranked after all that have it" if missing == "worst" else "a run without one is not ranked"
+        lines.append(f"-: missing; {note}")
     error = METRICS[error_metric(runs)].label
     lines.append(f"*: Pareto-best: none is as good in {error}, memory and latency, and better in one of them")
     if any(run.reference for run in runs):
@@ -220,12 +221,12 @@ def cells(table: list[Standing], *, labels: bool = False, content: str = "both")
             row.append(("-" if one.place is None else str(one.place)) + (" *" if one.pareto else ""))
             row.append("-" if one.total is None else f"{one.total:g}")
         for name in known:
-            value, place = one.run.figures[name], one.ranks[name]
+            value, position = one.run.figures[name], one.ranks[name]
             text = "-" if value is None else f"{value:,.{METRICS[name].places}f}"
             if content == "ranks":
-                text = "-" if place is None else str(place)
-            elif content == "both" and place is not None:
-                text += f" ({place})"
+                text = "-" if position is None else str(position)
+            elif content == "both" and position is not None:
+                text += f" ({position})"
             row.append(text)
         rows.append(row)
     return ["run", *([] if content == "figures" else ["rank", "sum"]), *heads], rows

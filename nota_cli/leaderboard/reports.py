@@ -123,30 +123,30 @@ def read_runs(arguments: list[str]) -> list[Run]:
 def _folders(path: Path) -> list[list[Report]]:
     """The reports in a folder, or, where it holds none, those of the folders in it."""
     reports, reasons = _inside(path)
-    found = [reports] if reports else []
+    groups = [reports] if reports else []
     if not reports:
         for folder in sorted(path.iterdir()):
             if folder.is_dir():
                 reports, more = _inside(folder)
                 reasons += more
-                found += [reports] if reports else []
-    if not found:
+                groups += [reports] if reports else []
+    if not groups:
         why = f":\n{listing(reasons)}\n" if reasons else "; "
         raise DataError(f"{path}: no score or efficiency report in this folder{why}{REMEDY}")
     if reasons:
         say(f"passed over, as no reports:\n{listing(reasons)}")
-    return found
+    return groups
 
 
 def _inside(folder: Path) -> tuple[list[Report], list[str]]:
     """The reports in a folder, and why other JSON files are none."""
-    found, others = [], []
+    reports, others = [], []
     for path in sorted(folder.glob("*.json")):
         try:
-            found.append(_report(path))
+            reports.append(_report(path))
         except DataError as error:
             others.append(str(error).removesuffix(f"; {REMEDY}"))
-    return found, others
+    return reports, others
 
 
 def _report(path: Path) -> Report:
@@ -172,7 +172,7 @@ def _report(path: Path) -> Report:
 def _join(reports: list[Report]) -> list[Group]:
     """Reports of one run together, in the order of the first of each."""
     measured = [report for report in reports if report.kind == "efficiency"]
-    found: dict[tuple[Path, str], list[Report]] = {}
+    joined: dict[tuple[Path, str], list[Report]] = {}
     for report in reports:
         key = report.key
         if report.kind != "efficiency" and not any(other.key == key for other in measured):
@@ -180,10 +180,10 @@ def _join(reports: list[Report]) -> list[Group]:
             near = [other for other in fits if other.key[0] == key[0]] or fits
             if len(near) == 1:
                 key = near[0].key
-        found.setdefault(key, []).append(report)
+        joined.setdefault(key, []).append(report)
     return [
         Group((*_recipes(group), stem, f"{folder.name}/{stem}"), _checked(stem, group))
-        for (folder, stem), group in found.items()
+        for (folder, stem), group in joined.items()
     ]
 
 
@@ -193,18 +193,18 @@ def _titles(groups: list[Group]) -> list[str]:
     Raises:
         UsageError: names are equal to the last.
     """
-    places = [0] * len(groups)
+    choices = [0] * len(groups)
     while True:
-        titles = [group.names[place] for group, place in zip(groups, places, strict=True)]
+        titles = [group.names[choice] for group, choice in zip(groups, choices, strict=True)]
         twice = [index for index, title in enumerate(titles) if titles.count(title) > 1]
         if not twice:
             return titles
-        more = [index for index in twice if places[index] + 1 < len(groups[index].names)]
+        more = [index for index in twice if choices[index] + 1 < len(groups[index].names)]
         if not more:
             paths = ", ".join(str(groups[index].reports[0].path) for index in twice)
             raise UsageError(f"two runs are called {titles[twice[0]]!r} ({paths}); name one of them: NAME=FILE,FILE")
         for index in more:
-            places[index] += 1
+            choices[index] += 1
 
 
 def _checked(name: str, group: list[Report]) -> list[Report]:

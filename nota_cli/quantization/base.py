@@ -18,10 +18,10 @@ class RandomNumbers(Protocol):
     device: torch.device
 
     def bits(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Integers of any type, every bit random."""
+        """Integers of any type and of this shape, every bit random."""
 
     def near(self, value: float, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """Positive numbers around `value`."""
+        """Positive numbers around `value`, of this shape."""
 
 
 class Load(Protocol):

@@ -60,7 +60,7 @@ def dummy_decoder(
         del config.quantization_config  # of the folder that the config comes from
     attention = default_attention(config)
     with torch.device("meta"), quietly():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     entry = None if quantization == "none" else quantizer(quantization)
     replaced: Any = None
     if entry is not None:
@@ -77,7 +77,8 @@ def dummy_decoder(
             replaced.postprocess_model(model)
     if entry is not None:
         entry.finish(model, dtype)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def dummy_init(module: nn.Module, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
@@ -107,7 +108,7 @@ def logical_parameters(model: nn.Module) -> int:
     return count
 
 
-def packed_tensors(module: nn.Module) -> list[Tensor]:
+def packed_tensors(module: Any) -> list[Tensor]:
     """The tensors that stand for the weight of a layer of 8 bits or less; empty for any other module."""
     # Not getattr(module, "weight"): the wrappers of PEFT show the weight of the layer inside them as theirs.
     state = getattr(module._parameters.get("weight"), "quant_state", None)

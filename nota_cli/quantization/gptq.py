@@ -6,7 +6,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -18,6 +18,7 @@ from nota_cli.quantization.gptq_format import (
     FORMATS,
     GptqSettings,
     check_values,
+    middle_words,
     quantization_method,
     read_settings,
     stated_settings,
@@ -34,8 +35,7 @@ from nota_cli.quantization.gptq_runtime import (
 from nota_cli.quantization.gptq_stored import BITS, stored_config
 from nota_cli.quantization.weight_only import CPU_KERNELS, Int4PackLinear, PackedLinear
 from nota_cli.weights.attention import default_attention
-from nota_cli.weights.fit import layer_note, misfits
-from nota_cli.weights.state_dicts import example_names
+from nota_cli.weights.fit import refuse_misfits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -97,10 +97,10 @@ def load_gptq_decoder(
         raise CheckpointError(f"GPTQ decoder {folder}: {error}") from error
     if settings is None:
         method = quantization_method(folder)
-        found = "" if method is None else f"; it is {method!r} there"
+        other = "" if method is None else f"; it is {method!r} there"
         raise CheckpointError(
             f"{folder} is not a GPTQ checkpoint: no config.json there with quantization_config.quant_method 'gptq'"
-            f"{found}. Quantize the decoder first, or set decoder.quantization to none."
+            f"{other}. Quantize the decoder first, or set decoder.quantization to none."
         )
     stored = stored and settings.bits == BITS and settings.layers is not None
     if not stored:
@@ -120,7 +120,7 @@ def load_gptq_decoder(
             attn_implementation = default_attention(config)
         factory: Any = AutoModelForCausalLM  # whose types leave out that it may return two things
         with quietly():
-            model, loaded = factory.from_pretrained(
+            model, report = factory.from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -132,17 +132,15 @@ def load_gptq_decoder(
             )
     except (OSError, ValueError, KeyError, StrictDataclassError, SafetensorError) as error:
         raise CheckpointError(f"GPTQ decoder {folder}: {error}") from error
-    problems = misfits(config, loaded)
-    if any(problems.values()):
-        found = "; ".join(f"{what}: {example_names(lines)}" for what, lines in problems.items() if lines)
-        raise CheckpointError(f"GPTQ decoder {folder}: weights {found}.{layer_note(config, loaded)}")
+    refuse_misfits(f"GPTQ decoder {folder}", config, report)
     for module in quantized_layers(model).values():
         _without_compile(module)
         if settings.checkpoint_format == FORMATS[1]:
             module.qzero_format(format=2)  # optimum tells the layers only where it converts them itself
         if dtype == torch.float32:
             exact_scales(module)
-    return model.eval()
+    model.eval()
+    return cast("PreTrainedModel", model)
 
 
 def available_kernels(device: str = "cpu") -> list[str]:
@@ -156,14 +154,14 @@ def available_kernels(device: str = "cpu") -> list[str]:
     from gptqmodel.utils.importer import iter_quant_linear_kernels
 
     kind = DEVICE(torch.device(device).type)
-    found = [
+    kernels = [
         (kernel.SUPPORTS_FORMATS[FORMAT.GPTQ], short_name(backend))
         for kernel in iter_quant_linear_kernels()
         if METHOD.GPTQ in kernel.SUPPORTS_METHODS and FORMAT.GPTQ in kernel.SUPPORTS_FORMATS
         if kind in kernel.SUPPORTS_DEVICES or DEVICE.ALL in kernel.SUPPORTS_DEVICES
         for backend in kernel.SUPPORTS_BACKENDS
     ]
-    return [name for _, name in sorted(found, reverse=True)]
+    return [name for _, name in sorted(kernels, reverse=True)]
 
 
 def kernel_name(model: nn.Module) -> str:
@@ -275,7 +273,7 @@ def _blocks(model: "PreTrainedModel") -> str:
     """Name of the list of the model's transformer blocks."""
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == model.config.num_hidden_layers:
-            return name
+            return str(name)
     raise RecipeError(f"decoder: no list of {model.config.num_hidden_layers} blocks in a {type(model).__name__}")
 
 
@@ -283,9 +281,7 @@ def _fill(module: Any, source: RandomNumbers, std: float) -> None:
     """Random codes, scales that bring them to `std`, zero points in the middle: the format's v1, as in files."""
     bits, rows = module.bits, module.in_features
     module.qweight = source.bits(module.qweight.shape, module.qweight.dtype)
-    middle = sum((2 ** (bits - 1) - 1) << (bits * index) for index in range(32))  # files hold the zero point less one
-    unsigned = [middle >> (32 * index) & (2**32 - 1) for index in range(bits)]
-    words = torch.tensor([word - 2**32 if word >= 2**31 else word for word in unsigned], dtype=torch.int32)
+    words = middle_words(bits, 1)  # files hold the zero point less one
     groups, columns = module.qzeros.shape
     module.qzeros = words.repeat(math.ceil(columns / bits))[:columns].repeat(groups, 1).to(source.device)
     spread = math.sqrt((4**bits - 1) / 12)  # standard deviation of codes that are all equally likely

@@ -14,9 +14,15 @@ from torch import Tensor
 
 from nota_cli.console import warn
 from nota_cli.errors import CheckpointError, listing
-from nota_cli.files import refuse_lfs_pointer
-from nota_cli.parsing import decode, parse_json
-from nota_cli.weights.files import INDEX, SINGLE, open_safetensors, tensor_shapes, weight_files
+from nota_cli.weights.files import (
+    INDEX,
+    SINGLE,
+    open_safetensors,
+    quantization_config,
+    read_json,
+    tensor_shapes,
+    weight_files,
+)
 from nota_cli.weights.state_dicts import without_wrapping_modules
 
 CONFIG, OLD_CONFIG = "config.json", "quantize_config.json"
@@ -86,7 +92,11 @@ def stated_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def quantization_method(folder: Path) -> str | None:
-    """The `quant_method` that a folder's config.json, or AutoGPTQ's file, names; None where nothing is quantized."""
+    """The `quant_method` that a folder's config.json, or AutoGPTQ's file, names; None where nothing is quantized.
+
+    Raises:
+        CheckpointError: as `stated_settings`.
+    """
     if stated_settings(folder) is not None:
         return "gptq"
     return (_stated(folder / CONFIG) or {}).get("quant_method")
@@ -159,17 +169,9 @@ def _stated(file: Path) -> dict[str, Any] | None:
     """
     if not file.is_file():
         return None
-    refuse_lfs_pointer(file, error=CheckpointError)
-    try:
-        content = parse_json(decode(file.read_bytes()), allow_nan=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is not JSON: {error}") from error
-    if isinstance(content, dict) and file.name == CONFIG:
-        content = content.get("quantization_config")
-        if content is None:
-            return None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: its description of the quantization is not an object of keys and values.")
+    content = quantization_config(file.parent) if file.name == CONFIG else read_json(file)
+    if content is None:
+        return None
     values = {} if file.name == CONFIG else {"quant_method": "gptq"}
     for key, value in content.items():
         name = ALIASES.get(key, key)
@@ -199,7 +201,7 @@ def _checked(known: GptqSettings, folder: Path) -> GptqSettings:
     whole = [name for name in layers if all(f"{name}.{part}" in shapes for part in PARTS)]
     _check_shapes(known, {name: {part: shapes[f"{name}.{part}"] for part in PARTS} for name in whole})
     ordered = True
-    middles = [_middle_words(known.bits, less) for less in (1, 0)]
+    middles = [middle_words(known.bits, less) for less in (1, 0)]
     odd: dict[str, bool] = {}  # layers whose zero points are not the middle: whether they are the other format's middle
     for file in files:
         with open_safetensors(file) as tensors:
@@ -254,11 +256,11 @@ def _check_groups(where: str, groups: Tensor, count: int) -> None:
         )
 
 
-def _middle_words(bits: int, less: int) -> Tensor:
+def middle_words(bits: int, less: int) -> Tensor:
     """The words of 32 zero points that are all the middle code, less one in the first format; int32 `[bits]`."""
     value = (1 << (bits - 1)) - less
-    stream = sum(value << (bits * place) for place in range(WORD))
-    words = [(stream >> (WORD * place)) & 0xFFFFFFFF for place in range(bits)]
+    stream = sum(value << (bits * index) for index in range(WORD))
+    words = [(stream >> (WORD * index)) & 0xFFFFFFFF for index in range(bits)]
     return torch.tensor([word - (1 << WORD) if word >= 1 << (WORD - 1) else word for word in words], dtype=torch.int32)
 
 

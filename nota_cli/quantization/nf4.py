@@ -2,18 +2,17 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
 
 from nota_cli.errors import CheckpointError, UsageError, listing
-from nota_cli.files import refuse_lfs_pointer
-from nota_cli.parsing import decode, parse_json
 from nota_cli.quantization.base import Quantizer, RandomNumbers
 from nota_cli.quantization.gptq_runtime import quietly
 from nota_cli.weights.attention import default_attention
-from nota_cli.weights.fit import layer_note, misfits
+from nota_cli.weights.files import quantization_config
+from nota_cli.weights.fit import refuse_misfits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,17 +86,13 @@ def load_nf4_decoder(
         if not problems:
             raise
         raise CheckpointError(f"nf4 decoder {folder}: weights are not complete:\n{listing(problems)}") from error
-    problems = [f"{kind}: {line}" for kind, lines in misfits(config, report).items() for line in lines]
-    problems += _ill_packed(model)
-    if problems:
-        note = layer_note(config, report)
-        text = f"nf4 decoder {folder}: the weights do not fit its config.json:{note}\n{listing(problems)}"
-        raise CheckpointError(text)
+    refuse_misfits(f"nf4 decoder {folder}", config, report, _ill_packed(model))
     for parameter in model.parameters():  # transformers leaves those of a quantized folder in the file's type
         if parameter.is_floating_point() and not hasattr(parameter, "quant_state"):
             parameter.data = parameter.data.to(dtype)
     repack_weights(model, False)
-    return model.eval()
+    model.eval()
+    return cast("PreTrainedModel", model)
 
 
 def count_nf4(model: nn.Module) -> int:
@@ -108,7 +103,7 @@ def count_nf4(model: nn.Module) -> int:
 def nf4_layers(model: nn.Module) -> dict[str, Any]:
     """The bitsandbytes layers of `model` by name."""
     import_bitsandbytes()
-    from bitsandbytes.nn import Linear4bit  # type: ignore[attr-defined]
+    from bitsandbytes.nn.modules import Linear4bit
 
     return {name: module for name, module in model.named_modules() if isinstance(module, Linear4bit)}
 
@@ -161,14 +156,9 @@ def repack_weights(model: nn.Module, enabled: bool = True) -> int:
 
 def _stored_quantization(folder: Path) -> dict[str, Any]:
     """The `quantization_config` of a folder that is quantized in 4 bits, `{}` for one that is not quantized."""
-    path = folder / "config.json"
-    if not path.is_file():
+    if not (folder / "config.json").is_file():
         raise CheckpointError(f"decoder {folder}: no config.json there. Name a Hugging Face folder.")
-    refuse_lfs_pointer(path, error=CheckpointError)
-    try:
-        stored = parse_json(decode(path.read_bytes()), allow_nan=True).get("quantization_config") or {}
-    except (ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} is not a model's JSON: {error}") from error
+    stored = quantization_config(folder)
     if not stored:
         return {}
     method = stored.get("quant_method", "bitsandbytes")  # the first bitsandbytes folders left it out
@@ -240,7 +230,7 @@ def _is_layer(module: nn.Module) -> bool:
 def _fill(module: Any, source: RandomNumbers, std: float) -> None:
     """Random codes and scales in bitsandbytes' nested form, the scales such that weights come out at `std`."""
     from bitsandbytes.functional import QuantState, create_dynamic_map, get_4bit_type
-    from bitsandbytes.nn import Params4bit  # type: ignore[attr-defined]
+    from bitsandbytes.nn.modules import Params4bit
 
     shape = torch.Size((module.out_features, module.in_features))
     blocks = math.ceil(shape.numel() / NF4_BLOCK)

@@ -3,7 +3,7 @@
 For frozen encoders (`quantize_linears`), and for GPTQ decoders that generate on a CPU (`repack_gptq`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -150,7 +150,7 @@ class Int4PackLinear(nn.Module):
         flat = x.reshape(-1, self.in_features).bfloat16()
         if self.order is not None:
             flat = flat.index_select(1, self.order)
-        out = torch.ops.aten._weight_int4pack_mm_for_cpu(
+        out: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
             flat.contiguous(), self.packed, self.group_size, self.scales_and_zeros
         )
         out = out.to(x.dtype).view(*x.shape[:-1], self.out_features)
@@ -178,9 +178,9 @@ def quantize_linears(module: nn.Module, quantization: str) -> int:
     bits = BITS[quantization]
 
     def pack(inner: nn.Module) -> nn.Module | None:
-        if not isinstance(inner, nn.Linear) or inner.in_features % 2:
-            return None
-        return PackedLinear.quantize(inner, bits)
+        if isinstance(inner, nn.Linear) and inner.in_features % 2 == 0:
+            return PackedLinear.quantize(inner, bits)
+        return None
 
     return _replace(module, pack)
 
@@ -201,7 +201,7 @@ def repack_gptq(model: nn.Module, kernel: str) -> int:
     if kernel not in CPU_KERNELS:
         raise RecipeError(f"decoder.kernel: {kernel!r} is not one of {', '.join(CPU_KERNELS)}")
 
-    def pack(inner: nn.Module) -> nn.Module | None:
+    def pack(inner: Any) -> nn.Module | None:
         if "qweight" not in inner._buffers or getattr(inner, "QUANT_TYPE", None) != "torch":
             return None
         if inner.bits != 4 or inner.planar:
@@ -223,23 +223,23 @@ def fast_int4pack() -> bool:
     return torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
 
 
-def _replace(module: nn.Module, pack: Any) -> int:
+def _replace(module: nn.Module, pack: Callable[[Any], nn.Module | None]) -> int:
     """Put `pack(layer)` for each layer for which that is not None; a layer known under several names stays one.
 
     No layer is held on to here, so that each one's memory is free before the next is packed.
     """
-    places: dict[int, list[tuple[nn.Module, str]]] = {}
+    owners: dict[int, list[tuple[nn.Module, str]]] = {}
     for parent in module.modules():
         for name, child in parent._modules.items():
             if child is not None:
-                places.setdefault(id(child), []).append((parent, name))
+                owners.setdefault(id(child), []).append((parent, name))
     count = 0
-    for owners in places.values():
-        parent, name = owners[0]
+    for known_under in owners.values():
+        parent, name = known_under[0]
         training = parent.get_submodule(name).training
         packed = pack(parent.get_submodule(name))  # no name here holds the full layer any longer than that
         if packed is not None:
-            for parent, name in owners:
+            for parent, name in known_under:
                 parent._modules[name] = packed.train(training)
             count += 1
     return count

@@ -137,7 +137,11 @@ def dump_recipe(recipe: BaseRecipe, *, ascii_only: bool = False) -> str:
 
 
 def named_in(name: str) -> dict[str, Path]:
-    """For each value that a recipe or one of its bases gives, by its dotted key, the file that gives it."""
+    """For each value that a recipe or one of its bases gives, by its dotted key, the file that gives it.
+
+    Raises:
+        RecipeError: there is no such recipe, it cannot be read, or its bases lead back to it.
+    """
     return {key: file for file, values in _chain(find_recipe(name)) for key, _ in _leaves(values, "")}
 
 

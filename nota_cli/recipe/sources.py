@@ -37,7 +37,7 @@ def with_data_there(recipe: Recipe, name: str) -> Recipe:
         for key, path in missing:
             section = ".".join(key.split(".")[:2])
             file = files.get(section, files.get(key))
-            by = "" if file is None else f", which {_shown(file)} names"
+            by = "" if file is None else f", which {_label(file)} names"
             lines.setdefault(
                 (section, path), f"{key}: there is no {printable(path)}{by}. {path_note(path) or ''}".strip()
             )
@@ -49,7 +49,7 @@ def with_data_there(recipe: Recipe, name: str) -> Recipe:
     return recipe
 
 
-def _shown(file: Path) -> str:
+def _label(file: Path) -> str:
     """A recipe's file, or its name where it ships with nota."""
     if recipe_names().get(file.stem) == file:
         return f"the shipped recipe {file.stem}"

@@ -60,19 +60,19 @@ def standard_captions(hypotheses: Sequence[str], references: Sequence[Sequence[s
     from aac_metrics.utils.tokenization import preprocess_mono_sents, preprocess_mult_sents
 
     _check_tokenizer()
-    said = preprocess_mono_sents([_one_line(text) for text in hypotheses])
-    right = preprocess_mult_sents([[_one_line(text) for text in own] for own in references])
+    candidates = preprocess_mono_sents([_one_line(text) for text in hypotheses])
+    several = preprocess_mult_sents([[_one_line(text) for text in own] for own in references])
     scores = CaptionScores()
-    _add(scores, "cider_d", cider_d(said, right))
-    _optional(scores, "spice", _spice, said, right)
+    _add(scores, "cider_d", cider_d(candidates, several))
+    _optional(scores, "spice", _spice, candidates, several)
     if "spice" in scores.values:
         both = zip(scores.per_clip["cider_d"], scores.per_clip["spice"], strict=True)
         scores.values["spider"] = (scores.values["cider_d"] + scores.values["spice"]) / 2
         scores.per_clip["spider"] = tuple((cider + spice) / 2 for cider, spice in both)
     else:
         scores.lacking["spider"] = "it is the mean of CIDEr-D and SPICE, and SPICE is missing"
-    _optional(scores, "meteor", _meteor, said, right)
-    _optional(scores, "fense", _fense, said, right)
+    _optional(scores, "meteor", _meteor, candidates, several)
+    _optional(scores, "fense", _fense, candidates, several)
     return scores
 
 
@@ -92,12 +92,12 @@ def _check_tokenizer() -> None:
 
     lowest, highest = checks.MIN_JAVA_MAJOR_VERSION, checks.MAX_JAVA_MAJOR_VERSION
     remedy = f"install Java {lowest} to {highest} (11, say) and let AAC_METRICS_JAVA_PATH name its `java`"
-    major, found = _java()
+    major, java = _java()
     problems = []
     if major is None:
-        problems.append(f"Java: {found}; {remedy}")
+        problems.append(f"Java: {java}; {remedy}")
     elif not lowest <= major <= highest:
-        problems.append(f"Java: version {found} is not one that SPICE and METEOR run on; {remedy}")
+        problems.append(f"Java: version {java} is not one that SPICE and METEOR run on; {remedy}")
     file = Path(get_default_cache_path()) / FNAME_STANFORD_CORENLP_3_4_1_JAR
     if not file.is_file():
         problems.append(f"the PTB tokenizer: no file {file}; {DOWNLOAD}, or let AAC_METRICS_CACHE_PATH name its folder")
@@ -115,20 +115,20 @@ def _java() -> tuple[int | None, str]:
     command = get_default_java_path()
     if shutil.which(command) is None:
         return None, f"there is no program {command!r}"
-    shown = subprocess.run([command, "-version"], capture_output=True, text=True, check=False).stderr
-    match = re.search(r'version "((?:1\.)?(\d+)[^"]*)"', shown)
+    output = subprocess.run([command, "-version"], capture_output=True, text=True, check=False).stderr
+    match = re.search(r'version "((?:1\.)?(\d+)[^"]*)"', output)
     return (int(match[2]), match[1]) if match else (None, f"{command} -version does not tell its version")
 
 
 def _optional(
-    scores: CaptionScores, name: str, compute: Callable[..., Any], said: list[str], right: list[list[str]]
+    scores: CaptionScores, name: str, compute: Callable[..., Any], candidates: list[str], references: list[list[str]]
 ) -> None:
     """Add a metric, or the reason why it cannot be computed on this machine."""
     logger = logging.getLogger("aac_metrics")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # what it would log is in the reason
     try:
-        _add(scores, name, compute(said, right))
+        _add(scores, name, compute(candidates, references))
     except Exception as error:  # another's code and files: whatever fails there, the other metrics still count
         reason = next(iter(str(error).strip().splitlines()), "no reason given")[:300]
         remedy = DOWNLOAD if isinstance(error, OSError) else "the fault lies in aac-metrics or what it runs"
@@ -145,19 +145,19 @@ def _add(scores: CaptionScores, name: str, outcome: Any) -> None:
     scores.per_clip[name] = tuple(float(value) for value in clips[name])
 
 
-def _spice(said: list[str], right: list[list[str]]) -> Any:
+def _spice(candidates: list[str], references: list[list[str]]) -> Any:
     from aac_metrics.functional import spice
 
-    return spice(said, right)
+    return spice(candidates, references)
 
 
-def _meteor(said: list[str], right: list[list[str]]) -> Any:
+def _meteor(candidates: list[str], references: list[list[str]]) -> Any:
     from aac_metrics.functional import meteor
 
-    return meteor(said, right)
+    return meteor(candidates, references)
 
 
-def _fense(said: list[str], right: list[list[str]]) -> Any:
+def _fense(candidates: list[str], references: list[list[str]]) -> Any:
     from aac_metrics.functional import fense
 
-    return fense(said, right)
+    return fense(candidates, references)

@@ -66,10 +66,10 @@ def cider_d(hypotheses: Sequence[str], references: Sequence[str] | Sequence[Sequ
     idf = {ngram: log_clips - logs[clips] for ngram, clips in clips_with.items()}
     per_clip = []
     for hypothesis, own in zip(hypotheses, counted, strict=True):
-        said = _weigh(_ngrams(hypothesis), idf, log_clips)
+        weights = _weigh(_ngrams(hypothesis), idf, log_clips)
         by_order = [0.0] * ORDERS
         for counts in own:
-            for order, value in enumerate(_similarities(said, _weigh(counts, idf, log_clips))):
+            for order, value in enumerate(_similarities(weights, _weigh(counts, idf, log_clips))):
                 by_order[order] += value
         total = 0.0
         for value in by_order:  # not `sum`, which newer Pythons round otherwise

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from nota_cli.console import err, say
 from nota_cli.files import atomic_path
-from nota_cli.score.report import SHOWN, Clip, Scored
+from nota_cli.score.report import LABELS, Clip, Scored
 from nota_cli.score.wer import Step
 
 GAP = "***"
@@ -21,7 +21,7 @@ LONGEST = 400
 """Characters of a text, or words of an alignment, that the tables show; the CSV has all."""
 
 _EDITS = ["edits", "substitutions", "insertions", "deletions", "reference_words"]
-_LABELS = SHOWN | {"exact_match": "exact match", "token_f1": "F1"}
+_LABELS = LABELS | {"exact_match": "exact match", "token_f1": "F1"}
 _WORST_BY = ("spider", "cider_d", "token_f1")  # the first of these that the clips have, else their edits
 
 
@@ -48,7 +48,10 @@ def write_details(path: Path, clips: Sequence[Clip]) -> None:
             row += [*clip.measures.values(), clip.hypothesis, " | ".join(clip.references)]
             if clip.words is not None:
                 steps = clip.words.alignment()
-                row += [" ".join(heard or GAP for _, heard in steps), " ".join(said or GAP for said, _ in steps)]
+                row += [
+                    " ".join(hypothesis or GAP for _, hypothesis in steps),
+                    " ".join(reference or GAP for reference, _ in steps),
+                ]
             writer.writerow(row)
 
 
@@ -66,14 +69,14 @@ def worst(clips: Sequence[Clip], count: int) -> list[Clip]:
 def substitutions(clips: Sequence[Clip], count: int) -> list[tuple[str, str, int]]:
     """The commonest pairs of a reference word and the word heard in its place, and how often; ties by the alphabet."""
     pairs = Counter(
-        (said, heard)
+        (reference, hypothesis)
         for clip in clips
         if clip.words is not None and clip.words.substitutions
-        for said, heard in clip.words.alignment()
-        if said is not None and heard is not None and said != heard
+        for reference, hypothesis in clip.words.alignment()
+        if reference is not None and hypothesis is not None and reference != hypothesis
     )
     ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
-    return [(said, heard, times) for (said, heard), times in ordered[:count]]
+    return [(reference, hypothesis, times) for (reference, hypothesis), times in ordered[:count]]
 
 
 def figures(report: dict[str, Any]) -> list[list[str]]:
@@ -85,15 +88,15 @@ def figures(report: dict[str, Any]) -> list[list[str]]:
             continue
         if name == "versions":
             value = ", ".join(f"{library} {number}" for library, number in value.items())
-        shown = f"{value:.4f}" if isinstance(value, float) else str(value)
+        cell = f"{value:.4f}" if isinstance(value, float) else str(value)
         if bounds := intervals.get(name):
-            shown += f"  [{bounds[0]:.4f}, {bounds[1]:.4f}]"
-        rows.append([name, shown])
+            cell += f"  [{bounds[0]:.4f}, {bounds[1]:.4f}]"
+        rows.append([name, cell])
     if intervals:
         samples = f"{intervals['samples']} samples, seed {intervals['seed']}"
         drawn = f"{intervals['percent']}% bootstrap over clips, {samples}"
         rows.append(["[low, high]", f"{drawn}; CIDEr-D with the corpus's idf" if report["task"] == "aac" else drawn])
-    rows += [[f"no {SHOWN[name]}", reason] for name, reason in report.get("not_computed", {}).items()]
+    rows += [[f"no {LABELS[name]}", reason] for name, reason in report.get("not_computed", {}).items()]
     return rows
 
 
@@ -101,19 +104,19 @@ def show(scored: Scored, count: int) -> None:
     """The worst clips and, for speech, the commonest substitutions, on stderr."""
     if count < 1:
         return
-    found = worst(scored.clips, count)
-    if not found:
+    clips = worst(scored.clips, count)
+    if not clips:
         say("no clip is worse than the others")
         return
-    _print(_clip_table(found, scored.report["task"] == "asr"))
+    _print(_clip_table(clips, scored.report["task"] == "asr"))
     pairs = substitutions(scored.clips, count) if scored.report["task"] == "asr" else []
     if pairs:
         drawn = _table("Most frequent substitutions")
         drawn.add_column("reference", overflow="fold")
         drawn.add_column("heard", overflow="fold")
         drawn.add_column("times", justify="right")
-        for said, heard, times in pairs:
-            drawn.add_row(Text(_cut(said)), Text(_cut(heard)), str(times))
+        for reference, hypothesis, times in pairs:
+            drawn.add_row(Text(_cut(reference)), Text(_cut(hypothesis)), str(times))
         _print(drawn)
 
 

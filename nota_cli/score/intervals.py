@@ -33,9 +33,9 @@ def interval(numerators: Sequence[float], denominators: Sequence[float], samples
         picked = draw.integers(0, count, (min(chunk, samples - start), count), dtype=np.int32)
         total = below[picked].sum(axis=1)
         rates.append(above[picked].sum(axis=1)[total > 0] / total[total > 0])
-    found = np.concatenate(rates)
-    if not found.size:
+    drawn = np.concatenate(rates)
+    if not drawn.size:
         return None
     tail = (100 - PERCENT) / 2
-    low, high = np.percentile(found, [tail, 100 - tail])
+    low, high = np.percentile(drawn, [tail, 100 - tail])
     return float(low), float(high)

@@ -44,16 +44,16 @@ def answers(
     """
     matches, f1s = [], []
     for hypothesis, own in zip(hypotheses, references, strict=True):
-        said = normalize(hypothesis).strip()
+        answer = normalize(hypothesis).strip()
         right = [normalize(reference).strip() for reference in own]
-        matches.append(float(said in right))
-        f1s.append(max(_f1(said.split(), reference.split()) for reference in right))
+        matches.append(float(answer in right))
+        f1s.append(max(_f1(answer.split(), reference.split()) for reference in right))
     count = len(hypotheses)
     return AnswerResult(sum(matches) / count, sum(f1s) / count, tuple(matches), tuple(f1s))
 
 
-def _f1(said: list[str], right: list[str]) -> float:
+def _f1(hypothesis: list[str], reference: list[str]) -> float:
     """2 x shared / all words of both; two answers without a word are equal."""
-    if not said and not right:
+    if not hypothesis and not reference:
         return 1.0
-    return 2 * (Counter(said) & Counter(right)).total() / (len(said) + len(right))
+    return 2 * (Counter(hypothesis) & Counter(reference)).total() / (len(hypothesis) + len(reference))

@@ -135,8 +135,8 @@ def score_clips(
     try:
         figures = _SCORERS[task, profile](hypotheses, references)
     except DataError as error:
-        place = _unreadable(wanted, hypotheses, references, csv_path, annotation_path)
-        raise DataError(f"{place}: {error}") from error
+        origin = _unreadable(wanted, hypotheses, references, csv_path, annotation_path)
+        raise DataError(f"{origin}: {error}") from error
     report = {
         "task": task,
         "rows": len(wanted),
@@ -205,7 +205,7 @@ def _standard_captions(hypotheses: list[str], references: References) -> _Figure
 
     scores = standard_captions(hypotheses, references)
     values = {name: scores.values[name] for name in METRICS if name in scores.values}
-    printed = ", ".join(f"{SHOWN[name]}: {value:.4f}" for name, value in values.items())
+    printed = ", ".join(f"{LABELS[name]}: {value:.4f}" for name, value in values.items())
     return _Figures(
         {"printed": printed, **values, "not_computed": scores.lacking},
         measures=scores.per_clip,
@@ -235,7 +235,7 @@ def _questions(normalizer: str, normal: Callable[[str], str], several: bool) -> 
     return score
 
 
-SHOWN = {"cider_d": "CIDEr-D", "spice": "SPICE", "spider": "SPIDEr", "meteor": "METEOR", "fense": "FENSE"}
+LABELS = {"cider_d": "CIDEr-D", "spice": "SPICE", "spider": "SPIDEr", "meteor": "METEOR", "fense": "FENSE"}
 _SQUAD = "SQuAD's: lower case, no ASCII punctuation, no a/an/the"
 _SCORERS: dict[tuple[str, str], Callable[[list[str], References], _Figures]] = {
     ("asr", "organisers"): _speech,
@@ -249,14 +249,14 @@ _SCORERS: dict[tuple[str, str], Callable[[list[str], References], _Figures]] = {
 
 def _intervals(figures: _Figures, samples: int) -> dict[str, Any]:
     """Low and high of each figure; CIDEr-D's clips are drawn with the values they have, idf as in the whole corpus."""
-    found: dict[str, Any] = {}
+    bounds: dict[str, Any] = {}
     if figures.words:
         edits, words = [clip.edits for clip in figures.words], [clip.reference_words for clip in figures.words]
-        found["wer"] = _scaled(interval(edits, words, samples), 100)
+        bounds["wer"] = _scaled(interval(edits, words, samples), 100)
     for entry, (measure, factor) in figures.means.items():
         values = figures.measures[measure]
-        found[entry] = _scaled(interval(values, [1.0] * len(values), samples), factor)
-    return found | {"percent": PERCENT, "samples": samples, "seed": SEED}
+        bounds[entry] = _scaled(interval(values, [1.0] * len(values), samples), factor)
+    return bounds | {"percent": PERCENT, "samples": samples, "seed": SEED}
 
 
 def _scaled(bounds: tuple[float, float] | None, factor: float) -> list[float] | None:
@@ -267,8 +267,8 @@ def _answers(path: Path) -> dict[str, str]:
     """Id to text. What only the competition forbids (odd ids, empty texts) is scored all the same."""
     records, problems = read_records(path)
     if records and records[0].fields != COLUMNS:
-        found = printable(",".join(records[0].fields), 60)
-        message = f"the columns must be exactly {','.join(COLUMNS)}, and are {found}"
+        columns = printable(",".join(records[0].fields), 60)
+        message = f"the columns must be exactly {','.join(COLUMNS)}, and are {columns}"
         problems.append(Problem(records[0].line, None, message))
         records = []  # by another header, or another separator, no row can be judged
     answers: dict[str, str] = {}
@@ -283,9 +283,9 @@ def _answers(path: Path) -> dict[str, str]:
     if not records and not problems:
         problems.append(Problem(None, None, "the file is empty"))
     if problems:
-        found = listing([str(problem) for problem in problems])
+        lines = listing([str(problem) for problem in problems])
         remedy = f"`nota validate-submission {path}` says more; with --fix OUT.csv it mends what can be mended."
-        raise DataError(f"{path} cannot be scored:\n{found}\n{remedy}")
+        raise DataError(f"{path} cannot be scored:\n{lines}\n{remedy}")
     return answers
 
 
@@ -309,11 +309,11 @@ def _unreadable(
 ) -> str:
     """Where the text stands that the normalizer cannot take; both files where the fault is none of one text."""
     for row, hypothesis, own in zip(rows, hypotheses, references, strict=True):
-        for text, place in ((hypothesis, csv_path), *((text, annotation_path) for text in own)):
+        for text, file in ((hypothesis, csv_path), *((text, annotation_path) for text in own)):
             try:
                 normalize(text)
             except DataError:
-                return f"{place}, {row_id(row)}"
+                return f"{file}, {row_id(row)}"
     return f"{csv_path} against {annotation_path}"
 
 

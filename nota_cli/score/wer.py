@@ -44,18 +44,18 @@ class ClipEdits:
         """Both sides word by word, in order."""
         operations = _operations(self.hypothesis, self.reference)
         steps: list[Step] = []
-        at = heard = 0
+        at = other_at = 0
         for kind, position, other in (*operations, ("end", len(self.reference), len(self.hypothesis))):
             while at < position:  # words that are equal, up to the next edit
-                steps.append((self.reference[at], self.hypothesis[heard]))
-                at, heard = at + 1, heard + 1
+                steps.append((self.reference[at], self.hypothesis[other_at]))
+                at, other_at = at + 1, other_at + 1
             if kind == "replace":
                 steps.append((self.reference[position], self.hypothesis[other]))
             elif kind == "delete":
                 steps.append((self.reference[position], None))
             elif kind == "insert":
                 steps.append((None, self.hypothesis[other]))
-            at, heard = at + (kind in ("replace", "delete")), heard + (kind in ("replace", "insert"))
+            at, other_at = at + (kind in ("replace", "delete")), other_at + (kind in ("replace", "insert"))
         return steps
 
 
@@ -141,8 +141,8 @@ def wer_as_written(pairs: Sequence[tuple[str, str]]) -> float:
     Args:
         pairs: hypothesis and reference of each clip.
     """
-    edits = sum(word_edits(heard.split(), said.split()) for heard, said in pairs)
-    return edits / max(1, sum(len(said.split()) for _, said in pairs))
+    edits = sum(word_edits(hypothesis.split(), reference.split()) for hypothesis, reference in pairs)
+    return edits / max(1, sum(len(reference.split()) for _, reference in pairs))
 
 
 def wer(hypotheses: Sequence[str], references: Sequence[str], split: Splitter = words) -> WerResult:
@@ -165,7 +165,11 @@ def wer(hypotheses: Sequence[str], references: Sequence[str], split: Splitter = 
 
 
 def clip_edits(hypotheses: Sequence[str], references: Sequence[str], split: Splitter = words) -> tuple[ClipEdits, ...]:
-    """Each clip's edits, as `wer` counts them; here no reference needs to have a word in it."""
+    """Each clip's edits, as `wer` counts them; here no reference needs to have a word in it.
+
+    Raises:
+        DataError: the lists differ in length.
+    """
     if len(hypotheses) != len(references):
         raise DataError(f"{len(hypotheses)} hypotheses but {len(references)} references; WER needs one of each a clip")
     pairs = zip(hypotheses, references, strict=True)
@@ -183,7 +187,7 @@ def _operations(hypothesis: Sequence[str], reference: Sequence[str]) -> list[tup
     if list(hypothesis) == list(reference):
         return []
     if not reference:  # which jiwer refuses
-        return [("insert", 0, place) for place in range(len(hypothesis))]
+        return [("insert", 0, index) for index in range(len(hypothesis))]
     from jiwer import ReduceToListOfListOfWords, process_words
 
     split = ReduceToListOfListOfWords()  # at single spaces, without jiwer's own clean-up
@@ -194,9 +198,9 @@ def _operations(hypothesis: Sequence[str], reference: Sequence[str]) -> list[tup
             continue
         count = max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
         steps = (chunk.type in ("substitute", "delete"), chunk.type in ("substitute", "insert"))
-        for place in range(count):
-            at, heard = chunk.ref_start_idx + place * steps[0], chunk.hyp_start_idx + place * steps[1]
-            operations.append((KINDS[chunk.type], at, heard))
+        for index in range(count):
+            at, other = chunk.ref_start_idx + index * steps[0], chunk.hyp_start_idx + index * steps[1]
+            operations.append((KINDS[chunk.type], at, other))
     return operations
 
 

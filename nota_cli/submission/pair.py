@@ -31,14 +31,14 @@ def examine_pair(asr: Path, aac: Path, annotations: Sequence[Path] = ()) -> Pair
     """
     pair = Pair(examine(asr, annotations, "asr"), examine(aac, annotations, "aac"))
     if annotations:
-        _check_places(pair, annotations)
+        _check_rows(pair, annotations)
     else:
         _check_shared(pair)
     _check_texts(pair)
     return pair
 
 
-def _check_places(pair: Pair, annotations: Sequence[Path]) -> None:
+def _check_rows(pair: Pair, annotations: Sequence[Path]) -> None:
     """Whether each file answers the other's rows and none of its own."""
     rows = [row for path in annotations for row in read_annotation(path, default_task=FAMILY_TASK["asr"])]
     groups = families(rows)

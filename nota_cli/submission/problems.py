@@ -87,14 +87,14 @@ class Problem:
         return KINDS[self.code][1] if self.code else ""
 
     def __str__(self) -> str:
-        place = "" if self.line is None else f"line {self.line}: "
-        return f"{place}{self.message}" + (f". {self.remedy}" if self.remedy else "")
+        line = "" if self.line is None else f"line {self.line}: "
+        return f"{line}{self.message}" + (f". {self.remedy}" if self.remedy else "")
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; what is not known is left out, but for line and id."""
-        found: dict[str, Any] = {"severity": self.severity, "code": self.code, "line": self.line, "id": self.id}
-        places = (("column", self.column), ("byte", self.byte))
-        return found | {"message": self.message, "remedy": self.remedy} | {k: v for k, v in places if v is not None}
+        values: dict[str, Any] = {"severity": self.severity, "code": self.code, "line": self.line, "id": self.id}
+        positions = (("column", self.column), ("byte", self.byte))
+        return values | {"message": self.message, "remedy": self.remedy} | {k: v for k, v in positions if v is not None}
 
 
 @dataclass
@@ -118,8 +118,8 @@ class Log:
         """Count a problem, and keep it while there are few of its kind."""
         self.counts[code] += 1
         if self.counts[code] <= LIMIT:
-            shown = id if id is None or id.isprintable() else printable(id)
-            self.problems.append(Problem(line, shown, message, code, column, byte))
+            label = id if id is None or id.isprintable() else printable(id)
+            self.problems.append(Problem(line, label, message, code, column, byte))
 
     def full(self, code: str) -> bool:
         """Whether no more of this kind are kept; if so, one more is counted, and its message need not be made."""
@@ -139,5 +139,5 @@ class Log:
 
 def printable(text: str, limit: int | None = None) -> str:
     """The text with all that a screen or JSON cannot hold written as escapes, cut after `limit` characters."""
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:limit])
-    return shown + ("…" if limit is not None and len(text) > limit else "")
+    escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:limit])
+    return escaped + ("…" if limit is not None and len(text) > limit else "")

@@ -54,12 +54,12 @@ def repair(path: Path, out: Path, *, in_place: bool = False) -> Repair:
     if not in_place and out.exists() and path.exists() and out.samefile(path):
         raise UsageError(f"--fix {out} is the submission itself. Choose another output path, or add --in-place.")
     done = Repair(path, out)
-    found = Log()
-    records = parse(path, found)
+    log = Log()
+    records = parse(path, log)
     header = next(records, None)
     layout = read_header(header) if header else Layout(known=False)
     if header is None or not layout.known:
-        errors = [problem.message for problem in found.problems if problem.severity == ERROR]
+        errors = [problem.message for problem in log.problems if problem.severity == ERROR]
         unknown = f"the columns are not called {' and '.join(COLUMNS)}"
         why = (errors or ["the file is empty"])[0] if header is None else unknown
         raise DataError(f"{path} cannot be repaired: {why}. Nothing was written.")
@@ -73,14 +73,14 @@ def repair(path: Path, out: Path, *, in_place: bool = False) -> Repair:
                 done.changes.add("header", what, header.line)
             texts: dict[str, str] = {}
             for line, fields in chain([header] if layout.row else [], records):
-                kept = _row(line, fields, layout, found.delimiter, texts, done.changes)
+                kept = _row(line, fields, layout, log.delimiter, texts, done.changes)
                 if kept is not None:
                     file.write(_line(kept))
-        for problem in found.problems:
+        for problem in log.problems:
             if problem.code in _OF_THE_FILE:
                 done.changes.add(problem.code, _OF_THE_FILE[problem.code], problem.line, problem.id)
         for code in _OF_THE_FILE:
-            done.changes.counts[code] = found.counts[code]
+            done.changes.counts[code] = log.counts[code]
         done.changes.counts = +done.changes.counts
         if not done.changes.counts and not filecmp.cmp(path, part, shallow=False):
             done.changes.add("layout", "blank lines left out, quotes and line ends written anew; no text changed")
@@ -121,16 +121,16 @@ def _row(
 
 def mend(text: str, line: int, name: str, changes: Log) -> str:
     """A text without what is not part of it; if nothing were left, the text as it is."""
-    found: dict[str, str] = {}
+    mended: dict[str, str] = {}
     before, now = None, text
     while now != before:
         before = now
         for code, what, step in _STEPS:
             changed = step(now)
             if changed != now and changed.strip():
-                found[code] = what
+                mended[code] = what
                 now = changed
-    for code, what in found.items():
+    for code, what in mended.items():
         changes.add(code, f"{what}: {printable(now, 60)!r}", line, name)
     return now
 

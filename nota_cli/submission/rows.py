@@ -151,17 +151,17 @@ def validate(path: Path, annotation: Path | None = None, task: str | None = None
     an annotation: no id missing and none that it does not have. Of a kind, the first 1,000 are listed; `examine` counts
     them all, and warns of what would be taken but looks wrong. Arguments and errors are those of `examine`.
     """
-    found = examine(path, [annotation] if annotation else [], task)
-    return [problem for problem in found.log.sorted() if problem.severity == ERROR]
+    report = examine(path, [annotation] if annotation else [], task)
+    return [problem for problem in report.log.sorted() if problem.severity == ERROR]
 
 
 def _header_problem(header: Record, layout: Layout, log: Log) -> None:
     if header.fields == COLUMNS:
         return
-    found = ",".join(header.fields)
-    message = f"the columns are {found[:100]!r}, not exactly {','.join(COLUMNS)!r} in this order"
+    columns = ",".join(header.fields)
+    message = f"the columns are {columns[:100]!r}, not exactly {','.join(COLUMNS)!r} in this order"
     if layout.row:
-        message = f"the first line is {found[:60]!r}; the header seems to be missing"
+        message = f"the first line is {columns[:60]!r}; the header seems to be missing"
     log.add("header", message, header.line)
 
 

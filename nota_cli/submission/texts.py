@@ -60,8 +60,8 @@ def suspicions(text: str) -> Iterator[tuple[str, str]]:
             return
     # Whatever repeats four times on end leaves few different words.
     repeats = len(words) >= _WORD_LOOP and len(set(words)) <= len(words) - _WORD_LOOP * (_TIMES - 1) // _TIMES
-    if (repeats or max(map(len, words)) >= _LONG_WORD) and (found := _loop(words)):
-        yield "loop", found
+    if (repeats or max(map(len, words)) >= _LONG_WORD) and (loop := _loop(words)):
+        yield "loop", loop
 
 
 def _loop(words: list[str]) -> str | None:

@@ -36,12 +36,12 @@ def find_submission(folder: Path) -> Path:
     if here.is_file():
         return here
     visible = [path for path in (Path(folder) / "submissions").glob("*.csv") if not path.name.startswith(".")]
-    found = [path for path in visible if path.is_file() and _has_columns(path)]
-    if not found:
+    candidates = [path for path in visible if path.is_file() and _has_columns(path)]
+    if not candidates:
         others = ", ".join(printable(path.name) for path in sorted(visible))
         why = f"; no header of {', '.join(COLUMNS)}: {others}" if others else ""
         raise UsageError(f"no submission.csv here and no CSV in submissions/{why}. Give the path of a submission.")
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
+    return max(candidates, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
 
 def _has_columns(path: Path) -> bool:

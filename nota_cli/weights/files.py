@@ -99,27 +99,41 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def quantization_config(folder: Path) -> dict[str, Any] | None:
+    """What a folder's `config.json` says of quantized weights; None where nothing, or where there is no such file.
+
+    Raises:
+        CheckpointError: as `read_json`; or the entry is no object.
+    """
+    file = folder / "config.json"
+    values = read_json(file).get("quantization_config") if file.is_file() else None
+    if values is not None and not isinstance(values, dict):
+        raise CheckpointError(f"{file}: its description of the quantization is not an object of keys and values.")
+    return values
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a Hugging Face folder: one, or the shards that its index names.
+    """The safetensors files of a Hugging Face folder: the shards that its index names, or the one that there is.
 
     Raises:
         CheckpointError: files are missing or Git LFS pointers, or the index and the shards disagree.
     """
     if not (folder / INDEX).is_file():
-        if not (folder / SINGLE).is_file():
+        others = list(folder.glob("*.safetensors"))  # quantizers have names of their own
+        if not (folder / SINGLE).is_file() and len(others) != 1:
             raise CheckpointError(f"{folder / SINGLE}: missing. Download it, or save the model again as safetensors.")
-        return [folder / SINGLE]
-    places = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+        return [folder / SINGLE] if (folder / SINGLE).is_file() else others
+    shards = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
         raise CheckpointError(f"{folder / INDEX}: no weight_map, so no index of shards. Download it again.")
-    files = [folder / name for name in sorted(set(places.values()))]
+    files = [folder / name for name in sorted(set(shards.values()))]
     lost = [file for file in files if not file.is_file()]
     problems = [f"not there: {file.name}" for file in lost]
     for file in filter(Path.is_file, files):
         there = tensor_shapes(file)
-        absent = [name for name, shard in places.items() if shard == file.name and name not in there]
+        absent = [name for name, shard in shards.items() if shard == file.name and name not in there]
         problems += [f"not in {file.name}: {name}" for name in absent]
-        problems += [f"in {file.name} alone: {name}" for name in there if places.get(name) != file.name]
+        problems += [f"in {file.name} alone: {name}" for name in there if shards.get(name) != file.name]
     if problems:
         what = f"{lost[0]}: missing, though {INDEX} names it" if lost else f"{folder / INDEX}: not what the shards hold"
         raise CheckpointError(f"{what}. Download the folder again:\n{listing(problems)}")

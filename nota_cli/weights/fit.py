@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from nota_cli.console import warn
-from nota_cli.errors import CheckpointError
+from nota_cli.errors import CheckpointError, listing
 from nota_cli.recipe.schema import Recipe
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def shape_line(name: str, stored: Sequence[int], expected: Sequence[int], recipe
     return f"shape of {name}: {tuple(stored)} in the file, {tuple(expected)} in the model{asked}"
 
 
-def misfits(config: "PreTrainedConfig", report: Mapping[str, Any]) -> dict[str, list[str]]:
+def _misfits(config: "PreTrainedConfig", report: Mapping[str, Any]) -> dict[str, list[str]]:
     """What transformers' loading report says does not fit, each with the field of `config.json` that asks for it.
 
     Returns:
@@ -48,7 +48,28 @@ def misfits(config: "PreTrainedConfig", report: Mapping[str, Any]) -> dict[str, 
     return {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
 
 
-def layer_note(config: "PreTrainedConfig", report: Mapping[str, Any]) -> str:
+def refuse_misfits(
+    label: str, config: "PreTrainedConfig", report: Mapping[str, Any], others: Iterable[str] = ()
+) -> None:
+    """Refuse weights that are not exactly those of a model's config.
+
+    Args:
+        label: the decoder and its folder, for the message.
+        config: of the model.
+        report: transformers' loading report.
+        others: further problems, a line each.
+
+    Raises:
+        CheckpointError: keys are missing, unexpected or of another shape, or there are `others`; each is named.
+    """
+    problems = [f"{kind}: {line}" for kind, lines in _misfits(config, report).items() for line in lines]
+    problems += others
+    if problems:
+        note = _layer_note(config, report)
+        raise CheckpointError(f"{label}: the weights do not fit its config.json:{note}\n{listing(problems)}")
+
+
+def _layer_note(config: "PreTrainedConfig", report: Mapping[str, Any]) -> str:
     """A sentence on the number of layers if it is what does not fit, else nothing."""
     total = getattr(config, "num_hidden_layers", None)
     missing, unexpected = _layers(report["missing_keys"]), _layers(report["unexpected_keys"])
@@ -104,7 +125,7 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", rows: int, folder: Pat
 
 def _asked(fields: Mapping[str, Any], stored: Sequence[int], expected: Sequence[int], prefix: str) -> str:
     """The fields whose values are the expected sizes that the file has otherwise."""
-    sizes = [size for place, size in enumerate(expected) if place >= len(stored) or stored[place] != size]
+    sizes = [size for axis, size in enumerate(expected) if axis >= len(stored) or stored[axis] != size]
     names = [
         f"{prefix}{key} {size}"
         for size in dict.fromkeys(sizes)
@@ -115,4 +136,4 @@ def _asked(fields: Mapping[str, Any], stored: Sequence[int], expected: Sequence[
 
 
 def _layers(names: Iterable[Any]) -> set[int]:
-    return {int(found[1]) for name in names if (found := LAYER.search(str(name)))}
+    return {int(match[1]) for name in names if (match := LAYER.search(str(name)))}

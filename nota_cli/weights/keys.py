@@ -9,7 +9,7 @@ from torch import Tensor
 from nota_cli.errors import CheckpointError, RecipeError
 
 
-def key_problems(found: Mapping[str, Tensor], own: Mapping[str, Tensor], described_by: str) -> list[str]:
+def key_problems(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], described_by: str) -> list[str]:
     """One line for each key that does not fit; an empty list means that all is well.
 
     Args:
@@ -17,12 +17,12 @@ def key_problems(found: Mapping[str, Tensor], own: Mapping[str, Tensor], describ
         own: the encoder's `state_dict()`, all of which the file has to hold.
         described_by: what in the file sets the shapes, for messages.
     """
-    problems = [f"missing: {name}" for name in sorted(own.keys() - found.keys())]
-    problems += [f"unexpected: {name}" for name in sorted(found.keys() - own.keys())]
+    problems = [f"missing: {name}" for name in sorted(own.keys() - stored.keys())]
+    problems += [f"unexpected: {name}" for name in sorted(stored.keys() - own.keys())]
     return problems + [
-        f"shape: {name} is {list(found[name].shape)}, its {described_by} wants {list(tensor.shape)}"
+        f"shape: {name} is {list(stored[name].shape)}, its {described_by} wants {list(tensor.shape)}"
         for name, tensor in own.items()
-        if name in found and found[name].shape != tensor.shape
+        if name in stored and stored[name].shape != tensor.shape
     ]
 
 

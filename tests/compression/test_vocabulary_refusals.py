@@ -76,12 +76,12 @@ def damage_kind(folder: Path) -> None:
     [
         (damage_no_tokenizer, "no tokenizer.json"),
         (damage_weights, "damaged"),
-        (damage_no_weights, "Convert its weights"),
+        (damage_no_weights, "save the model again as safetensors"),
         (damage_rows, "as many rows"),
         (damage_few_rows, "beyond the 100 rows"),
         (damage_packed_head, "lm_head.qweight"),
         (damage_bad_words, "bad_words_ids"),
-        (damage_config, "config.json cannot be read"),
+        (damage_config, "config.json: not readable JSON"),
         (damage_kind, "WordPiece"),
     ],
 )
@@ -95,7 +95,7 @@ def test_what_cannot_be_trimmed_is_refused_and_nothing_written(damage, message, 
 
 def test_wrong_use_is_refused(folders, tmp_path):
     full, small = folders["words"]
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="is there already"):
         prune_vocabulary(full, small, CORPUS)
     with pytest.raises(UsageError, match="no texts"):
         prune_vocabulary(full, tmp_path / "small", [""])
@@ -133,9 +133,9 @@ def test_a_checkpoint_with_a_random_decoder_s_tokenizer_becomes_a_folder_of_its_
     assert report.after % 4 == 0
     again = prune_recipe(recipe, tmp_path / "decoder", ["one rain"])
     assert again.after <= report.after
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="is there already"):
         prune_checkpoint(tiny_checkpoint, tmp_path / "small", ["one"])
-    with pytest.raises(CheckpointError, match="no model.safetensors"):
+    with pytest.raises(CheckpointError, match="not a folder with recipe.yaml and model.safetensors"):
         prune_checkpoint(tmp_path / "small" / "decoder" / "nothing", tmp_path / "other", ["one"])
 
 

@@ -13,7 +13,7 @@ import torch
 
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.row_batches import RowBatches, loader, tolerant_loader
-from nota_cli.data.workers import made_ahead
+from nota_cli.data.workers import prefetch
 from nota_cli.errors import DataError, NotaError
 from nota_cli.features.batch import FeatureSpec
 
@@ -45,7 +45,7 @@ def check(found: list[dict[str, object]], order: list[int]) -> None:
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_arrays_come_over_as_they_were(workers: int) -> None:
     order = [5, 0, 3, 3, 1, 2]
-    check(list(made_ahead(item, order, workers)), order)
+    check(list(prefetch(item, order, workers)), order)
 
 
 def fails(*arguments: object) -> int:
@@ -61,12 +61,12 @@ def test_without_memory_to_share_they_come_through_a_pipe(lacking: str, monkeypa
     else:
         monkeypatch.setattr("nota_cli.data.workers._write", fails)
     order = [2, 0, 1]
-    check(list(made_ahead(item, order, 1)), order)
+    check(list(prefetch(item, order, 1)), order)
 
 
 def test_arrays_outlive_the_worker_and_no_file_stays_open() -> None:
     before = len(os.listdir("/proc/self/fd")), set(os.listdir("/dev/shm"))
-    found = list(made_ahead(item, range(4), 1))
+    found = list(prefetch(item, range(4), 1))
     assert not multiprocessing.active_children()
     check(found, list(range(4)))
     del found
@@ -75,7 +75,7 @@ def test_arrays_outlive_the_worker_and_no_file_stays_open() -> None:
 
 def test_a_worker_that_is_killed_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also of what it had made, and not handed over."""
-    stream = made_ahead(item, range(50), 1)
+    stream = prefetch(item, range(50), 1)
     next(stream)
     time.sleep(0.5)  # it works ahead
     (worker,) = multiprocessing.active_children()
@@ -92,7 +92,7 @@ def refuses(index: int) -> dict[str, object]:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_error_comes_in_its_turn(workers: int) -> None:
-    stream = made_ahead(refuses, [0, 1, 2, 3], workers)
+    stream = prefetch(refuses, [0, 1, 2, 3], workers)
     check([next(stream), next(stream)], [0, 1])
     with pytest.raises(DataError, match="clip 2 is bad"):
         next(stream)

@@ -99,56 +99,59 @@ def samples(descriptor: int, base: int = 0) -> Samples | None:
         return _au(head, base)
     kind = _KINDS[magic]
     width = kind.head.size
-    place, block, wide, codec = base + kind.first, 0, 0, 0
+    offset, block, wide, codec = base + kind.first, 0, 0, 0
     for _ in range(MOST_CHUNKS):
-        inside = place - base
+        inside = offset - base
         chunk = head[inside : inside + width + FORM_BYTES]
         if len(chunk) < width + FORM_BYTES:
-            chunk = os.pread(descriptor, width + FORM_BYTES, place)
+            chunk = os.pread(descriptor, width + FORM_BYTES, offset)
         if len(chunk) < width:
             break
         name, size = kind.head.unpack_from(chunk)
-        place += width
+        offset += width
         if name in kind.names:
             unstated = size >= kind.streamed or size <= kind.fixed + kind.before
             stated = size - kind.fixed
             if magic in (b"RF64", b"BW64") and size == 0xFFFF_FFFF and wide:
                 stated = int.from_bytes(os.pread(descriptor, 8, wide + 8), "little")
                 unstated = not 0 < stated < STREAMED_WIDE
-            return Samples(magic, base, place, max(stated, 0), block, unstated, wide, codec)
+            return Samples(magic, base, offset, max(stated, 0), block, unstated, wide, codec)
         if name == b"ds64":
-            wide = place
+            wide = offset
         body = chunk[width:]
         if name == b"fmt " and len(body) >= 2:
             codec = int(struct.unpack_from("<H", body)[0])
         block = _block(name, body) or block
-        place += size - kind.fixed + -size % kind.align
-        if not base < place < STREAMED_WIDE:
+        offset += size - kind.fixed + -size % kind.align
+        if not base < offset < STREAMED_WIDE:
             break  # a size that is damaged leads nowhere
     return None
 
 
-def sized(found: Samples, size: int) -> dict[int, bytes]:
+def sized(part: Samples, size: int) -> dict[int, bytes]:
     """Bytes of the header, by their offsets in the file, that state what is there.
 
     Args:
         found: samples without a stated size.
         size: bytes of the file.
     """
-    there = size - found.start
-    if found.magic in (b"RF64", b"BW64") and found.wide:
-        count = there // found.block if found.block else 0
+    there = size - part.start
+    if part.magic in (b"RF64", b"BW64") and part.wide:
+        count = there // part.block if part.block else 0
         return {
-            found.start - 4: struct.pack("<I", 0xFFFF_FFFF),
-            found.wide: struct.pack("<QQQ", size - found.base - 8, there, count),
+            part.start - 4: struct.pack("<I", 0xFFFF_FFFF),
+            part.wide: struct.pack("<QQQ", size - part.base - 8, there, count),
         }
-    if found.magic == b"caff":
-        return {found.start - 8: struct.pack(">Q", there)}
-    if found.magic == b"riff":
-        return {found.base + 16: struct.pack("<Q", size - found.base), found.start - 8: struct.pack("<Q", there + 24)}
-    if found.magic in (b"RIFF", b"RIFX", b"RF64", b"BW64") and not found.size:
+    if part.magic == b"caff":
+        return {part.start - 8: struct.pack(">Q", there)}
+    if part.magic == b"riff":
+        return {
+            part.base + 16: struct.pack("<Q", size - part.base),
+            part.start - 8: struct.pack("<Q", there + 24),
+        }
+    if part.magic in (b"RIFF", b"RIFX", b"RF64", b"BW64") and not part.size:
         # libsndfile takes a form of 8 bytes for a file that was never finished, and then goes by the file's length.
-        return {found.base + 4: struct.pack(">I" if found.magic == b"RIFX" else "<I", 8)}
+        return {part.base + 4: struct.pack(">I" if part.magic == b"RIFX" else "<I", 8)}
     return {}  # libsndfile reads these to the file's end
 
 

@@ -88,6 +88,13 @@ def load_clip(
             From 0 on the result is, to the bit, that of reading everything and cutting; from elsewhere too at 16 kHz,
             and at other rates up to rounding. Lossy formats begin anew at `start`, so their first samples may differ.
         notes: where to put what is odd about the clip; if not given, an `AudioWarning` is issued for each.
+
+    Returns:
+        float32 `[samples]` at 16 kHz.
+
+    Raises:
+        AudioError: as `load_audio`; or the clip ends before `start`.
+        DataError: no file is named.
     """
     if not paths:
         raise DataError(f"annotation row {row}: no audio file is named. Give it a `path`.")
@@ -122,8 +129,8 @@ def duration(*paths: str | Path, row: int | str | None = None, exact: bool = Tru
     Raises:
         AudioError: as `load_audio`, as far as headers tell.
     """
-    found = [sounds(path, row=row) for path in paths]
-    seconds = sum(count(sound, row, exact=exact) / sound.rate for streams in found for sound in streams)
+    clips = [sounds(path, row=row) for path in paths]
+    seconds = sum(count(sound, row, exact=exact) / sound.rate for streams in clips for sound in streams)
     return seconds + EXPANSION_GAP_SECONDS * max(len(paths) - 1, 0)
 
 
@@ -160,12 +167,12 @@ def _parts(paths: Sequence[str | Path], seconds: float, row: int | str | None) -
     parts: list[_Part] = []
     length = 0.0
     for number, path in enumerate(paths):
-        found = sounds(path, row=row, whole=False)
-        stated = sum(sound.frames / sound.rate if sound.frames else 0.0 for sound in found)
-        if found[-1].more and (len(paths) > 1 or length + stated < seconds + RESAMPLER_MARGIN_SECONDS):
-            found = sounds(path, row=row)
+        streams = sounds(path, row=row, whole=False)
+        stated = sum(sound.frames / sound.rate if sound.frames else 0.0 for sound in streams)
+        if streams[-1].more and (len(paths) > 1 or length + stated < seconds + RESAMPLER_MARGIN_SECONDS):
+            streams = sounds(path, row=row)
         length += stated
-        parts += [_Part(sound, EXPANSION_GAP_SECONDS if number and not i else 0.0) for i, sound in enumerate(found)]
+        parts += [_Part(sound, EXPANSION_GAP_SECONDS if number and not i else 0.0) for i, sound in enumerate(streams)]
     return parts
 
 
@@ -178,22 +185,22 @@ def _note(parts: list[_Part], levels: list[float], row: int | str | None, notes:
         row: which row of the annotation names it.
         notes: where to put it; None to warn.
     """
-    shown = printable(str(parts[0].sound.path))
-    where = shown if row is None else f"{shown} (annotation row {row})"
-    found: list[AudioNote] = []
+    file = printable(str(parts[0].sound.path))
+    where = file if row is None else f"{file} (annotation row {row})"
+    odd: list[AudioNote] = []
     low, high = min(levels, default=0.0), max(levels, default=0.0)
     if high - low <= SILENT:
         channel = "the first channel, which is the one that is heard," if parts[0].sound.channels > 1 else "it"
-        found.append(AudioNote("silent", f"{where}: {channel} is silent. Check what was recorded."))
+        odd.append(AudioNote("silent", f"{where}: {channel} is silent. Check what was recorded."))
     elif max(high, -low) > LOUD:
         text = f"{where}: samples go up to {max(high, -low):.0f} where 1 is full scale. Scale them to between -1 and 1."
-        found.append(AudioNote("loud", text))
+        odd.append(AudioNote("loud", text))
     damage = {printable(str(part.sound.path)): part.sound.damage for part in parts if part.sound.damage}
-    found += [AudioNote("damaged", f"{path}: {printable(text)}. {AGAIN}") for path, text in damage.items()]
+    odd += [AudioNote("damaged", f"{path}: {printable(text)}. {AGAIN}") for path, text in damage.items()]
     if notes is not None:
-        notes += found
+        notes += odd
         return
-    warn_of(found)
+    warn_of(odd)
 
 
 def warn_of(notes: Iterable[AudioNote]) -> None:
@@ -207,18 +214,18 @@ def _joined_after_resampling(
 ) -> np.ndarray[Any, Any]:
     """Samples `first` to `last` of files of unlike rates, each brought to 16 kHz by itself."""
     pieces: list[np.ndarray[Any, Any]] = []
-    place = 0  # where the stream begins in the clip
+    begin = 0  # where the stream begins in the clip
     for each in parts:
         gap = round(each.gap * SAMPLE_RATE)
-        pieces.append(np.zeros(max(0, min(place + gap, last) - max(place, first))))
-        place += gap
-        if place >= last:
+        pieces.append(np.zeros(max(0, min(begin + gap, last) - max(begin, first))))
+        begin += gap
+        if begin >= last:
             break
         length = math.ceil(count(each.sound, row) * SAMPLE_RATE / each.sound.rate)
-        low, high = max(first - place, 0), min(last - place, length)
+        low, high = max(first - begin, 0), min(last - begin, length)
         if low < high:
             pieces.append(_stretch([_Part(each.sound, 0.0)], low, high, 0.0, row, levels))
-        place += length
+        begin += length
     return np.concatenate(pieces)
 
 
@@ -238,9 +245,9 @@ def _stretch(
     low = block * theirs
     high = math.ceil((last / SAMPLE_RATE + RESAMPLER_MARGIN_SECONDS) * rate)
     samples = _joined(parts, low, high, row)
-    heard = samples[first * rate // SAMPLE_RATE - low : math.ceil(last * rate / SAMPLE_RATE) - low]
-    if len(heard):
-        levels += [float(heard.min()), float(heard.max())]
+    kept = samples[first * rate // SAMPLE_RATE - low : math.ceil(last * rate / SAMPLE_RATE) - low]
+    if len(kept):
+        levels += [float(kept.min()), float(kept.max())]
     missing = round(min_seconds * rate) - low - len(samples)
     if missing > 0:
         samples = np.pad(samples, (0, missing))
@@ -252,17 +259,17 @@ def _joined(parts: list[_Part], low: int, high: int, row: int | str | None) -> n
     if len(parts) == 1:
         return decode(parts[0].sound, low, high, row)
     pieces: list[np.ndarray[Any, Any]] = []
-    place = 0  # where the stream begins in the clip
+    begin = 0  # where the stream begins in the clip
     for each in parts:
         gap = round(each.gap * each.sound.rate)
-        pieces.append(np.zeros(max(0, min(place + gap, high) - max(place, low))))
-        place += gap
-        if place >= high:
+        pieces.append(np.zeros(max(0, min(begin + gap, high) - max(begin, low))))
+        begin += gap
+        if begin >= high:
             break
         length = count(each.sound, row)
-        if low < place + length:
-            pieces.append(decode(each.sound, max(low - place, 0), min(high - place, length), row))
-        place += length
+        if low < begin + length:
+            pieces.append(decode(each.sound, max(low - begin, 0), min(high - begin, length), row))
+        begin += length
     return np.concatenate(pieces)
 
 

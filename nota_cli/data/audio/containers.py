@@ -84,14 +84,14 @@ def _mpeg_in_wav(descriptor: int) -> Layout:
     stop = size if part.unstated else part.stop
     if stop > size:
         return Layout(truncated=(f"truncated: the header promises {stop - size} bytes more than the file has", AGAIN))
-    found = read_mpeg(descriptor, start=part.start, stop=stop)
-    return PLAIN if found is None else _mpeg_layout(found)
+    mpeg = read_mpeg(descriptor, start=part.start, stop=stop)
+    return PLAIN if mpeg is None else _mpeg_layout(mpeg)
 
 
 def hidden_mpeg(descriptor: int) -> Layout | None:
     """An MP3 that begins with something else, part of a frame perhaps, as recordings of radio streams do."""
-    found = read_mpeg(descriptor, junk=JUNK)
-    return None if found is None else _mpeg_layout(found)
+    mpeg = read_mpeg(descriptor, junk=JUNK)
+    return None if mpeg is None else _mpeg_layout(mpeg)
 
 
 def _joined_chunks(descriptor: int) -> Layout:
@@ -101,10 +101,10 @@ def _joined_chunks(descriptor: int) -> Layout:
     base = 0
     while len(parts) < MOST_JOINED and (part := samples(descriptor, base)) is not None:
         parts.append(part)
-        following = _next_container(descriptor, part, size)
-        if following is None:
+        next_base = _next_container(descriptor, part, size)
+        if next_base is None:
             break
-        base = following
+        base = next_base
     if not parts:
         return PLAIN
     last = parts[-1]
@@ -143,15 +143,15 @@ def _next_container(descriptor: int, part: Samples, size: int) -> int | None:
     if part.stop >= size and not part.unstated:
         return None
     if part.unstated:
-        places = {part.start, part.start + 4}  # a header that was written twice
+        offsets = {part.start, part.start + 4}  # a header that was written twice
     else:
         head = os.pread(descriptor, 24, part.base)
         form = {b"RIFF": "<I", b"RIFX": ">I", b"FORM": ">I"}.get(part.magic)
         end = part.base + 8 + struct.unpack(form, head[4:8])[0] if form else part.stop
-        places = {end, end + end % 2, part.stop, part.stop + -part.stop % 2, part.stop + -part.stop % 8}
-    for place in sorted(places):
-        if part.base < place < size and is_container(os.pread(descriptor, 24, place)):
-            return place
+        offsets = {end, end + end % 2, part.stop, part.stop + -part.stop % 2, part.stop + -part.stop % 8}
+    for offset in sorted(offsets):
+        if part.base < offset < size and is_container(os.pread(descriptor, 24, offset)):
+            return offset
     return None
 
 
@@ -159,15 +159,15 @@ def _flac(descriptor: int) -> Layout:
     """A FLAC file and those that were joined to it, each from its marker on."""
     size = os.fstat(descriptor).st_size
     starts: list[int] = []
-    place = 0
-    while block := os.pread(descriptor, BLOCK, place):
+    offset = 0
+    while block := os.pread(descriptor, BLOCK, offset):
         for head in FLAC_HEADS:
             at = block.find(head)
             while at >= 0 and len(starts) < MOST_JOINED:
-                if _is_flac(os.pread(descriptor, FLAC_HEAD_BYTES, place + at)):
-                    starts.append(place + at)
+                if _is_flac(os.pread(descriptor, FLAC_HEAD_BYTES, offset + at)):
+                    starts.append(offset + at)
                 at = block.find(head, at + 1)
-        place += max(1, len(block) - len(FLAC_HEADS[0]) + 1)
+        offset += max(1, len(block) - len(FLAC_HEADS[0]) + 1)
         if len(block) < BLOCK:
             break
     starts.sort()
@@ -189,6 +189,8 @@ def _more_than_stated(descriptor: int, start: bytes) -> bool:
     """Whether a FLAC file is larger than its own head allows, metadata apart."""
     if len(start) < FLAC_HEAD_BYTES:
         return False
+    block: int
+    rest: int
     _, block, _, frame, rest = FLAC_FRAMES.unpack_from(start)
     largest = int.from_bytes(frame, "big")
     total = rest & (1 << 36) - 1
@@ -200,15 +202,15 @@ def _more_than_stated(descriptor: int, start: bytes) -> bool:
 
 def _flac_metadata(descriptor: int) -> int:
     """Bytes of the blocks of metadata behind the first."""
-    place = FLAC_HEAD_BYTES
+    offset = FLAC_HEAD_BYTES
     for _ in range(128):
-        head = os.pread(descriptor, 4, place)
+        head = os.pread(descriptor, 4, offset)
         if len(head) < 4 or head[0] == 0xFF:
             break
-        place += 4 + int.from_bytes(head[1:], "big")
+        offset += 4 + int.from_bytes(head[1:], "big")
         if head[0] & 0x80:
             break
-    return place - FLAC_HEAD_BYTES
+    return offset - FLAC_HEAD_BYTES
 
 
 def _ogg(descriptor: int) -> Layout:
@@ -219,16 +221,16 @@ def _ogg(descriptor: int) -> Layout:
 
 
 def _mpeg(descriptor: int) -> Layout:
-    found = read_mpeg(descriptor)
-    return _flac(descriptor) if found is None else _mpeg_layout(found)  # tags may stand before a FLAC file, too
+    mpeg = read_mpeg(descriptor)
+    return _flac(descriptor) if mpeg is None else _mpeg_layout(mpeg)  # tags may stand before a FLAC file, too
 
 
-def _mpeg_layout(found: Mpeg) -> Layout:
-    if found.cut:
+def _mpeg_layout(mpeg: Mpeg) -> Layout:
+    if mpeg.cut:
         return Layout(truncated=("truncated: its last frame is not whole", AGAIN))
     damage = ""
-    if short := next((stream for stream in found.streams if stream.short), None):
+    if short := next((stream for stream in mpeg.streams if stream.short), None):
         damage = f"its header promises {short.stated} frames, of which {short.frames} are there"
-    if found.plain:
+    if mpeg.plain:
         return Layout(damage=damage)
-    return Layout(tuple(Stream(*stream.shown()) for stream in found.streams), damage=damage)
+    return Layout(tuple(Stream(*stream.for_libsndfile()) for stream in mpeg.streams), damage=damage)

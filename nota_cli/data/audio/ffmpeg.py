@@ -144,8 +144,8 @@ def _lines(log: IO[bytes]) -> list[str]:
 
 
 def _problems(log: IO[bytes]) -> list[str]:
-    found = (MESSAGE.match(line) for line in _lines(log))
-    return [match[2].replace("/dev/stdin", "the file").removeprefix("file:") for match in found if match]
+    matches = (MESSAGE.match(line) for line in _lines(log))
+    return [match[2].replace("/dev/stdin", "the file").removeprefix("file:") for match in matches if match]
 
 
 def _reason(log: IO[bytes]) -> str:

@@ -92,7 +92,7 @@ def foreign(start: bytes) -> str | None:
     Args:
         start: the first 64 bytes.
     """
-    named = next((what for place, sign, what in FOREIGN if start[place : place + len(sign)] == sign), None)
+    named = next((what for offset, sign, what in FOREIGN if start[offset : offset + len(sign)] == sign), None)
     if named:
         return named
     if start[:1] == b"\xff" and len(start) > 1 and start[1] & 0xF6 == 0xF0:

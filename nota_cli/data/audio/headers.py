@@ -91,17 +91,17 @@ def scan(
     if rows:
         check_audio_root(audio_root)
     scanner = _HeaderScanner(audio_root, whole)
-    found = Scan()
+    problems = Scan()
     groups = (rows[start : start + ROWS_AT_ONCE] for start in range(0, len(rows), ROWS_AT_ONCE))
     pool = ThreadPoolExecutor(max(1, workers), thread_name_prefix="scan")
     try:
         for bad, durations in pool.map(scanner.group, groups):
-            found += bad
-            found.durations += durations
+            problems += bad
+            problems.durations += durations
             on_progress(len(durations))
     finally:
         pool.shutdown(cancel_futures=True)
-    return found
+    return problems
 
 
 def describe(bad: Sequence[FileProblem], limit: int = 20) -> str:
@@ -130,11 +130,11 @@ class _HeaderScanner:
         for row in rows:
             seconds: float | None = EXPANSION_GAP_SECONDS * len(row.expand)
             for name in (row.path, *row.expand):
-                told = self.file(name, row)
-                if isinstance(told, AudioError):
-                    bad.append(bad_file(row, told))
-                    told = None
-                seconds = None if seconds is None or told is None else seconds + told
+                outcome = self.file(name, row)
+                if isinstance(outcome, AudioError):
+                    bad.append(bad_file(row, outcome))
+                    outcome = None
+                seconds = None if seconds is None or outcome is None else seconds + outcome
             durations.append(seconds)
         return bad, durations
 

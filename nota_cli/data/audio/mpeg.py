@@ -52,7 +52,7 @@ class MpegStream:
         frames: how many follow the Xing header.
         stated: frames that this header states; None where there is no such header, or no number in it.
         promised: bytes that it states, or 0.
-        place: where in the file the number of frames stands.
+        count_at: where in the file the number of frames stands.
     """
 
     samples: int
@@ -60,7 +60,7 @@ class MpegStream:
     frames: int = 0
     stated: int | None = None
     promised: int = 0
-    place: int = 0
+    count_at: int = 0
     key: int = 0
 
     def add(self, start: int, stop: int) -> None:
@@ -76,7 +76,7 @@ class MpegStream:
         there = sum(stop - start for start, stop in self.pieces)
         return self.stated is not None and self.stated > self.frames + 1 and self.promised > there + LONGEST_FRAME
 
-    def shown(self) -> tuple[tuple[Piece, ...], int | None, int | None]:
+    def for_libsndfile(self) -> tuple[tuple[Piece, ...], int | None, int | None]:
         """What libsndfile is shown: pieces, the bytes they seem to have, and the samples that are in them.
 
         A Xing header's number is put right. Where none stands, libsndfile estimates from the file's size how much
@@ -84,7 +84,7 @@ class MpegStream:
         None where the header rules, which may also state how many at the start and the end are no sound.
         """
         if self.stated is not None:
-            patches = {self.place: struct.pack(">I", self.frames)}
+            patches = {self.count_at: struct.pack(">I", self.frames)}
             first, *others = self.pieces
             return (*patched(*first, patches), *others), None, None
         size = sum(stop - start for start, stop in self.pieces)
@@ -129,49 +129,49 @@ def read_mpeg(descriptor: int, *, junk: int = 0, start: int = 0, stop: int | Non
         stop: where it ends; None for the file's end.
     """
     file = _File(descriptor, stop)
-    place = _first_frame(file, start, junk)
-    if place is None:
+    offset = _first_frame(file, start, junk)
+    if offset is None:
         return None
-    found = Mpeg([], junk=place if junk else start)
+    audio = Mpeg([], junk=offset if junk else start)
     stream: MpegStream | None = None
-    while file.has(place, 4):
-        word = file.word(place)
+    while file.has(offset, 4):
+        word = file.word(offset)
         length = LENGTHS[word >> 9 & 0xFFF] if word >> 21 == 0x7FF else 0
         if length and stream is not None and _key(word) == stream.key:
             pass
-        elif length and (stream is None or _confirmed(file, place)):
+        elif length and (stream is None or _confirmed(file, offset)):
             stream = MpegStream(_frame_samples(word >> 19 & 3, 4 - (word >> 17 & 3)), key=_key(word))
-            found.streams.append(stream)
+            audio.streams.append(stream)
         else:
-            skipped = file.tag(place)
+            skipped = file.tag(offset)
             if not skipped:
-                following = _resync(file, place + 1)
+                following = _resync(file, offset + 1)
                 if following is None:
                     break  # junk behind the last frame
-                found.junk += following - place
-                skipped = following - place
-            place += skipped
+                audio.junk += following - offset
+                skipped = following - offset
+            offset += skipped
             continue
-        if place + length > file.size:
-            found.cut = True
+        if offset + length > file.size:
+            audio.cut = True
             break
-        if header := _info(file, place, word):
+        if header := _info(file, offset, word):
             stated, promised, at = header
             if stream.frames:
                 stream = MpegStream(stream.samples, key=stream.key)
-                found.streams.append(stream)
+                audio.streams.append(stream)
             if stated is not None:
-                stream.stated, stream.promised, stream.place = stated, promised, at
-                stream.add(place, place + length)
+                stream.stated, stream.promised, stream.count_at = stated, promised, at
+                stream.add(offset, offset + length)
         else:
-            stream.add(place, place + length)
+            stream.add(offset, offset + length)
             stream.frames += 1
-        place += length
+        offset += length
     else:
-        rest = file.at(place, 3)
-        found.cut = bool(rest) and stream is not None and struct.pack(">I", stream.key).startswith(rest[:1])
-    found.streams = [stream for stream in found.streams if stream.frames]
-    return found if found.streams else None
+        rest = file.at(offset, 3)
+        audio.cut = bool(rest) and stream is not None and struct.pack(">I", stream.key).startswith(rest[:1])
+    audio.streams = [stream for stream in audio.streams if stream.frames]
+    return audio if audio.streams else None
 
 
 def _key(word: int) -> int:
@@ -187,74 +187,74 @@ class _File:
         self.size = os.fstat(descriptor).st_size if stop is None else stop
         self._block, self._start = b"", 0
 
-    def at(self, place: int, count: int) -> bytes:
+    def at(self, offset: int, count: int) -> bytes:
         """`count` bytes, fewer at the file's end."""
-        inside = place - self._start
+        inside = offset - self._start
         if inside < 0 or inside + count > len(self._block):
-            self._start = max(0, place - 3 * LONGEST_FRAME)  # whoever looks ahead comes back
+            self._start = max(0, offset - 3 * LONGEST_FRAME)  # whoever looks ahead comes back
             self._block = os.pread(self.descriptor, BLOCK + count, self._start)
-            inside = place - self._start
+            inside = offset - self._start
         return self._block[inside : inside + count]
 
-    def has(self, place: int, count: int) -> bool:
-        return place + count <= self.size and len(self.at(place, count)) == count
+    def has(self, offset: int, count: int) -> bool:
+        return offset + count <= self.size and len(self.at(offset, count)) == count
 
-    def word(self, place: int) -> int:
-        return int.from_bytes(self.at(place, 4), "big")
+    def word(self, offset: int) -> int:
+        return int.from_bytes(self.at(offset, 4), "big")
 
-    def tag(self, place: int) -> int:
+    def tag(self, offset: int) -> int:
         """Bytes of the tag that stands there, 0 if none does."""
-        head = self.at(place, 32)
+        head = self.at(offset, 32)
         if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 128:
             size = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
-            return min(10 + size + (10 if head[5] & 0x10 else 0), self.size - place)
-        if head[:3] == b"TAG" and self.size - place >= 128:
-            return 128 if head[:4] != b"TAG+" else min(227, self.size - place)
+            return min(10 + size + (10 if head[5] & 0x10 else 0), self.size - offset)
+        if head[:3] == b"TAG" and self.size - offset >= 128:
+            return 128 if head[:4] != b"TAG+" else min(227, self.size - offset)
         if head[:8] == b"APETAGEX" and len(head) == 32:
             size, flags = struct.unpack("<I4xI", head[12:24])
             is_header = flags >> 29 & 1
-            return min(32 + (size if is_header else 0), self.size - place)
+            return min(32 + (size if is_header else 0), self.size - offset)
         if head[:11] == b"LYRICSBEGIN":
-            end = min(found for found in (self.find(b"LYRICS200", place), self.find(b"LYRICSEND", place)))
-            return min(end + 9, self.size) - place
+            end = min(self.find(b"LYRICS200", offset), self.find(b"LYRICSEND", offset))
+            return min(end + 9, self.size) - offset
         return 0
 
-    def find(self, text: bytes, place: int) -> int:
+    def find(self, text: bytes, offset: int) -> int:
         """Where a text stands next, in so many bytes as such a tag may have; the file's end if nowhere."""
-        at = self.at(place, BLOCK).find(text)
-        return self.size if at < 0 else place + at
+        at = self.at(offset, BLOCK).find(text)
+        return self.size if at < 0 else offset + at
 
 
-def _first_frame(file: _File, place: int, junk: int) -> int | None:
-    while skipped := file.tag(place):
-        place += skipped
-    zeros = len(head := file.at(place, JUNK)) - len(head.lstrip(b"\0"))
-    if _confirmed(file, place + zeros):  # some taggers leave room
-        return place + zeros
-    return _resync(file, place, place + junk) if junk else None
+def _first_frame(file: _File, offset: int, junk: int) -> int | None:
+    while skipped := file.tag(offset):
+        offset += skipped
+    zeros = len(head := file.at(offset, JUNK)) - len(head.lstrip(b"\0"))
+    if _confirmed(file, offset + zeros):  # some taggers leave room
+        return offset + zeros
+    return _resync(file, offset, offset + junk) if junk else None
 
 
-def _confirmed(file: _File, place: int) -> bool:
+def _confirmed(file: _File, offset: int) -> bool:
     """Whether a frame begins there that another one, a tag or the file's end follows."""
-    length = _frame_length(file.at(place, 4), 0)
+    length = _frame_length(file.at(offset, 4), 0)
     if not length:
         return False
-    following = place + length
+    following = offset + length
     if following >= file.size or file.tag(following):
         return True
     head = file.at(following, 4)
-    return _frame_length(head, 0) > 0 and _key(file.word(place)) == _key(file.word(following))
+    return _frame_length(head, 0) > 0 and _key(file.word(offset)) == _key(file.word(following))
 
 
-def _frame_length(data: bytes, place: int) -> int:
-    word = int.from_bytes(data[place : place + 4], "big") if len(data) >= place + 4 else 0
+def _frame_length(data: bytes, offset: int) -> int:
+    word = int.from_bytes(data[offset : offset + 4], "big") if len(data) >= offset + 4 else 0
     return LENGTHS[word >> 9 & 0xFFF] if word >> 21 == 0x7FF else 0
 
 
-def _resync(file: _File, place: int, stop: int | None = None) -> int | None:
+def _resync(file: _File, offset: int, stop: int | None = None) -> int | None:
     """Where the next frame begins that two others follow; None if there is none before `stop`."""
     stop = file.size if stop is None else min(stop, file.size)
-    for candidate in _syncs(file, place, stop):
+    for candidate in _syncs(file, offset, stop):
         if _confirmed(file, candidate):
             second = candidate + _frame_length(file.at(candidate, 4), 0)
             if second >= file.size or file.tag(second) or _confirmed(file, second):
@@ -264,10 +264,10 @@ def _resync(file: _File, place: int, stop: int | None = None) -> int | None:
     return None
 
 
-def _syncs(file: _File, place: int, stop: int) -> Iterator[int]:
+def _syncs(file: _File, offset: int, stop: int) -> Iterator[int]:
     """Places from which a frame or an ID3v2 tag may begin."""
-    while place < stop:
-        block = os.pread(file.descriptor, min(BLOCK, stop - place), place)
+    while offset < stop:
+        block = os.pread(file.descriptor, min(BLOCK, stop - offset), offset)
         if not block:
             return
         marks = []
@@ -277,17 +277,17 @@ def _syncs(file: _File, place: int, stop: int) -> Iterator[int]:
                 if first != b"\xff" or at + 1 == len(block) or block[at + 1] >= 0xE0:
                     marks.append(at)
                 at = block.find(first, at + 1)
-        yield from (place + at for at in sorted(marks))
-        place += len(block)
+        yield from (offset + at for at in sorted(marks))
+        offset += len(block)
 
 
-def _info(file: _File, place: int, word: int) -> tuple[int | None, int, int] | None:
+def _info(file: _File, offset: int, word: int) -> tuple[int | None, int, int] | None:
     """What a frame that holds no sound but a header states: frames, bytes, and where the number of frames stands."""
     version, mono = word >> 19 & 3, word >> 6 & 3 == 3
     side = (17 if mono else 32) if version == 3 else (9 if mono else 17)
     if word >> 17 & 3 != 1:
         return None  # layers I and II have none
-    data = file.at(place, 4 + 36 + 16)
+    data = file.at(offset, 4 + 36 + 16)
     if data[36:40] == b"VBRI":
         return None, 0, 0
     at = next((at for at in (4 + side, 6 + side) if data[at : at + 4] in (b"Xing", b"Info")), None)  # 6: with a CRC
@@ -296,4 +296,4 @@ def _info(file: _File, place: int, word: int) -> tuple[int | None, int, int] | N
     flags, first, second = struct.unpack(">III", data[at + 4 : at + 16].ljust(12, b"\0"))
     if not flags & XING_FRAMES:
         return None, 0, 0
-    return first, second if flags & XING_BYTES else 0, place + at + 8
+    return first, second if flags & XING_BYTES else 0, offset + at + 8

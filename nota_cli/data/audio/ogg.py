@@ -16,17 +16,17 @@ def links(descriptor: int) -> list[tuple[int, int]]:
     size = os.fstat(descriptor).st_size
     starts = []
     body_seen = True
-    place = 0
-    while place < size:
-        head = os.pread(descriptor, HEAD.size + 255, place)
+    offset = 0
+    while offset < size:
+        head = os.pread(descriptor, HEAD.size + 255, offset)
         if len(head) < HEAD.size or head[:5] != b"OggS\0":
-            place = _next_page(descriptor, place + 1)
+            offset = _next_page(descriptor, offset + 1)
             continue
         _, flags, segments = HEAD.unpack_from(head)
         if flags & FIRST and body_seen:
-            starts.append(place)
+            starts.append(offset)
         body_seen = not flags & FIRST
-        place += HEAD.size + segments + sum(head[HEAD.size : HEAD.size + segments])
+        offset += HEAD.size + segments + sum(head[HEAD.size : HEAD.size + segments])
     return list(zip(starts, [*starts[1:], size], strict=True)) if starts else [(0, size)]
 
 
@@ -37,27 +37,27 @@ def is_cut(descriptor: int) -> bool:
     zeros of a download that was broken off; so pages are looked for from the end on.
     """
     size = stop = os.fstat(descriptor).st_size
-    found = -1
-    while found < 0 and stop > 0:
+    mark = -1
+    while mark < 0 and stop > 0:
         start = max(0, stop - PAGE)
-        found = os.pread(descriptor, stop - start + 4, start).rfind(b"OggS\0")
+        mark = os.pread(descriptor, stop - start + 4, start).rfind(b"OggS\0")
         stop = start
-    if found < 0:
+    if mark < 0:
         return False  # other versions of Ogg do not exist; libsndfile says what it is
-    page = os.pread(descriptor, HEAD.size + 255, start + found)
+    page = os.pread(descriptor, HEAD.size + 255, start + mark)
     if len(page) < HEAD.size:
         return True
     _, flags, segments = HEAD.unpack_from(page)
     lengths = page[HEAD.size : HEAD.size + segments]
-    end = start + found + HEAD.size + segments + sum(lengths)
+    end = start + mark + HEAD.size + segments + sum(lengths)
     return not flags & LAST or len(lengths) < segments or end > size
 
 
-def _next_page(descriptor: int, place: int) -> int:
+def _next_page(descriptor: int, offset: int) -> int:
     """Where the next page begins, the file's end if there is none."""
-    while block := os.pread(descriptor, PAGE, place):
+    while block := os.pread(descriptor, PAGE, offset):
         at = block.find(b"OggS\0")
         if at >= 0:
-            return place + at
-        place += max(1, len(block) - 4)
-    return place
+            return offset + at
+        offset += max(1, len(block) - 4)
+    return offset

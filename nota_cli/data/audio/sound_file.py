@@ -71,18 +71,18 @@ def sounds(path: str | Path, *, row: int | str | None = None, whole: bool = True
     with _descriptor(path, row) as (descriptor, start):
         plan = layout(descriptor, start, whole=whole)
         if plan.truncated:
-            raise AudioError(_shown(path), *plan.truncated, row)
+            raise AudioError(_name(path), *plan.truncated, row)
         try:
-            found = [_examine(path, descriptor, stream, plan, row) for stream in plan.streams]
+            streams = [_examine(path, descriptor, stream, plan, row) for stream in plan.streams]
         except soundfile.SoundFileError as error:
             hidden = None if is_own(start) or foreign(start) or no_sound(start) else hidden_mpeg(descriptor)
             if hidden is None or hidden.truncated:
                 return [_examine_foreign(path, descriptor, start, error, row)]
-            found = [_examine(path, descriptor, stream, hidden, row) for stream in hidden.streams]
-    found = [sound for sound in found if sound.frames != 0]
-    if not found:
-        raise AudioError(_shown(path), "holds no samples", AGAIN if row is None else AGAIN_OR_LESS, row)
-    return found
+            streams = [_examine(path, descriptor, stream, hidden, row) for stream in hidden.streams]
+    streams = [sound for sound in streams if sound.frames != 0]
+    if not streams:
+        raise AudioError(_name(path), "holds no samples", AGAIN if row is None else AGAIN_OR_LESS, row)
+    return streams
 
 
 def count(sound: Sound, row: int | str | None = None, *, exact: bool = True) -> int:
@@ -92,6 +92,9 @@ def count(sound: Sound, row: int | str | None = None, *, exact: bool = True) -> 
         sound: the stream.
         row: for messages.
         exact: else what a container states will do, where counting would mean to decode a long file.
+
+    Raises:
+        AudioError: the file is gone, or is damaged further inside.
     """
     if sound.frames is not None:
         return sound.frames
@@ -105,7 +108,11 @@ def count(sound: Sound, row: int | str | None = None, *, exact: bool = True) -> 
 
 
 def decode(sound: Sound, low: int, high: int, row: int | str | None) -> np.ndarray[Any, Any]:
-    """First channel of samples `low` to `high` of a stream as float64; fewer where it ends."""
+    """First channel of samples `low` to `high` of a stream, `[samples]` as float64; fewer where it ends.
+
+    Raises:
+        AudioError: the file is gone, ends before its header says, holds no samples, or holds NaN or infinite ones.
+    """
     wanted = max(0, (high if sound.frames is None else min(high, sound.frames)) - low)
     blocks = _foreign_blocks(sound, low, wanted, row) if sound.stream is None else _own_blocks(sound, low, wanted, row)
     samples: np.ndarray[Any, Any] = np.empty(wanted)
@@ -115,26 +122,26 @@ def decode(sound: Sound, low: int, high: int, row: int | str | None) -> np.ndarr
         samples[filled : filled + len(block)] = block
         filled += len(block)
     samples = samples[:filled]
-    shown = _shown(sound.path)
+    file = _name(sound.path)
     if sound.frames is not None and len(samples) < wanted and sound.stream is not None:
         reason = f"truncated: the header promises {sound.frames} samples, only {low + len(samples)} can be read"
-        raise AudioError(shown, reason, "Copy it again.", row)
+        raise AudioError(file, reason, "Copy it again.", row)
     if not len(samples) and not low:
-        raise AudioError(shown, "holds no samples", AGAIN if row is None else AGAIN_OR_LESS, row)
+        raise AudioError(file, "holds no samples", AGAIN if row is None else AGAIN_OR_LESS, row)
     if len(samples) and not (samples.min() > -LOUDEST and samples.max() < LOUDEST):  # false for NaN too
         reason = "holds samples that are NaN or infinite (or beyond 1e10)"
-        raise AudioError(shown, reason, "Export it again as 16-bit wav or flac.", row)
+        raise AudioError(file, reason, "Export it again as 16-bit wav or flac.", row)
     return samples
 
 
-class _SoundFile(soundfile.SoundFile):
+class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has no annotations
     """A sound file that is read on and on where its length is not stated.
 
     soundfile seeks to where each read has ended, and libsndfile cannot seek to the end of such a FLAC file.
     """
 
     def seekable(self) -> bool:
-        return super().seekable() and self.frames < UNSTATED_FRAMES
+        return bool(super().seekable()) and self.frames < UNSTATED_FRAMES
 
 
 def _examine(path: Path, descriptor: int, stream: Stream, plan: Layout, row: int | str | None) -> Sound:
@@ -156,7 +163,7 @@ def _check_header(path: Path, rate: int, channels: int, frames: int, row: int | 
     elif not 0 <= frames <= LONGEST_SECONDS * rate:
         absurd = f"a length of {frames / rate / 3600:.0f} hours"
     if absurd:
-        raise AudioError(_shown(path), f"its header states {absurd}, so it is damaged", AGAIN, row)
+        raise AudioError(_name(path), f"its header states {absurd}, so it is damaged", AGAIN, row)
 
 
 def _examine_foreign(
@@ -166,28 +173,28 @@ def _examine_foreign(
     reason = printable(getattr(error, "error_string", str(error)).strip().rstrip("."))
     named = foreign(start)
     if named is None and (other := no_sound(start)):
-        raise AudioError(_shown(path), f"not audio that can be decoded (it is {other})", CONVERT, row) from error
+        raise AudioError(_name(path), f"not audio that can be decoded (it is {other})", CONVERT, row) from error
     if is_own(start):
-        raise AudioError(_shown(path), f"not audio that can be decoded ({reason})", CONVERT, row) from error
+        raise AudioError(_name(path), f"not audio that can be decoded ({reason})", CONVERT, row) from error
     if not ffmpeg.available():
         if named is None:
-            raise AudioError(_shown(path), f"not audio that can be decoded ({reason})", CONVERT, row) from error
+            raise AudioError(_name(path), f"not audio that can be decoded ({reason})", CONVERT, row) from error
         reason = f"not audio that can be decoded without ffmpeg (it is {named})"
-        raise AudioError(_shown(path), reason, INSTALL, row) from error
-    found = _measured(path, descriptor, start, row)
-    _check_header(path, found.rate, 1, found.frames or 0, row)
-    return Sound(path, found.rate, 1, found.frames, None, seconds=found.seconds, damage=found.problem)
+        raise AudioError(_name(path), reason, INSTALL, row) from error
+    measure = _measured(path, descriptor, start, row)
+    _check_header(path, measure.rate, 1, measure.frames or 0, row)
+    return Sound(path, measure.rate, 1, measure.frames, None, seconds=measure.seconds, damage=measure.problem)
 
 
 def _measured(
     path: Path, descriptor: int, start: bytes, row: int | str | None, *, whole: bool = False
 ) -> ffmpeg.Measure:
-    found = remembered(descriptor, _measure_all if whole else ffmpeg.measure)
-    if isinstance(found, ffmpeg.FfmpegError):
-        raise AudioError(_shown(path), _no_ffmpeg(start, found), CONVERT, row)
-    if found.cut:
-        raise AudioError(_shown(path), f"truncated ({printable(found.cut)})", "Copy it again.", row)
-    return found
+    measure = remembered(descriptor, _measure_all if whole else ffmpeg.measure)
+    if isinstance(measure, ffmpeg.FfmpegError):
+        raise AudioError(_name(path), _no_ffmpeg(start, measure), CONVERT, row)
+    if measure.cut:
+        raise AudioError(_name(path), f"truncated ({printable(measure.cut)})", "Copy it again.", row)
+    return measure
 
 
 def _no_ffmpeg(start: bytes, error: ffmpeg.FfmpegError) -> str:
@@ -214,9 +221,9 @@ def _foreign_blocks(sound: Sound, low: int, wanted: int, row: int | str | None) 
         except ffmpeg.FfmpegError as error:
             if low and "no sound" in str(error):
                 return  # it ends before
-            raise AudioError(_shown(sound.path), _no_ffmpeg(start, error), CONVERT, row) from error
+            raise AudioError(_name(sound.path), _no_ffmpeg(start, error), CONVERT, row) from error
     if cut:
-        raise AudioError(_shown(sound.path), f"truncated ({printable(cut)})", "Copy it again.", row)
+        raise AudioError(_name(sound.path), f"truncated ({printable(cut)})", "Copy it again.", row)
 
 
 def _own_blocks(sound: Sound, low: int, wanted: int, row: int | str | None) -> Iterator[np.ndarray[Any, Any]]:
@@ -238,7 +245,7 @@ def _opened(sound: Sound, row: int | str | None) -> Iterator[soundfile.SoundFile
         except soundfile.SoundFileError as error:
             reason = printable(getattr(error, "error_string", str(error)).strip().rstrip("."))
             reason = f"not audio that can be decoded ({reason})"
-            raise AudioError(_shown(sound.path), reason, CONVERT, row) from error
+            raise AudioError(_name(sound.path), reason, CONVERT, row) from error
         if isinstance(view, View) and view.error is not None:
             raise view.error
 
@@ -255,17 +262,17 @@ def _descriptor(path: Path, row: int | str | None) -> Iterator[tuple[int, bytes]
     try:
         start = os.pread(descriptor, 64, 0)
         if not start:
-            raise AudioError(_shown(path), "the file is empty", AGAIN, row)
+            raise AudioError(_name(path), "the file is empty", AGAIN, row)
         yield descriptor, start
     except OSError as error:
-        raise AudioError(_shown(path), *_refusal(error), row) from error
+        raise AudioError(_name(path), *_refusal(error), row) from error
     finally:
         os.close(descriptor)
 
 
 def _open(path: Path, row: int | str | None) -> int:
     """Pipes and devices are refused, for they would keep a reader waiting for ever."""
-    shown = _shown(path)
+    file = _name(path)
     named = "the path" if row is None else "the path in the annotation"
     try:
         mode = os.stat(path).st_mode
@@ -273,13 +280,13 @@ def _open(path: Path, row: int | str | None) -> int:
             return os.open(path, os.O_RDONLY)
     except FileNotFoundError as error:
         remedy = f"Check {named}." if row is None else f"Check {named} and --audio-root."
-        raise AudioError(shown, "no such file", remedy, row) from error
+        raise AudioError(file, "no such file", remedy, row) from error
     except OSError as error:
-        raise AudioError(shown, *_refusal(error), row) from error
+        raise AudioError(file, *_refusal(error), row) from error
     except ValueError as error:  # a NUL, or half a surrogate pair
-        raise AudioError(shown, "no file can have this name", f"Correct {named}.", row) from error
+        raise AudioError(file, "no file can have this name", f"Correct {named}.", row) from error
     kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device, not a file"
-    raise AudioError(shown, f"cannot be read: it is {kind}", f"Correct {named}.", row)
+    raise AudioError(file, f"cannot be read: it is {kind}", f"Correct {named}.", row)
 
 
 def _refusal(error: OSError) -> tuple[str, str]:
@@ -293,7 +300,7 @@ def _refusal(error: OSError) -> tuple[str, str]:
     return reason, remedies.get(error.errno or 0, "Check what it is and the disk it lies on.")
 
 
-def _shown(path: Path) -> str:
+def _name(path: Path) -> str:
     return printable(str(path))
 
 

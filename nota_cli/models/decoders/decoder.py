@@ -40,7 +40,7 @@ from nota_cli.weights.files import (
     tensor_shapes,
     weight_files,
 )
-from nota_cli.weights.fit import check_tied, check_tokenizer, layer_note, misfits
+from nota_cli.weights.fit import check_tied, check_tokenizer, refuse_misfits
 from nota_cli.weights.keys import refuse_unknown
 from nota_cli.weights.state_dicts import KEY_MAPPING, without_wrapping_modules
 
@@ -256,10 +256,7 @@ def _loaded(
         )
     except (OSError, ValueError, StrictDataclassError, SafetensorError) as error:
         raise CheckpointError(f"decoder {folder}: {error}") from error
-    problems = [f"{kind}: {line}" for kind, lines in misfits(config, report).items() for line in lines]
-    if problems:
-        note = layer_note(config, report)
-        raise CheckpointError(f"decoder {folder}: the weights do not fit its config.json:{note}\n{listing(problems)}")
+    refuse_misfits(f"decoder {folder}", config, report)
     return Decoder(model.to(device), tokenizer)
 
 
