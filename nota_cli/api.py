@@ -27,6 +27,7 @@ File = str | os.PathLike[str]
 Long = Literal["cut", "chunk"]
 Task = Literal["asr", "aac", "qa"]
 Files = File | Iterable[File]
+TextHook = Callable[[str], None]
 
 
 class AudioLM:
@@ -317,22 +318,23 @@ class Recording:
         with self._turn:
             self._encoded = self._network.encode(features)
 
-    def transcribe(self) -> str:
-        """What is said."""
-        return self._answer(FAMILY_TASK["asr"], None)
+    def transcribe(self, on_text: TextHook | None = None) -> str:
+        """What is said; `on_text` is called with the text so far after every token, except in a beam search."""
+        return self._answer(FAMILY_TASK["asr"], None, on_text)
 
-    def caption(self) -> str:
-        """What is heard."""
-        return self._answer(FAMILY_TASK["aac"], None)
+    def caption(self, on_text: TextHook | None = None) -> str:
+        """What is heard; as `transcribe`."""
+        return self._answer(FAMILY_TASK["aac"], None, on_text)
 
-    def ask(self, question: str) -> str:
-        """The answer to a question about it."""
-        return self._answer(FAMILY_TASK["qa"], question)
+    def ask(self, question: str, on_text: TextHook | None = None) -> str:
+        """The answer to a question about it; as `transcribe`."""
+        return self._answer(FAMILY_TASK["qa"], question, on_text)
 
-    def _answer(self, task: str, question: str | None) -> str:
+    def _answer(self, task: str, question: str | None, on_text: TextHook | None) -> str:
         check_question(task, question)
+        query = Query(task, question, key=self.name)
         with self._turn:
-            return self._network.generate_answers(self._encoded, [Query(task, question, key=self.name)])[0].text
+            return self._network.generate_answers(self._encoded, [query], on_text=on_text)[0].text
 
 
 def check_question(task: str, question: str | None) -> None:

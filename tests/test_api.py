@@ -67,6 +67,9 @@ def test_answers_to_questions(small: AudioLM, clips: Path) -> None:
     assert recording.ask("what is it") == answers[1]
     assert recording.transcribe() == small.transcribe(files[1])
     assert recording.caption() == small.caption(files[1])
+    streamed: list[str] = []
+    assert recording.ask("what is it", streamed.append) == answers[1] == streamed[-1]
+    assert len(streamed) > 1
     assert recording.seconds == pytest.approx(0.4)
 
 

@@ -40,6 +40,7 @@ MAY = {
     "efficiency": BASE | {"recipe", "prompts", "features", "generation", "models", "data", "inference"},
     "leaderboard": BASE,
     "api": BASE | {"recipe", "prompts", "features", "models", "data", "inference"},
+    "demo": BASE | {"features", "data", "efficiency", "api"},
     "__init__": {"version", "console", "api"},
 }
 MAY["cli"] = set(MAY)

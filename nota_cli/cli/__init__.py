@@ -9,6 +9,7 @@ from nota_cli.cli import (
     chat,
     checkpoint,
     compare,
+    demo,
     download,
     efficiency,
     infer,
@@ -41,7 +42,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    *(transcribe, infer, score, efficiency, train, chat, download),
+    *(transcribe, infer, score, efficiency, train, chat, demo, download),
     *(quantize, prune_vocabulary, prune_layers, merge_lora, compare, submit, validate_submission),
 )
 """In the order of `nota --help`."""

@@ -1,6 +1,6 @@
 """Decoding token by token, little to do between two: a cache that stays in place, CUDA graphs, a kept prefix."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -136,6 +136,7 @@ class StaticCacheDecoder:
         options: DecodingOptions,
         heads: Sequence[list[int]] = (),
         seeds: Sequence[int] = (),
+        on_token: Callable[[list[int]], None] | None = None,
     ) -> Tensor:
         """Decode until every row has ended.
 
@@ -146,16 +147,22 @@ class StaticCacheDecoder:
             heads: for each row the token ids that its prompt begins with; what all have in common is computed once
                 and kept for the batches to come.
             seeds: one for each row, where tokens are drawn (`nota_cli.generation.sampling.row_seeds`).
+            on_token: called after every token with the first row's ids so far; what it raises ends the search.
 
         Returns:
             Token ids `[batch, tokens]`, ends included and `options.pad_id` behind them.
         """
         self.begin(embeds, mask, options, heads, seeds)
-        look = LOOK_EVERY if self._device.type == "cuda" else 1
+        look = LOOK_EVERY if self._device.type == "cuda" and on_token is None else 1
         for made in range(1, options.max_new_tokens):
+            if on_token is not None:
+                on_token(self._state.tokens[0, :made].tolist())
             if made % look == 0 and bool(self._state.done.all()):
                 break
             self.step()
+        else:
+            if on_token is not None:
+                on_token(self._state.tokens[0, : int(self._state.count)].tolist())
         tokens = self._state.tokens[:, : int(self._state.count)].cpu()
         ended = torch.isin(tokens, torch.tensor(options.end_ids)).cumsum(1)
         return tokens[:, : int((ended[:, :-1] == 0).sum(1).max()) + 1]

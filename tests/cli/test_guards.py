@@ -57,6 +57,7 @@ READS = {
     "prune-layers": {"checkpoint", "recipe"},
     "merge-lora": {"checkpoint"},
     "chat": {"audio", "recipe", "checkpoint"},
+    "demo": {"recipe"},
     "compare": {"runs"},
     "download": {"recipe"},
     "submit": {"csv", "annotation"},
@@ -64,7 +65,7 @@ READS = {
 }
 
 NEITHER = {"task", "settings", "device", "batch_size", "on_error", "long", "load_format", "profile", "protocol"}
-NEITHER |= {"hold_out", "keep", "strategy", "weights", "missing", "competition", "message", "prompt"}
+NEITHER |= {"hold_out", "keep", "strategy", "weights", "missing", "competition", "message", "prompt", "host"}
 
 NOTHING_OVER = {"transcribe": {"out"}, "caption": {"out"}}
 """Outputs that are refused where anything is there, input or not: tests/cli/test_formats.py."""

@@ -99,7 +99,11 @@ class EchoModel:
         return self.recipe.generate.for_task(task)
 
     def generate_answers(
-        self, features: Lengths, queries: list[Query], settings: Generate | None = None
+        self,
+        features: Lengths,
+        queries: list[Query],
+        settings: Generate | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Answer]:
         words = [self.recipe.word if query.question is None else query.question for query in queries]
         return [Answer(f"{word} {round(seconds, 1)}") for word, seconds in zip(words, features.seconds, strict=True)]

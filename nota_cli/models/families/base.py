@@ -70,13 +70,21 @@ class AudioModel(Protocol):
     def settings_for(self, task: str) -> Generate:
         """How answers to one task are searched for."""
 
-    def generate_answers(self, features: Any, queries: list[Query], settings: Generate | None = None) -> list[Answer]:
+    def generate_answers(
+        self,
+        features: Any,
+        queries: list[Query],
+        settings: Generate | None = None,
+        on_text: Callable[[str], None] | None = None,
+    ) -> list[Answer]:
         """An answer for each query; there is one query a clip.
 
         Args:
             features: what the preprocessor, `encode` or `encode_batch` made.
             queries: one a clip; their `task` chooses the prompt.
             settings: the recipe's if not given.
+            on_text: of a single query, called with the text so far after every token, where the search goes token by
+                token; the text may begin anew. What it raises ends the search.
         """
 
     def parts(self) -> Sequence[Part]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from nota_cli.errors import RecipeError
 from nota_cli.features.constants import SAMPLE_RATE
@@ -108,7 +108,11 @@ class PublicModel:
         return PublicRuntime(self.model, find_encoder(self.model), self.inputs)
 
     def generate_answers(
-        self, features: Waveforms, queries: list[Query], settings: Generate | None = None
+        self,
+        features: Waveforms,
+        queries: list[Query],
+        settings: Generate | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Answer]:
         """As every family's; settings of a task hold for the clips of that task."""
         settings = settings or self.recipe.generate
@@ -116,23 +120,31 @@ class PublicModel:
         answers: dict[int, Answer] = {}
         for task, own in by_task.items():
             rows = [row for row, query in enumerate(queries) if query.task == task]
-            answers |= zip(rows, self._answer(features.rows(rows), [queries[row] for row in rows], own), strict=True)
+            asked = [queries[row] for row in rows]
+            answers |= zip(rows, self._answer(features.rows(rows), asked, own, on_text), strict=True)
         return [answers[row] for row in range(len(queries))]
 
-    def _answer(self, clips: Waveforms, queries: list[Query], settings: Generate) -> list[Answer]:
+    def _answer(
+        self, clips: Waveforms, queries: list[Query], settings: Generate, on_text: Callable[[str], None] | None
+    ) -> list[Answer]:
         def search(rows: list[int], chosen: Generate) -> list[Answer]:
-            return self._search(clips.rows(rows), [queries[row] for row in rows], chosen)
+            return self._search(clips.rows(rows), [queries[row] for row in rows], chosen, on_text)
 
         return guarded(search(list(range(len(queries))), settings), settings, search)
 
     @torch.inference_mode()
-    def _search(self, clips: Waveforms, queries: list[Query], settings: Generate) -> list[Answer]:
+    def _search(
+        self, clips: Waveforms, queries: list[Query], settings: Generate, on_text: Callable[[str], None] | None
+    ) -> list[Answer]:
         inputs = self.inputs(clips, queries)
         prompt = 0 if self.model.config.is_encoder_decoder else inputs["input_ids"].size(1)
         processors: list[LogitsProcessor] = []
         if settings.sample:
             drawn = Sampling(settings.temperature, settings.top_k, settings.top_p)
             processors.append(DrawnTokens(drawn, row_seeds(settings.seed, queries), prompt))
+        watchers = []
+        if on_text is not None and settings.beams == 1:
+            watchers.append(_Watcher(lambda ids: on_text(self._decode(ids[:1, prompt:])[0])))
         output = self.model.generate(
             **inputs,
             max_new_tokens=settings.max_new_tokens,
@@ -141,13 +153,17 @@ class PublicModel:
             repetition_penalty=settings.repetition_penalty,
             length_penalty=settings.length_penalty,
             logits_processor=LogitsProcessorList(processors),
+            stopping_criteria=StoppingCriteriaList(watchers),
             **self.recipe.model.options,
         )
         ids = output if isinstance(output, Tensor) else output.sequences
-        texts = self.processor.batch_decode(ids[:, prompt:], skip_special_tokens=True)
+        texts = self._decode(ids[:, prompt:])
         pad = getattr(self.model.generation_config, "pad_token_id", None)
         counts = [int((row != pad).sum()) for row in ids[:, prompt:]]
-        return [Answer(text.strip(), tokens=count) for text, count in zip(texts, counts, strict=True)]
+        return [Answer(text, tokens=count) for text, count in zip(texts, counts, strict=True)]
+
+    def _decode(self, ids: Tensor) -> list[str]:
+        return [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
 
     def inputs(self, clips: Waveforms, queries: list[Query]) -> dict[str, Any]:
         """What the processor makes of clips and prompts, on the model's device and in its type.
@@ -164,6 +180,17 @@ class PublicModel:
             for name, value in batch.items()
             if isinstance(value, Tensor)
         }
+
+
+class _Watcher(StoppingCriteria):
+    """Looks at the tokens so far, and stops nothing."""
+
+    def __init__(self, look: Callable[[Tensor], None]) -> None:
+        self.look = look
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        self.look(input_ids)
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 def build(

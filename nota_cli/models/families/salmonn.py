@@ -1,6 +1,6 @@
 """A model of SALMONN's family: encoders, connector and decoder in one piece."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,11 @@ class Salmonn(nn.Module):
 
     @torch.inference_mode()
     def generate_answers(
-        self, features: Features | Encoded, queries: list[Query], settings: Generate | None = None
+        self,
+        features: Features | Encoded,
+        queries: list[Query],
+        settings: Generate | None = None,
+        on_text: Callable[[str], None] | None = None,
     ) -> list[Answer]:
         """What is said of each clip up to the end symbol; other special tokens stay as text, as the organisers do it.
 
@@ -230,6 +234,8 @@ class Salmonn(nn.Module):
             features: of a batch of clips; or what `encode` made of them, if more is to be asked of the same clips.
             queries: one a clip.
             settings: the recipe's if not given; either way those of `settings.tasks` hold for the clips of their task.
+            on_text: of a single query, called with the text so far after every token. A search by transformers, of
+                several beams for example, never calls it; the loop guard's second search begins anew.
         """
         settings = settings or self.recipe.generate
         encoded = features if isinstance(features, Encoded) else self.encode(features)
@@ -241,7 +247,8 @@ class Salmonn(nn.Module):
             rows = [row for row in left if of_task[queries[row].task] == own]
             left = [row for row in left if row not in rows]
             part = encoded if len(rows) == len(queries) else encoded.rows(rows)
-            answers |= zip(rows, self._answer(part, [queries[row] for row in rows], own), strict=True)
+            hook = on_text if len(queries) == 1 else None
+            answers |= zip(rows, self._answer(part, [queries[row] for row in rows], own, hook), strict=True)
         return [answers[row] for row in range(len(queries))]
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -250,24 +257,35 @@ class Salmonn(nn.Module):
 
         save_checkpoint(self, Path(folder))
 
-    def _answer(self, encoded: Encoded, queries: list[Query], settings: Generate) -> list[Answer]:
+    def _answer(
+        self, encoded: Encoded, queries: list[Query], settings: Generate, on_text: Callable[[str], None] | None
+    ) -> list[Answer]:
         """Answers found in one way, loops minded as the settings say."""
 
         def again(rows: list[int], stricter: Generate) -> list[Answer]:
-            return self._search(encoded.rows(rows), [queries[row] for row in rows], stricter)
+            return self._search(encoded.rows(rows), [queries[row] for row in rows], stricter, on_text)
 
-        return guarded(self._search(encoded, queries, settings), settings, again)
+        return guarded(self._search(encoded, queries, settings, on_text), settings, again)
 
-    def _search(self, encoded: Encoded, queries: list[Query], settings: Generate) -> list[Answer]:
+    def _search(
+        self, encoded: Encoded, queries: list[Query], settings: Generate, on_text: Callable[[str], None] | None
+    ) -> list[Answer]:
         embeds, mask = self.prompt_embeds(encoded, queries)
         options = self.decoding_options(settings)
+        end_ids = set(options.end_ids)
+
+        def on_token(ids: list[int]) -> None:
+            if on_text is not None:
+                on_text(self._decode_answer(ids, end_ids).text)
+
         seeds = row_seeds(settings.seed, queries) if settings.sample else []
         own = settings.beams == 1 and settings.decoding == "auto"
         if own and self.greedy.supports(mask.size(1) + options.max_new_tokens):
-            ids = self.greedy.generate(embeds, mask, options, self.prompt_heads(queries), seeds)
+            stream = None if on_text is None else on_token
+            ids = self.greedy.generate(embeds, mask, options, self.prompt_heads(queries), seeds, stream)
         else:
             ids = self._plain_ids(embeds, mask, options, settings, seeds)
-        return [self._decode_answer(row, set(options.end_ids)) for row in ids.tolist()]
+        return [self._decode_answer(row, end_ids) for row in ids.tolist()]
 
     def _plain_ids(
         self, embeds: Tensor, mask: Tensor, options: DecodingOptions, settings: Generate, seeds: Sequence[int]

@@ -69,6 +69,26 @@ def test_a_very_low_temperature_is_greedy(model: Salmonn, clips: Path) -> None:
     assert model.generate(features, queries, cold) == model.generate(features, queries, settings(model))
 
 
+def test_a_single_clip_streams_its_text(model: Salmonn, clips: Path) -> None:
+    features, queries = listen(model, clips)[0]
+    one, query = features.part(slice(0, 1)), queries[:1]
+    streamed: list[str] = []
+    (answer,) = model.generate_answers(one, query, settings(model, loop_guard="off"), streamed.append)
+    assert streamed[-1] == answer.text
+    assert len(streamed) == answer.tokens > 1
+    assert all(answer.text.startswith(text) for text in streamed)
+    model.generate_answers(features, queries, settings(model), streamed.append)
+    model.generate_answers(one, query, settings(model, beams=3), streamed.append)
+    assert len(streamed) == answer.tokens  # neither a batch nor beams go by the token
+
+    def stop(text: str) -> None:
+        raise InterruptedError(text)
+
+    with pytest.raises(InterruptedError):
+        model.generate_answers(one, query, settings(model), stop)
+    assert model.generate_answers(one, query, settings(model, loop_guard="off")) == [answer]
+
+
 def test_tasks_of_a_batch_go_by_their_own_settings(model: Salmonn, clips: Path) -> None:
     features, queries = listen(model, clips)[0]
     assert len({query.task for query in queries}) == 2

@@ -85,6 +85,9 @@ def test_texts_are_transformers_own_at_batch_1_and_5(kind: str, folder: Path, cl
     alone = [model.generate_answers(features.part(slice(i, i + 1)), [query(kind)])[0].text for i in range(5)]
     assert alone == [own_text(kind, folder, wave) for wave in waves(clips)]
     assert together == alone
+    said: list[str] = []
+    whole = model.generate_answers(features.part(slice(0, 1)), [query(kind)], on_text=said.append)[0].text
+    assert whole == alone[0] == (said[-1] if said else "")
 
 
 def test_parts_add_up_and_dummy_weights_have_the_same_size(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""A page to listen on: recordings in, answers streamed, with what they cost."""
