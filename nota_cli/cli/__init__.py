@@ -9,6 +9,7 @@ from nota_cli.cli import (
     chat,
     checkpoint,
     compare,
+    data,
     demo,
     download,
     efficiency,
@@ -48,6 +49,7 @@ COMMANDS = (
 """In the order of `nota --help`."""
 for _command in COMMANDS:
     app.registered_commands += _command.app.registered_commands
+app.add_typer(data.app, name="data")
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(checkpoint.app, name="checkpoint")

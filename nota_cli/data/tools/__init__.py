@@ -1,0 +1,1 @@
+"""Looking at data, and changing it: checks, FLAC, splits, statistics."""
