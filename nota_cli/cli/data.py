@@ -247,3 +247,48 @@ def _check_output(option: str, out: Path, *inputs: Path | None) -> None:
 
     read: Iterable[Any] = [Input("the annotation", path) for path in inputs if path is not None]
     check_outputs([Output(option, out)], read)
+
+
+@app.command("prepare", epilog="Example: `nota data prepare librispeech LibriSpeech --split dev-clean --out dev.json`")
+def data_prepare(
+    corpus: Annotated[str, typer.Argument(help="Corpus name, or a table: FILE.csv, .tsv, .jsonl or .parquet.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the corpus, or that a table's paths are relative to.")],
+    out: Annotated[Path, typer.Option(help="The annotation file to write; a manifest goes beside it.")],
+    split: Annotated[str | None, typer.Option(help="Official split (default: the corpus's first).")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Write so many rows only.")] = None,
+    exclude: Annotated[
+        list[Path] | None, typer.Option(help="File of clip names to leave out (text or JSON). Repeatable.")
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=COLUMN", help="Column of a table for path, text, task, Q ...")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="Task of a table's rows that name none (default: asr).")] = None,
+) -> None:
+    """Write the annotation of a published corpus, or of a table of your own, with a manifest and the missing clips."""
+    from nota_cli.data.corpora.reader import excluded_names, prepare
+    from nota_cli.data.corpora.readers import reader_of
+    from nota_cli.data.corpora.tables import table_reader
+
+    table_file = Path(corpus)
+    if table_file.suffix and table_file.is_file():
+        columns = dict((word.partition("=")[0], word.partition("=")[2]) for word in column or ())
+        reader = table_reader(table_file, columns, task)
+    else:
+        reader = reader_of(corpus)
+    names: set[str] = set().union(*(excluded_names(path) for path in exclude or ()))
+    with progress() as bar:
+        shown = bar.add_task("prepare", total=None, detail=reader.title)
+        report = prepare(
+            reader,
+            folder,
+            out,
+            split=split,
+            limit=limit,
+            exclude=names,
+            on_row=lambda count: bar.advance(shown, count),
+        )
+    if report.missing:
+        warn(f"{len(report.missing)} clips of {reader.title} are not there: {report.files[-1]}")
+    say(f"license of {reader.title}: {reader.license}")
+    rows = [["rows", str(report.rows)], ["missing", str(len(report.missing))], ["excluded", str(report.excluded)]]
+    table("Prepared", ["", ""], [*rows, *(["file", str(path)] for path in report.files)])

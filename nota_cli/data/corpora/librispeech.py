@@ -1,0 +1,30 @@
+"""LibriSpeech: read books, one folder a speaker and chapter, a transcript file in each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from nota_cli.data.corpora.reader import Item, Reader
+
+SPLITS = ("train-clean-100", "train-clean-360", "train-other-500", "dev-clean", "dev-other", "test-clean", "test-other")
+
+
+def read(folder: Path, split: str) -> Iterator[Item]:
+    """`SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt`, an utterance a line: its id, a blank, the words."""
+    if not (folder / split).is_dir():
+        raise ValueError(f"no folder {split}")
+    for transcript in sorted((folder / split).rglob("*.trans.txt")):
+        for line in transcript.read_text(encoding="utf-8").splitlines():
+            name, _, text = line.partition(" ")
+            path = transcript.with_name(f"{name}.flac").relative_to(folder)
+            yield {"path": str(path), "text": text, "task": "asr", "speaker": name.split("-")[0]}
+
+
+READER = Reader(
+    "librispeech",
+    "LibriSpeech",
+    "https://www.openslr.org/12",
+    "CC BY 4.0",
+    SPLITS,
+    read,
+    ("{split}/**/*.trans.txt",),
+)

@@ -1,0 +1,32 @@
+"""The published corpora that `nota data prepare` reads; a new one is a file beside this one and a line here."""
+
+from nota_cli.data.corpora import (
+    audiocaps,
+    clotho,
+    common_voice,
+    esc50,
+    librispeech,
+    musicnet,
+    speechocean762,
+    wavcaps,
+)
+from nota_cli.data.corpora.reader import Reader
+from nota_cli.errors import UsageError
+
+READERS: dict[str, Reader] = {
+    module.READER.name: module.READER
+    for module in (librispeech, common_voice, speechocean762, clotho, audiocaps, wavcaps, musicnet, esc50)
+}
+
+
+def reader_of(name: str) -> Reader:
+    """A corpus by name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name not in READERS:
+        raise UsageError(
+            f"no corpus {name!r}; there are: {', '.join(READERS)}, and fsdd and esc10 under `nota prepare`"
+        )
+    return READERS[name]

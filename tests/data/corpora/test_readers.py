@@ -1,0 +1,196 @@
+"""Each published corpus in miniature, in its own layout, made here."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from nota_cli.data.annotation import read_annotation
+from nota_cli.data.corpora.reader import clean_text, prepare
+from nota_cli.data.corpora.readers import READERS, reader_of
+from nota_cli.errors import DataError, UsageError
+
+
+def tone(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".mp3":
+        soundfile.write(path, np.full(1_600, 0.1), 16_000, format="MP3")
+    else:
+        soundfile.write(path, np.full(1_600, 0.1), 16_000)
+
+
+def text(path: Path, *lines: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def librispeech(root: Path) -> str:
+    for chapter in ("61/70968", "61/70970"):
+        name = chapter.replace("/", "-")
+        text(root / "test-clean" / chapter / f"{name}.trans.txt", f"{name}-0000 HE BEGAN", f"{name}-0001 GIVE NOT SO")
+        for number in range(2):
+            tone(root / "test-clean" / chapter / f"{name}-000{number}.flac")
+    return "test-clean"
+
+
+def common_voice(root: Path) -> str:
+    head = "client_id\tpath\tsentence\tup_votes\tgender"
+    text(root / "test.tsv", head, 'abc\tcv_1.mp3\tHe said "no\t2\t', "abd\tcv_2.mp3\tYes.\t2\tfemale")
+    tone(root / "clips" / "cv_1.mp3")
+    return "test"
+
+
+def speechocean762(root: Path) -> str:
+    text(root / "test" / "wav.scp", "000030012\tWAVE/SPEAKER0003/000030012.WAV")
+    text(root / "test" / "text", "000030012\tMARK IS GOING")
+    text(root / "test" / "utt2spk", "000030012\t0003")
+    tone(root / "WAVE" / "SPEAKER0003" / "000030012.WAV")
+    return "test"
+
+
+def clotho(root: Path) -> str:
+    text(
+        root / "clotho_captions_evaluation.csv",
+        "file_name,caption_1,caption_2,caption_3,caption_4,caption_5",
+        'Rain (1).wav,"Rain falls, hard.",b b,c c,d d,e e',
+    )
+    tone(root / "evaluation" / "Rain (1).wav")
+    return "evaluation"
+
+
+def audiocaps(root: Path) -> str:
+    text(
+        root / "test.csv",
+        "audiocap_id,youtube_id,start_time,caption",
+        "103549,7fmOlUlwoNg,20,Constant rattling noise",
+        "103548,7fmOlUlwoNg,20,A machine whirs",
+        "1,gone,10,Nobody hears it",
+    )
+    tone(root / "test" / "7fmOlUlwoNg_20.wav")
+    return "test"
+
+
+def wavcaps(root: Path) -> str:
+    data = [{"id": "1", "caption": "A bell rings.", "duration": 2.0}, {"id": "2", "caption": "x", "duration": 1.0}]
+    text(root / "json_files" / "SoundBible" / "sb_final.json", json.dumps({"num_captions_per_audio": 1, "data": data}))
+    tone(root / "SoundBible_flac" / "1.flac")
+    return "SoundBible"
+
+
+def musicnet(root: Path) -> str:
+    text(
+        root / "musicnet_metadata.csv",
+        "id,composer,composition,movement,ensemble,source,transcriber,catalog_name,seconds",
+        "1727,Schubert,Piano Quintet in A major,2. Andante,Piano Quintet,European Archive,x,OP114,447",
+        "1728,Schubert,Other,1,Piano Quintet,European Archive,x,OP114,447",
+    )
+    tone(root / "test_data" / "1727.wav")
+    return "test"
+
+
+def esc50(root: Path) -> str:
+    head = "filename,fold,target,category,esc10,src_file,take"
+    text(root / "meta" / "esc50.csv", head, "1-1-A-0.wav,1,0,dog,True,1,A", "2-2-A-9.wav,2,9,crying_baby,True,2,A")
+    tone(root / "audio" / "2-2-A-9.wav")
+    return "fold2"
+
+
+EXPECTED = {
+    "librispeech": (4, 0, {"text": "he began", "speaker": "61", "task": "asr"}),
+    "common-voice": (1, 1, {"text": 'He said "no', "speaker": "abc", "task": "asr"}),
+    "speechocean762": (1, 0, {"text": "mark is going", "speaker": "0003", "task": "asr"}),
+    "clotho": (1, 0, {"text": "Rain falls, hard.", "texts": ("Rain falls, hard.", "b b", "c c", "d d", "e e")}),
+    "audiocaps": (1, 1, {"texts": ("Constant rattling noise", "A machine whirs"), "task": "audiocaption_v2"}),
+    "wavcaps": (1, 1, {"text": "A bell rings.", "task": "audiocaption_v2"}),
+    "musicnet": (1, 0, {"text": "Piano Quintet plays Piano Quintet in A major by Schubert, 2. Andante"}),
+    "esc50": (1, 0, {"text": "crying baby", "label": "crying baby"}),
+}
+MAKERS = {
+    maker.__name__.replace("_", "-"): maker
+    for maker in (librispeech, common_voice, speechocean762, clotho, audiocaps, wavcaps, musicnet, esc50)
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_each_corpus_in_its_own_layout(name: str, nota: Callable[..., int], tmp_path: Path) -> None:
+    root, out = tmp_path / "corpus", tmp_path / "out.json"
+    split = MAKERS[name](root)
+    rows, missing, first = EXPECTED[name]
+    assert nota("data", "prepare", name, root, "--split", split, "--out", out) == 0
+    written = read_annotation(out, audio_root=root)
+    assert len(written) == rows
+    for key, value in first.items():
+        assert getattr(written[0], key) == value
+    manifest = json.loads((tmp_path / "out.manifest.json").read_text())
+    assert (manifest["rows"], manifest["missing"], manifest["split"]) == (rows, missing, split)
+    assert manifest["license"]
+    assert manifest["tables_sha256"]
+    assert (tmp_path / "out.missing.txt").exists() == bool(missing)
+    data = out.read_bytes()
+    assert nota("data", "prepare", name, root, "--split", split, "--out", out) == 0
+    assert out.read_bytes() == data
+    assert nota("data", "prepare", name, root, "--split", "no", "--out", out) == 2
+    assert nota("data", "prepare", name, tmp_path, "--out", tmp_path / "x.json") == 1
+    assert not (tmp_path / "x.json").exists()
+
+
+def test_limit_and_exclusion(tmp_path: Path, nota: Callable[..., int]) -> None:
+    librispeech(tmp_path / "c")
+    text(tmp_path / "names.txt", "61-70968-0000.flac")
+    (tmp_path / "names.json").write_text(json.dumps({"a": ["x/61-70968-0001.wav"]}))
+    arguments = [
+        "data",
+        "prepare",
+        "librispeech",
+        tmp_path / "c",
+        "--split",
+        "test-clean",
+        "--out",
+        tmp_path / "o.json",
+    ]
+    assert (
+        nota(*arguments, "--exclude", tmp_path / "names.txt", "--exclude", tmp_path / "names.json", "--limit", 1) == 0
+    )
+    (row,) = read_annotation(tmp_path / "o.json")
+    assert row.path.endswith("61-70970-0000.flac")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_tables_of_ones_own(suffix: str, tmp_path: Path, nota: Callable[..., int]) -> None:
+    import pandas
+
+    frame = pandas.DataFrame({"file": ["a.wav", "b.wav"], "words": ["one", "two"], "task": ["asr", ""]})
+    table = tmp_path / f"t.{suffix}"
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+        frame.to_parquet(table)
+    elif suffix == "jsonl":
+        frame.to_json(table, orient="records", lines=True)
+    else:
+        frame.to_csv(table, index=False, sep="," if suffix == "csv" else "\t")
+    for name in ("a", "b"):
+        tone(tmp_path / f"{name}.wav")
+    columns = ["--column", "path=file", "--column", "text=words"]
+    arguments = ["data", "prepare", table, tmp_path, "--out", tmp_path / "o.json"]
+    assert nota(*arguments, *columns, "--task", "audiocaption") == 0
+    assert [(row.text, row.task) for row in read_annotation(tmp_path / "o.json")] == [
+        ("one", "asr"),
+        ("two", "audiocaption"),
+    ]
+    assert nota(*arguments) == 1  # no column `path`
+    assert nota(*arguments, "--column", "pat=file") == 2
+
+
+def test_texts() -> None:
+    assert clean_text("  HE   BEGAN ") == "he began"
+    assert clean_text("He said  OK") == "He said OK"
+
+
+def test_names() -> None:
+    with pytest.raises(UsageError, match="no corpus 'libri'; there are: librispeech"):
+        reader_of("libri")
+    with pytest.raises(DataError, match="no such folder"):
+        prepare(reader_of("clotho"), Path("/nowhere"), Path("x.json"))
