@@ -9,7 +9,7 @@ FOLDS = tuple(f"fold{number}" for number in range(1, 6))
 
 
 def read(folder: Path, split: str) -> Iterator[Item]:
-    """`meta/esc50.csv` with `filename`, `fold` and `category`; the clips are in `audio/`. A split is a fold or `all`."""
+    """`meta/esc50.csv` with `filename`, `fold` and `category`; the clips are in `audio/`. Splits: folds, `all`."""
     for row in read_table(folder / "meta" / "esc50.csv"):
         if split in ("all", f"fold{row['fold']}"):
             label = row["category"].replace("_", " ")
