@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nota_cli.errors import CheckpointError, listing
+from nota_cli.models.vocabulary import mean_row
 from nota_cli.weights.files import tensor_shapes
 
 PER_TOKEN = re.compile(r"(^|\.)(embed_tokens\.weight|lm_head\.weight|lm_head\.bias)$")
@@ -52,5 +53,5 @@ def take_rows(name: str, tensor: Tensor, old_ids: Sequence[int | None]) -> Tenso
     fresh = len(old_ids) - len(taken)
     if not fresh:
         return taken
-    mean = tensor.mean(dim=0, dtype=torch.float32).to(tensor.dtype) if tensor.ndim == 2 else tensor.new_zeros(())
+    mean = mean_row(tensor) if tensor.ndim == 2 else tensor.new_zeros(())
     return torch.cat([taken, mean.expand(fresh, *taken.shape[1:])])

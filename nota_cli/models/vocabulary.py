@@ -3,14 +3,18 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nota_cli.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAPPING = "vocabulary.json"
 """Beside a trimmed tokenizer: `old_ids`, for each of its tokens the row in the full decoder (null for a new one), and
 `vocab_size`, how many rows that has."""
 
+COLUMNS = 128  # of an embedding, in float32 at a time
 SUPPRESSED = ("suppress_tokens", "begin_suppress_tokens")
 
 
@@ -81,6 +85,15 @@ def keep_tokens(model: Any, tokenizer_folder: Path) -> None:
         for key, value in renumber(values, new).items():
             if value != values[key]:
                 setattr(config, key, value)
+
+
+def mean_row(weight: "Tensor") -> "Tensor":
+    """The mean of the rows of an embedding `[rows, width]`, in its own type: what a new token gets."""
+    import torch
+
+    # By columns: a mean in another type first copies all that it is taken of into that type.
+    parts = weight.split(COLUMNS, dim=1)
+    return torch.cat([part.mean(dim=0, dtype=torch.float32) for part in parts]).to(weight.dtype)
 
 
 def renumber(values: Mapping[str, Any], new: Mapping[int, int]) -> dict[str, Any]:

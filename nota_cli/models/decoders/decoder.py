@@ -24,7 +24,7 @@ from nota_cli.hub import local_path
 from nota_cli.models.adapter import AdapterConfig
 from nota_cli.models.decoders import llama_moe  # noqa: F401  (makes the family known to transformers)
 from nota_cli.models.decoders.tokenizer import dummy_tokenizer, load_tokenizer, special_ids
-from nota_cli.models.vocabulary import keep_tokens, kept_rows
+from nota_cli.models.vocabulary import keep_tokens, kept_rows, mean_row
 from nota_cli.quantization.base import quantizer
 from nota_cli.recipe.quantizers import QUANTIZERS
 from nota_cli.recipe.schema import Decoder as DecoderSpec
@@ -48,7 +48,6 @@ transformers_logging.disable_progress_bar()  # bars over loading and saving weig
 
 SCALED_INPUTS = {"gemma", "gemma2", "vaultgemma"}
 """Families whose first implementations multiplied all inputs, not only tokens, by sqrt(width)."""
-PAD_COLUMNS = 128  # of an embedding, in float32 at a time
 
 
 class Decoder(nn.Module):
@@ -307,10 +306,7 @@ def _add_pad_row(decoder: Decoder, token: str) -> None:
     with torch.no_grad():
         for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
             if layer is not None and len(tokenizer) > before:
-                # By columns: a mean in another type first copies all that it is taken of into that type.
-                parts = layer.weight[:before].split(PAD_COLUMNS, dim=1)
-                mean = torch.cat([part.mean(dim=0, dtype=torch.float32) for part in parts])
-                layer.weight[before:] = mean.to(layer.weight.dtype)
+                layer.weight[before:] = mean_row(layer.weight[:before])
 
 
 def _dtype(spec: DecoderSpec) -> torch.dtype:
