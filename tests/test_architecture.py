@@ -36,6 +36,7 @@ MAY = {
     "score": BASE | {"data.annotation", "submission"},
     "inference": BASE | {"recipe", "hub", "features", "models", "data", "submission"},
     "training": BASE | {"recipe", "models", "data", "score", "inference"},
+    "checks": BASE | {"features", "data", "score", "submission", "models", "inference"},
     "compression": BASE | {"recipe", "hub", "prompts", "features", "weights", "quantization", "models"},
     "efficiency": BASE | {"recipe", "prompts", "features", "generation", "models", "data", "inference"},
     "leaderboard": BASE,

@@ -7,6 +7,7 @@ import typer
 
 from nota_cli.cli import (
     chat,
+    check,
     checkpoint,
     compare,
     data,
@@ -50,6 +51,7 @@ COMMANDS = (
 for _command in COMMANDS:
     app.registered_commands += _command.app.registered_commands
 app.add_typer(data.app, name="data")
+app.add_typer(check.app, name="check")
 app.add_typer(prepare.app, name="prepare")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(checkpoint.app, name="checkpoint")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ from nota_cli.inference.report import Facts, Stages, report_path, run_report
 from nota_cli.inference.results import Outcomes, Result, Tally, timed
 from nota_cli.inference.selection import Selection, select_annotation, select_recordings
 from nota_cli.models.device import check_device_name, device_for
+from nota_cli.models.families.base import AudioModel
 from nota_cli.models.loading import load
+from nota_cli.recipe.families import family_of
 from nota_cli.recipe.schema import BaseRecipe
 from nota_cli.submission import write_submission
 
@@ -245,8 +248,11 @@ def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
     lengths = array("d", bytes(8 * len(run.rows)))
     for position, seconds in zip(share.rows, share.seconds, strict=True):
         lengths[position] = seconds
+    batch_size = options.batch_size
+    if batch_size != 1 and not family_of(run.recipe.family).batches_alike and _depends_on_batch(run, model, share):
+        batch_size = 1
     engine = Engine(
-        model, run.rows, run.audio_root, workers=options.workers, batch_size=options.batch_size, chunk=options.chunk
+        model, run.rows, run.audio_root, workers=options.workers, batch_size=batch_size, chunk=options.chunk
     )
     with progress(run.ranks.rank == 0) as bar:
         many = "" if run.ranks.world == 1 else f"rank 0 of {run.ranks.world}"
@@ -265,6 +271,24 @@ def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
 
         engine.run(share.rows, share.seconds, finished)
     return engine.tally
+
+
+def _depends_on_batch(run: _Run, model: AudioModel, share: _Share) -> bool:
+    """Whether clips of unlike lengths get other texts in a batch than alone; then a warning says so."""
+    from nota_cli.inference.batch_gate import differences, unlike
+
+    known = [(row, seconds) for row, seconds in zip(share.rows, share.seconds, strict=True) if isfinite(seconds)]
+    positions = unlike([row for row, _ in known], [seconds for _, seconds in known])
+    if len(positions) < 2:
+        return False
+    found = differences(model, run.rows, run.audio_root, positions)
+    if found:
+        names = ", ".join(run.rows[each.position].path for each in found)
+        warn(
+            f"recipe {run.recipe.name} gives {len(found)} of {len(positions)} clips another text in a batch than alone "
+            f"({names}), so it runs at batch 1; nota check batch {run.recipe.name} shows them"
+        )
+    return bool(found)
 
 
 def _gather(run: _Run, journal: Journal) -> Outcomes:

@@ -20,12 +20,14 @@ class Family:
         sizes: its function from a recipe to the sizes of the parts (`nota_cli.models.families.base.Sizes`), by
             arithmetic; torch is not imported for it either.
         runs_on_torch: whether it needs torch; what does not runs on the CPU.
+        batches_alike: whether it is known that padding changes no text; else `nota infer` looks at a few clips first.
     """
 
     recipe: str
     builder: str
     sizes: str
     runs_on_torch: bool = True
+    batches_alike: bool = True
 
     def recipe_class(self) -> type[BaseRecipe]:
         """The class that reads the family's recipes."""
@@ -43,6 +45,7 @@ FAMILIES: dict[str, Family] = {
         "nota_cli.recipe.public:PublicRecipe",
         "nota_cli.models.families.public:build",
         "nota_cli.models.public_sizes:part_sizes",
+        batches_alike=False,
     ),
 }
 

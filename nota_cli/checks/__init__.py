@@ -1,0 +1,1 @@
+"""Does a model do what its figures make believe?"""

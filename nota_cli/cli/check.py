@@ -1,0 +1,114 @@
+"""`nota check`: whether a model's texts depend on what they are batched with, and whether it listens."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nota_cli.cli.options import DeviceOption, JsonOption, RecipeArgument, SetOption, pick_recipe, pick_task
+from nota_cli.console import print_json, progress, say, table
+from nota_cli.errors import UsageError
+
+app = typer.Typer(
+    help="Check a model: `batch` for padding that leaks, `listening` for figures that need no audio.",
+    no_args_is_help=True,
+)
+AnnotationOption = Annotated[
+    Path | None, typer.Option(help="Annotation file with references (default: the recipe's own test set).")
+]
+RootOption = Annotated[Path | None, typer.Option(help="Audio root of --annotation (default: its folder).")]
+
+
+@app.command("batch", epilog="Example: `nota check batch whisper-tiny.en --annotation test.json`")
+def check_batch(
+    recipe: RecipeArgument,
+    annotation: AnnotationOption = None,
+    audio_root: RootOption = None,
+    task: Annotated[str, typer.Option(help="asr, aac or qa.")] = "asr",
+    clips: Annotated[int, typer.Option(min=2, help="Number of clips of unlike lengths in the batch.")] = 4,
+    settings: SetOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Compare each clip's text alone with its text in a batch of unlike lengths. Exit status 1 if any differs."""
+    from nota_cli.data.audio.headers import scan
+    from nota_cli.imports import heavy_imports
+    from nota_cli.inference.batch_gate import differences, unlike
+    from nota_cli.inference.selection import select_annotation
+    from nota_cli.models.device import device_for
+    from nota_cli.models.loading import load
+
+    chosen = pick_recipe(recipe, None, settings)
+    selected = select_annotation(chosen, pick_task(task) or task, annotation, audio_root, None, True)
+    seconds = [known or 0.0 for known in scan(selected.rows, selected.audio_root).durations]
+    with heavy_imports():
+        model = load(chosen, device_for(chosen, device))
+    positions = unlike(range(len(selected.rows)), seconds, clips)
+    found = differences(model, selected.rows, selected.audio_root, positions)
+    if as_json:
+        paths = [selected.rows[each.position].path for each in found]
+        differing = [
+            {"clip": path, "alone": each.alone, "together": each.together}
+            for path, each in zip(paths, found, strict=True)
+        ]
+        print_json({"recipe": chosen.name, "clips": len(positions), "differing": differing})
+    elif found:
+        rows = [[selected.rows[each.position].path, each.alone, each.together] for each in found]
+        table("Texts that depend on the batch", ["clip", "alone", "in the batch"], rows)
+    say(f"{len(positions) - len(found)} of {len(positions)} clips have the same text alone and in a batch")
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command("listening", epilog="Example: `nota check listening tiny --task aac`")
+def check_listening(
+    recipe: RecipeArgument,
+    task: Annotated[str, typer.Option(help="asr, aac or qa.")],
+    annotation: AnnotationOption = None,
+    audio_root: RootOption = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="Use only the first N rows.")] = None,
+    settings: SetOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Score a test set as it is, with silence, with other rows' clips, and with the first second of each clip."""
+    from tempfile import TemporaryDirectory
+
+    from nota_cli.checks.listening import METRICS, VARIANTS, listening, verdict
+    from nota_cli.data.annotation import row_id
+    from nota_cli.data.corpora.base import write_annotation
+    from nota_cli.data.tools.items import annotation_items
+    from nota_cli.imports import heavy_imports
+    from nota_cli.inference.selection import select_annotation
+    from nota_cli.models.device import device_for
+    from nota_cli.models.loading import load
+
+    family = pick_task(task) or task
+    chosen = pick_recipe(recipe, None, settings)
+    selected = select_annotation(chosen, family, annotation, audio_root, limit, True)
+    if selected.annotation is None:
+        raise UsageError("listening is checked on an annotation with references; name one by --annotation")
+    items = annotation_items(selected.annotation)
+    with heavy_imports():
+        model = load(chosen, device_for(chosen, device))
+    with TemporaryDirectory(prefix="nota-check-") as folder, progress() as bar:
+        shown = bar.add_task("listening", total=len(selected.rows) * len(VARIANTS), detail=chosen.name)
+        file = Path(folder) / "rows.json"
+        named = [{**items[row.index], "testset_id": row_id(row)} for row in selected.rows]
+        write_annotation(file, named)
+        results = listening(
+            model,
+            selected.rows,
+            selected.audio_root,
+            file,
+            family,
+            on_rows=lambda count: bar.advance(shown, count),
+        )
+    sentence = verdict(results, family)
+    if as_json:
+        figures = [{"audio": each.name, METRICS[family]: each.score, "same_texts": each.same_texts} for each in results]
+        print_json({"recipe": chosen.name, "rows": len(selected.rows), "figures": figures, "verdict": sentence})
+        return
+    rows = [[each.name, VARIANTS[each.name], f"{each.score:.1f}", f"{100 * each.same_texts:.0f}%"] for each in results]
+    table(f"{chosen.name}, {len(selected.rows)} rows", ["audio", "what is played", METRICS[family], "same texts"], rows)
+    say(sentence)
