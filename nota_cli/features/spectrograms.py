@@ -96,7 +96,9 @@ def eat_fbank(waveform: torch.Tensor) -> torch.Tensor:
         DataError: the waveform is shorter than one window.
     """
     waveform = waveform.float()
-    log_energies = _kaldi_log_energies(waveform - waveform.mean(dim=-1, keepdim=True), _hanning(waveform.device), 128)
+    # In float32 the mean would depend on how many threads share the sum, and so on which process makes the features.
+    mean = waveform.mean(dim=-1, keepdim=True, dtype=torch.float64).float()
+    log_energies = _kaldi_log_energies(waveform - mean, _hanning(waveform.device), 128)
     missing = -log_energies.shape[-2] % EAT_PATCH
     return (F.pad(log_energies, (0, 0, 0, missing)) - EAT_MEAN) / (2.0 * EAT_STD)
 

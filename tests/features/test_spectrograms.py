@@ -9,6 +9,7 @@ from transformers import WhisperFeatureExtractor
 from helpers.paths import GOLDEN
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import DataError
+from nota_cli.features.batch import FRONT_ENDS
 from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, kaldi_fbank, log_mel
 
 SYSTEM = GOLDEN / "nota"
@@ -118,3 +119,18 @@ def test_constants_first_made_in_inference_mode_serve_training(features):
     waveform.requires_grad_()
     features(waveform).sum().backward()
     assert torch.isfinite(waveform.grad).all()
+
+
+@pytest.mark.parametrize("name", FRONT_ENDS)
+def test_spectrograms_do_not_depend_on_the_number_of_threads(name):
+    threads = torch.get_num_threads()
+    try:
+        for seed in range(4):
+            waveform = noise(150_000 + 7_919 * seed, seed=seed)
+            spectrograms = []
+            for count in (1, 2):
+                torch.set_num_threads(count)
+                spectrograms.append(FRONT_ENDS[name](waveform))
+            assert torch.equal(*spectrograms)
+    finally:
+        torch.set_num_threads(threads)
