@@ -101,6 +101,9 @@ def data_stats(
     from nota_cli.data.annotation import read_annotation
     from nota_cli.data.tools.stats import COLUMNS, group_rows, statistics, summary_rows, write_statistics
 
+    if out is not None:
+        for name in ("stats.md", "stats.html", "durations.png", "words.png", "loudness.png"):
+            _check_output("--out", out / name, annotation)
     rows = read_annotation(annotation)
     with progress() as bar:
         shown = bar.add_task("stats", total=len(rows) * (2 if loudness else 1), detail="")
@@ -275,6 +278,11 @@ def data_prepare(
         reader = table_reader(table_file, columns, task)
     else:
         reader = reader_of(corpus)
+    inputs = [folder, *([table_file] if table_file.is_file() else []), *(exclude or ())]
+    for written in (out, out.with_suffix(".manifest.json"), out.with_suffix(".missing.txt")):
+        _check_output("--out", written, *inputs)
+        if written.exists() and _is_recording(written):
+            raise UsageError(f"--out {written} is a recording; name an annotation file to write")
     names: set[str] = set().union(*(excluded_names(path) for path in exclude or ()))
     with progress() as bar:
         shown = bar.add_task("prepare", total=None, detail=reader.title)
@@ -292,3 +300,14 @@ def data_prepare(
     say(f"license of {reader.title}: {reader.license}")
     rows = [["rows", str(report.rows)], ["missing", str(len(report.missing))], ["excluded", str(report.excluded)]]
     table("Prepared", ["", ""], [*rows, *(["file", str(path)] for path in report.files)])
+
+
+def _is_recording(path: Path) -> bool:
+    """Whether a file is a sound: no annotation is written over one, whatever its name."""
+    import soundfile
+
+    try:
+        soundfile.info(str(path))
+    except (soundfile.LibsndfileError, OSError):
+        return False
+    return True

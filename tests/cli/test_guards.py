@@ -36,6 +36,12 @@ WRITES: dict[str, dict[str, tuple[str, ...]]] = {
     "merge-lora": {"out": FILE},
     "compare": {"out": ("compare.md", "compare.csv", "compare.png")},
     "validate-submission": {"fix": FILE},
+    "data check": {"drop_bad": FILE},
+    "data stats": {"out": ("stats.md", "stats.html", "words.png")},
+    "data split": {"out": ("train.json",)},
+    "data sample": {"out": FILE},
+    "data merge": {"out": FILE},
+    "data prepare": {"out": ("", ".manifest.json")},
 }
 """What each option writes: behind its value (`infer`, and files), or inside the folder that it names."""
 
@@ -62,13 +68,23 @@ READS = {
     "download": {"recipe"},
     "submit": {"csv", "annotation"},
     "validate-submission": {"csv", "annotation", "asr", "aac"},
+    "data check": {"annotation", "audio_root", "against", "against_root"},
+    "data stats": {"annotation", "audio_root"},
+    "data to-flac": {"folder", "annotation"},
+    "data split": {"annotation"},
+    "data sample": {"annotation"},
+    "data merge": {"annotations"},
+    "data prepare": {"corpus", "folder", "exclude"},
+    "check batch": {"recipe", "annotation", "audio_root"},
+    "check listening": {"recipe", "annotation", "audio_root"},
 }
 
 NEITHER = {"task", "settings", "device", "batch_size", "on_error", "long", "load_format", "profile", "protocol"}
 NEITHER |= {"hold_out", "keep", "strategy", "weights", "missing", "competition", "message", "prompt", "host"}
+NEITHER |= {"family", "parts", "split", "column"}
 
-NOTHING_OVER = {"transcribe": {"out"}, "caption": {"out"}}
-"""Outputs that are refused where anything is there, input or not: tests/cli/test_formats.py."""
+NOTHING_OVER = {"transcribe": {"out"}, "caption": {"out"}, "data to-flac": {"out"}}
+"""Outputs that are refused, or kept, where anything is there: tests/cli/test_formats.py, tests/data/tools."""
 
 
 def commands(group: typer.Typer = app, name: str = "") -> Iterator[tuple[str, Callable[..., object]]]:
@@ -218,6 +234,25 @@ def _validate(place: Path) -> Scenario:
     return Scenario(["validate-submission", read["csv"], "--annotation", read["annotation"]], read)
 
 
+def _data(command: str, *more: object) -> Callable[[Path], Scenario]:
+    def make(place: Path) -> Scenario:
+        annotation = place / "clips" / "all.json"
+        return Scenario(["data", command, annotation, *more], {"annotation": annotation})
+
+    return make
+
+
+def _data_prepare(place: Path) -> Scenario:
+    (place / "table.csv").write_text("path,text\naudio/c1.wav,three\n")
+    (place / "names.txt").write_text("c4\n")
+    read = {
+        "table": place / "table.csv",
+        "names": place / "names.txt",
+        "recording": place / "clips" / "audio" / "c1.wav",
+    }
+    return Scenario(["data", "prepare", read["table"], place / "clips", "--exclude", read["names"]], read)
+
+
 SCENARIOS: dict[str, Callable[[Path], Scenario]] = {
     "infer": _infer,
     "train": _train,
@@ -234,6 +269,12 @@ SCENARIOS: dict[str, Callable[[Path], Scenario]] = {
     "merge-lora": _merge,
     "compare": _compare,
     "validate-submission": _validate,
+    "data check": _data("check"),
+    "data stats": _data("stats"),
+    "data split": _data("split", "train=1"),
+    "data sample": _data("sample", "--count", 2),
+    "data merge": _data("merge"),
+    "data prepare": _data_prepare,
 }
 
 LINKS: dict[str, Callable[[Path, Path], object]] = {
