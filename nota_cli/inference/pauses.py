@@ -12,7 +12,10 @@ Span = tuple[float, float]
 HOP_SECONDS = 0.02
 QUIETEST = -90.0  # dB; digital silence counts as that
 RANGE = 40.0  # dB below the loudest sound that still count as sound
-ABOVE_NOISE = 10.0  # dB above the background
+ABOVE_NOISE = 10.0  # dB above a background of which nothing is known
+ABOVE_STEADY_NOISE = 3.0  # dB at least above a steady one, whose hops differ by tenths
+STEADY_SHARE = 0.2  # of a recording's hops that lie close together where its background is steady
+STEADY_RANGE = 3.0  # dB within which they do
 PAUSE_SECONDS = 0.9  # without sound, that end a segment
 SHORT_PAUSE_SECONDS = 0.2  # at which a segment is divided that is longer than the model hears at once
 LEAST_SECONDS = 0.06  # of sound; what is shorter is a click
@@ -37,8 +40,9 @@ def sounds(loudness: NDArray[np.float64], pause: float = PAUSE_SECONDS) -> list[
     """
     if not len(loudness) or loudness.max() <= QUIETEST + ABOVE_NOISE:
         return []
-    noise, peak = np.percentile(loudness, [10, 99])
-    threshold = max(noise + ABOVE_NOISE, peak - RANGE)
+    peak = float(np.percentile(loudness, 99))
+    noise, above = background(loudness, peak)
+    threshold = max(noise + above, peak - RANGE)
     if peak - noise < 2 * ABOVE_NOISE:
         return [(0.0, len(loudness) * HOP_SECONDS)]
     loud = np.flatnonzero(loudness > threshold)
@@ -48,6 +52,23 @@ def sounds(loudness: NDArray[np.float64], pause: float = PAUSE_SECONDS) -> list[
     starts, stops = loud[np.r_[0, last + 1]], loud[np.r_[last, len(loud) - 1]] + 1
     spans = [(float(start) * HOP_SECONDS, float(stop) * HOP_SECONDS) for start, stop in zip(starts, stops, strict=True)]
     return [span for span in spans if span[1] - span[0] >= LEAST_SECONDS]
+
+
+def background(loudness: NDArray[np.float64], peak: float) -> tuple[float, float]:
+    """How loud it is between sounds, and from how far above that on something is sound, both in dB.
+
+    Steady noise shows as many hops of nearly the same level, far below the loudest; sound may be heard just above it.
+    Where there is none, the quietest tenth is the background. The quietest tenth alone would be misled by clips whose
+    own pauses are quieter than the noise between them.
+    """
+    ordered = np.sort(loudness)
+    count = max(1, int(STEADY_SHARE * len(ordered)))
+    ranges = ordered[count - 1 :] - ordered[: len(ordered) - count + 1]
+    narrowest = int(ranges.argmin())
+    level, spread = float(ordered[narrowest : narrowest + count].mean()), float(ranges[narrowest])
+    if spread <= STEADY_RANGE and level <= peak - 2 * ABOVE_NOISE:
+        return level, min(ABOVE_STEADY_NOISE + 2 * spread, ABOVE_NOISE)
+    return float(np.percentile(loudness, 10)), ABOVE_NOISE
 
 
 def segments(loudness: NDArray[np.float64], seconds: float, most: float) -> list[Span]:

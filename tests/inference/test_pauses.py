@@ -55,3 +55,30 @@ def test_what_no_pause_divides_is_context_windows_in_overlapping_windows() -> No
     assert [len(group) for group in groups] == [3, 1]
     assert groups[0][0][1] > groups[0][1][0]
     assert groups[1][0] == pytest.approx((29.9, 31.1))
+
+
+def test_noise_between_clips_that_are_quieter_inside_is_no_sound() -> None:
+    """Each clip has its own near silence before and after the words; the noise lies between the clips alone."""
+    generator = np.random.default_rng(1)
+    pieces, words = [], []
+    length = 0
+    for gap in (2.0, 1.5, 3.0, 2.5):
+        noise = 10 ** (-50 / 20) * generator.standard_normal(round(gap * RATE))
+        clip = 1e-4 * generator.standard_normal(2 * RATE)
+        clip[RATE // 2 : RATE] += 0.1 * generator.standard_normal(RATE // 2)
+        pieces += [noise, clip]
+        words.append((length + len(noise)) / RATE + 0.5)
+        length += len(noise) + len(clip)
+    spans = divided(np.concatenate(pieces).astype(np.float32))
+    assert [round(start + pauses.EDGE_SECONDS, 1) for start, _ in spans] == [round(word, 1) for word in words]
+
+
+@pytest.mark.parametrize("noise", [1e-2, 2e-2])
+def test_words_just_above_steady_noise_are_sound(noise: float) -> None:
+    wave = recording((2.0, 0), (1.0, 0.3), (2.0, 0), (1.0, 2 * noise), (2.0, 0), noise=noise)
+    assert [round(start, 1) for start, _ in divided(wave)] == [1.9, 4.9]
+
+
+def test_a_background_that_is_not_steady_is_told_by_its_quietest_tenth() -> None:
+    loudness = np.linspace(-80, -20, 1_000)
+    assert pauses.background(loudness, -20.0) == (pytest.approx(-74.0, abs=0.1), pauses.ABOVE_NOISE)
