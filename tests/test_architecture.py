@@ -38,6 +38,7 @@ MAY = {
     "training": BASE | {"recipe", "models", "data", "score", "inference"},
     "checks": BASE | {"features", "data", "score", "submission", "models", "inference"},
     "compression": BASE | {"recipe", "hub", "prompts", "features", "weights", "quantization", "models"},
+    "export": BASE | {"recipe", "prompts", "features", "generation", "models", "data"},
     "efficiency": BASE | {"recipe", "prompts", "features", "generation", "models", "data", "inference"},
     "leaderboard": BASE,
     "api": BASE | {"recipe", "prompts", "features", "models", "data", "inference"},

@@ -14,6 +14,7 @@ from nota_cli.cli import (
     demo,
     download,
     efficiency,
+    export,
     infer,
     merge_lora,
     prepare,
@@ -45,7 +46,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(transcribe, infer, score, efficiency, train, chat, demo, download),
-    *(quantize, prune_vocabulary, prune_layers, merge_lora, compare, submit, validate_submission),
+    *(quantize, prune_vocabulary, prune_layers, merge_lora, export, compare, submit, validate_submission),
 )
 """In the order of `nota --help`."""
 for _command in COMMANDS:

@@ -12,7 +12,9 @@ from nota_cli.cli.options import (
     JsonOption,
     LoadFormatOption,
     RecipeOption,
+    RuntimeOption,
     SetOption,
+    check_runtime,
     pick_recipe,
 )
 from nota_cli.console import print_json
@@ -47,6 +49,7 @@ def efficiency(
     ] = 20.0,
     settings: SetOption = None,
     device: DeviceOption = "auto",
+    runtime: RuntimeOption = "auto",
     load_format: LoadFormatOption = "auto",
     out: Annotated[Path | None, typer.Option(help="Write the measurement to this JSON file.")] = None,
     comparison: Annotated[
@@ -63,6 +66,8 @@ def efficiency(
     from nota_cli.files import check_writable, write_text
 
     chosen = None if comparison else pick_recipe(recipe, checkpoint, settings)  # says that it is loading
+    if chosen is not None:
+        check_runtime(chosen, runtime)
     from nota_cli.imports import heavy_imports
 
     with heavy_imports():

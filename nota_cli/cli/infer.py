@@ -13,8 +13,10 @@ from nota_cli.cli.options import (
     DeviceOption,
     LoadFormatOption,
     RecipeOption,
+    RuntimeOption,
     SetOption,
     TaskOption,
+    check_runtime,
     check_sources,
     pick_batch_size,
     pick_recipe,
@@ -75,6 +77,7 @@ def infer(
         bool,
         typer.Option("--audio-root-moved", help="Resume even though the same recordings now lie in another folder."),
     ] = False,
+    runtime: RuntimeOption = "auto",
     load_format: LoadFormatOption = "auto",
     allow_missing: AllowMissingOption = False,
 ) -> None:
@@ -94,6 +97,7 @@ def infer(
         for note in recordings.notes:
             say(note)
         chosen = pick_recipe(recipe, checkpoint, settings)
+        check_runtime(chosen, runtime)
 
         from nota_cli.inference.options import InferOptions
         from nota_cli.inference.run import run_infer

@@ -78,6 +78,10 @@ AllowMissingOption = Annotated[
         "--allow-missing", help="Load the weights that fit; report missing and unexpected ones instead of stopping."
     ),
 ]
+RuntimeOption = Annotated[
+    Literal["auto", "torch", "onnx"],
+    typer.Option(help="Who computes. auto: onnx for a folder that `nota export` wrote, torch for everything else."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
 
@@ -171,3 +175,20 @@ def pick_recipe(name: str | None, checkpoint: Path | None, settings: list[str] |
     loaded = load_system(name, checkpoint, settings)
     say(f"loading recipe {loaded.name}{note} ...")
     return loaded
+
+
+def check_runtime(recipe: "BaseRecipe", runtime: str) -> None:
+    """Hold `--runtime` against the recipe that is to run.
+
+    Raises:
+        UsageError: the recipe runs on the other one.
+    """
+    own = "onnx" if recipe.family == "onnx" else "torch"
+    if runtime in ("auto", own):
+        return
+    if runtime == "onnx":
+        raise UsageError(
+            f"--runtime onnx: {recipe.name} is no export. Write one by `nota export {recipe.name} --out DIR`, and name "
+            "it by --recipe DIR"
+        )
+    raise UsageError(f"--runtime torch: {recipe.name} is an export, which onnxruntime runs; name its source instead")

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nota_cli.features.constants import WHISPER_SAMPLES
-from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, ced_spectrogram, eat_fbank, kaldi_fbank, log_mel
+from nota_cli.features.constants import BEATS_MEAN, BEATS_STD, WHISPER_SAMPLES
+from nota_cli.features.spectrograms import ced_spectrogram, eat_fbank, kaldi_fbank, log_mel
 
 FRONT_ENDS: dict[str, Callable[[Tensor], Tensor]] = {
     "beats": kaldi_fbank,

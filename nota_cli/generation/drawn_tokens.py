@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from nota_cli.generation.sampling import Sampling, perturb
+from nota_cli.generation.draws import Sampling
+from nota_cli.generation.sampling import perturb
 
 
 class DrawnTokens(LogitsProcessor):
@@ -14,7 +15,7 @@ class DrawnTokens(LogitsProcessor):
 
     Args:
         sampling: from what is drawn.
-        seeds: one a row (`nota_cli.generation.sampling.row_seeds`).
+        seeds: one a row (`nota_cli.generation.draws.row_seeds`).
         prompt: tokens of the prompt that `generate` counts with the answer's.
     """
 

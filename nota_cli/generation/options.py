@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from nota_cli.generation.sampling import Sampling
+from nota_cli.generation.draws import Sampling
 
 
 @dataclass(frozen=True)

@@ -4,34 +4,10 @@ The noise is a hash of a row's seed, of the token's place in the answer and of t
 generator that all rows share; so what a row draws depends neither on its neighbours nor on what ran before it.
 """
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from nota_cli.prompts import Query
-
-STEP = -0x61C8864680B583EB  # odd numbers near 2^64 over the golden ratio and its like, as signed ones
-TOKEN = -0x3B314601E57A13AD
-MIX = (-0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15)  # SplitMix64's finaliser (Steele et al. 2014)
-BITS = 23  # of a hash that become the uniform number: as many as float32 holds with a half added
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """What a token is drawn from; see `nota_cli.recipe.schema.GenerateTask`."""
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-
-def row_seeds(seed: int, queries: Sequence[Query]) -> list[int]:
-    """A number of 64 bits for each row, of the recipe's seed, what is asked and the clip's own key."""
-    asked = (f"{seed}\0{query.key}\0{query.task}\0{query.question or ''}" for query in queries)
-    return [int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little", signed=True) for text in asked]
+from nota_cli.generation.draws import BITS, MIX, STEP, TOKEN, Sampling
 
 
 def perturb(logits: Tensor, seeds: Tensor, step: Tensor, how: Sampling) -> Tensor:

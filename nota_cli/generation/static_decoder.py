@@ -146,7 +146,7 @@ class StaticCacheDecoder:
             options: when to stop.
             heads: for each row the token ids that its prompt begins with; what all have in common is computed once
                 and kept for the batches to come.
-            seeds: one for each row, where tokens are drawn (`nota_cli.generation.sampling.row_seeds`).
+            seeds: one for each row, where tokens are drawn (`nota_cli.generation.draws.row_seeds`).
             on_token: called after every token with the first row's ids so far; what it raises ends the search.
 
         Returns:

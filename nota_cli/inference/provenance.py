@@ -16,7 +16,20 @@ from nota_cli.recipe.schema import BaseRecipe, Recipe
 WHOLE = 64 * 2**20  # bytes up to which a file is read from end to end
 SAMPLES, SAMPLE = 64, 2**16  # what is read of a larger one, besides its beginning and its end
 EDGE = 2**20
-SUFFIXES = {".safetensors", ".json", ".yaml", ".pth", ".pt", ".bin", ".model", ".txt", ".jinja"}
+SUFFIXES = {
+    ".safetensors",
+    ".json",
+    ".yaml",
+    ".pth",
+    ".pt",
+    ".bin",
+    ".model",
+    ".txt",
+    ".jinja",
+    ".onnx",
+    ".weights",
+    ".npy",
+}
 IGNORED_FILES = {"trainer", "samples", "metrics.json"}  # what of a checkpoint does not change what it says
 DIGITS = 16
 MACHINE_LOCAL_KEYS = ("audio_root", "recordings", "large_files")

@@ -158,18 +158,32 @@ class Connector(nn.Module):
                 real = _extend(speech_mask, length)
                 real = real | (_extend(audio_mask, length) if audio_mask is not None else second.size(1) == length)
             states = torch.cat([_extend(states, length), _extend(second, length)], dim=-1)
-        if real is None:
-            memory, window_mask = self._windows(states), None
-        else:
+        if real is not None:
             # A clip at its own length keeps its last, part-filled window; what is not real there is masked.
-            windows = -(-states.size(1) // self.stride)
-            full = (windows - 1) * self.stride + self.window
-            memory = self._windows(_extend(states, full))
-            window_mask = self._windows(_extend(real, full).unsqueeze(-1)).squeeze(-1)
+            full = self.filled(states.size(1))
+            states, real = _extend(states, full), _extend(real, full)
+        return self.query_windows(states, real)
+
+    def filled(self, length: int) -> int:
+        """States that fill the last window of a clip of `length` states."""
+        return (-(-length // self.stride) - 1) * self.stride + self.window
+
+    def query_windows(self, states: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Query every window of joined states.
+
+        Args:
+            states: [batch, states, speech width + audio width], normed.
+            real: [batch, states], True at real states; None if all are.
+
+        Returns:
+            As `forward`.
+        """
+        memory = self._windows(states)
         batch, windows = memory.shape[:2]
         flat_mask = None
         alive = torch.ones(batch, windows, dtype=torch.bool, device=states.device)
-        if window_mask is not None:
+        if real is not None:
+            window_mask = self._windows(real)
             alive = window_mask.any(-1)
             # An empty window is dropped below; letting it see its zeros keeps its softmax finite.
             flat_mask = (window_mask | ~alive.unsqueeze(-1)).flatten(0, 1)
@@ -179,8 +193,9 @@ class Connector(nn.Module):
         return embeds, alive.repeat_interleave(queries.size(1), dim=1)
 
     def _windows(self, states: Tensor) -> Tensor:
-        """[batch, states, width] to [batch, windows, window, width]."""
-        return states.unfold(1, self.window, self.stride).transpose(2, 3)
+        """[batch, states, ...] to [batch, windows, window, ...]."""
+        starts = torch.arange((states.size(1) - self.window) // self.stride + 1, device=states.device) * self.stride
+        return states[:, starts[:, None] + torch.arange(self.window, device=states.device)]
 
 
 def _extend(x: Tensor, length: int) -> Tensor:

@@ -47,6 +47,12 @@ FAMILIES: dict[str, Family] = {
         "nota_cli.models.public_sizes:part_sizes",
         batches_alike=False,
     ),
+    "onnx": Family(
+        "nota_cli.recipe.exported:ExportRecipe",
+        "nota_cli.models.families.exported:build",
+        "nota_cli.models.families.exported:sizes",
+        runs_on_torch=False,
+    ),
 }
 
 

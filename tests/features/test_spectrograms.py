@@ -10,7 +10,8 @@ from helpers.paths import GOLDEN
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import DataError
 from nota_cli.features.batch import FRONT_ENDS
-from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, kaldi_fbank, log_mel
+from nota_cli.features.constants import BEATS_MEAN, BEATS_STD
+from nota_cli.features.spectrograms import kaldi_fbank, log_mel
 
 SYSTEM = GOLDEN / "nota"
 

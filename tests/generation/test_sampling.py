@@ -5,8 +5,9 @@ import torch
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from helpers.decoders import ENDS, FAMILIES, HEAD, make_decoder, make_prompts
+from nota_cli.generation.draws import Sampling, row_seeds
 from nota_cli.generation.options import DecodingOptions
-from nota_cli.generation.sampling import Sampling, perturb, row_seeds
+from nota_cli.generation.sampling import perturb
 from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.prompts import Query
 

@@ -23,6 +23,7 @@ IGNORED_FIELDS = frozenset(
     {"finetuned_model", "layer_wise_gradient_decay_ratio", "predictor_class", "predictor_dropout"}
 )
 CLASSIFIER_PREFIX = "predictor."  # only fine-tuned files have it; we want states, not AudioSet classes
+MOST_STATES = 8 * 188  # of a clip of 30 s with 128 bins
 GATE_FEATURES = 8  # outputs of grep_linear: two gates, each the sum of four
 
 
@@ -186,7 +187,10 @@ class _Transformer(nn.Module):
         """`[heads, 2S - 1]`: the table's value for key - query = -(S - 1) .. S - 1, the same for all layers."""
         layer: Any = self.layers[0]
         table = layer.self_attn.relative_attention_bias
-        return table(_buckets(n_states, self.config.num_buckets, self.config.max_distance, device)).T
+        sizes = self.config.num_buckets, self.config.max_distance
+        if torch.compiler.is_exporting():  # n_states is a symbol there: the middle of a constant for the longest clip
+            return table(_buckets(MOST_STATES, *sizes, device)[MOST_STATES - n_states : MOST_STATES + n_states - 1]).T
+        return table(_buckets(n_states, *sizes, device)).T
 
 
 class _PositionalConvolution(nn.Module):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from nota_cli.errors import CheckpointError, DataError, listing
-from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, INT16_SCALE
+from nota_cli.features.constants import BEATS_MEAN, BEATS_STD, INT16_SCALE
 from nota_cli.models.encoders.base import EncoderEntry, non_default_fields
 from nota_cli.models.encoders.vit import Attention, DropPath, FeedForward
 from nota_cli.weights.files import read_json, read_safetensors, read_torch_file, refuse_non_finite
@@ -169,10 +169,11 @@ class CedEncoder(nn.Module):
         if shortest < config.patch_size:
             least = config.patch_size
             raise DataError(f"CED needs at least {least} frames ({least * 10} ms) of every clip, got {shortest}.")
+        fbank = self.init_bn(fbank).to(self.freq_pos_embed.dtype)
+        if torch.compiler.is_exporting():
+            return self._one_piece(fbank)
         if lengths is None:
             lengths = torch.full((batch,), n_frames)
-
-        fbank = self.init_bn(fbank).to(self.freq_pos_embed.dtype)
         pieces, row, steps = self._pieces(fbank, lengths.to(fbank.device))
         tokens = self.patch_embed(pieces.transpose(1, 2)[:, None])  # [pieces, D, bands, steps]
         n_bands, n_steps = tokens.shape[2:]
@@ -191,6 +192,15 @@ class CedEncoder(nn.Module):
         out = states.new_zeros(*mask.shape, self.output_dim)
         out[mask] = states[real]  # both run over rows, their pieces and the tokens of these in the same order
         return out, mask
+
+    def _one_piece(self, fbank: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Clips of `target_length` frames at most and all of the same length, without a look at any value."""
+        tokens = self.patch_embed(fbank.transpose(1, 2)[:, None])
+        tokens = tokens + self.time_pos_embed[..., : tokens.shape[3]] + self.freq_pos_embed
+        states = tokens.permute(ORDERS[self.token_order]).flatten(1, 2)
+        for block in self.blocks:
+            states = block(states, None)
+        return self.norm(states), torch.ones(states.shape[:2], dtype=torch.bool, device=states.device)
 
     def _pieces(self, fbank: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Pieces of `target_length` frames at most, `[pieces, frames, n_mels]`, each one's row and whole steps."""

@@ -35,6 +35,7 @@ FAIRSEQ_NAMES = {
     "drop_rate": "encoder_dropout",
     "attn_drop_rate": "attention_dropout",
 }
+MOST_STEPS = 188  # of a clip of 30 s
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,11 @@ class EatEncoder(nn.Module):
         n_steps, n_columns = n_frames // patch, n_mels // patch
         fbank = fbank.to(self.extra_tokens.dtype)
         tokens = self.local_encoder(fbank[:, None]).flatten(2).transpose(1, 2)  # steps outer, mel patches inner
-        tokens = tokens + _positions(n_steps, n_columns, self.output_dim, tokens.device).to(self.extra_tokens.dtype)
+        if torch.compiler.is_exporting():  # n_steps is a symbol there: the beginning of a constant
+            positions = _positions(MOST_STEPS, n_columns, self.output_dim, tokens.device)[: n_steps * n_columns]
+        else:
+            positions = _positions(n_steps, n_columns, self.output_dim, tokens.device)
+        tokens = tokens + positions.to(self.extra_tokens.dtype)
         states = self.pre_norm(torch.cat([self.extra_tokens.expand(batch, -1, -1), tokens], dim=1))
         states = F.dropout(states, p=self.config.drop_rate, training=self.training)
 

@@ -13,8 +13,8 @@ from nota_cli.errors import RecipeError
 from nota_cli.features.constants import SAMPLE_RATE
 from nota_cli.generation.answer import Answer
 from nota_cli.generation.drawn_tokens import DrawnTokens
+from nota_cli.generation.draws import Sampling, row_seeds
 from nota_cli.generation.loop_guard import guarded
-from nota_cli.generation.sampling import Sampling, row_seeds
 from nota_cli.models.families.public_load import load_model, load_processor
 from nota_cli.models.families.public_runtime import ENCODERS, PublicRuntime
 from nota_cli.models.inventory import count_parts

@@ -14,10 +14,10 @@ from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenalty
 from nota_cli.features.batch import Features, FeatureSpec
 from nota_cli.generation.answer import Answer
 from nota_cli.generation.drawn_tokens import DrawnTokens
+from nota_cli.generation.draws import Sampling, row_seeds
 from nota_cli.generation.loop_guard import guarded
 from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.runtimes.torch import TorchRuntime
-from nota_cli.generation.sampling import Sampling, row_seeds
 from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.models.connector import Connector
 from nota_cli.models.decoders.decoder import Decoder

@@ -11,7 +11,8 @@ from helpers.tensors import noise
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import DataError
 from nota_cli.features.batch import FRONT_ENDS
-from nota_cli.features.spectrograms import BEATS_MEAN, BEATS_STD, ced_spectrogram
+from nota_cli.features.constants import BEATS_MEAN, BEATS_STD
+from nota_cli.features.spectrograms import ced_spectrogram
 from nota_cli.models.encoders.ced import CedConfig, CedEncoder, load_ced
 
 SYSTEM = GOLDEN / "nlp07"

@@ -1,0 +1,81 @@
+"""`nota export`: a trained system to a folder that runs without torch."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from nota_cli.cli.options import (
+    AnnotationOption,
+    AudioRootOption,
+    CheckpointOption,
+    JsonOption,
+    SetOption,
+    pick_recipe,
+)
+from nota_cli.console import print_json, say, table
+
+app = typer.Typer()
+
+Width = Literal["32", "8"]
+
+
+@app.command(
+    epilog="Example: `nota export tiny --out exports/tiny --encoder-bits 8 --decoder-bits 4`, then "
+    "`nota infer --recipe exports/tiny --task asr --annotation FILE`"
+)
+def export(
+    source: Annotated[
+        str, typer.Argument(help="Recipe or checkpoint folder: a name from `nota recipes list`, a YAML file, a folder.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not be there, or be empty.")],
+    to: Annotated[Literal["onnx"], typer.Option(help="Format to write.")] = "onnx",
+    checkpoint: CheckpointOption = None,
+    encoder_bits: Annotated[Width, typer.Option(help="Number of bits per weight of the encoders.")] = "32",
+    decoder_bits: Annotated[
+        Literal["32", "8", "4"], typer.Option(help="Number of bits per weight of the decoder.")
+    ] = "32",
+    embedding_bits: Annotated[
+        Literal["32", "16", "8"], typer.Option(help="Number of bits per weight of the token embedding.")
+    ] = "32",
+    annotation: AnnotationOption = None,
+    audio_root: AudioRootOption = None,
+    clips: Annotated[
+        int, typer.Option(min=1, help="Number of clips to compare (of --annotation, or of the shipped samples).")
+    ] = 12,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a system as graphs that onnxruntime runs without torch, and compare both over some clips.
+
+    The folder holds graphs, tokenizer, recipe and `manifest.json`, and is a recipe itself: every command that runs a
+    model takes it. Where a part is further from torch's than rounding explains, nothing is written and the exit
+    status is 1.
+    """
+    from nota_cli.recipe.load import salmonn_recipe
+
+    recipe = salmonn_recipe(pick_recipe(source, checkpoint, settings))  # says that it is loading
+
+    from nota_cli.cli.guards import check_new_folder
+    from nota_cli.compression.folders import refuse_used
+    from nota_cli.imports import heavy_imports
+    from nota_cli.recipe.inputs import recipe_inputs
+
+    refuse_used(out)
+    check_new_folder(out, recipe.checkpoint or source, recipe_inputs(recipe))
+    with heavy_imports():
+        from nota_cli.export.onnx import Bits
+        from nota_cli.export.run import export_onnx, parity_clips
+
+    chosen = parity_clips(recipe, annotation, audio_root, clips)
+    bits = Bits(int(encoder_bits), int(decoder_bits), int(embedding_bits))
+    manifest, parity = export_onnx(recipe, out, bits, chosen)
+    size = sum(entry.bytes for entry in manifest.files.values())
+    if as_json:
+        print_json({"folder": str(out), "bytes": size, "bits": manifest.bits, "parity": parity.values()})
+        return
+    rows = [[part, f"{error:.1e}", f"{parity.bounds[part]:g}"] for part, error in parity.errors.items()]
+    table(f"Relative errors over {parity.clips} clips", ["part", "error", "at most"], rows)
+    for batch, same in parity.same_texts.items():
+        say(f"batch {batch}: {same} of {parity.clips} texts as torch's")
+    say(f"{out}: {size / 2**20:.1f} MiB")

@@ -1,0 +1,272 @@
+"""A system of SALMONN's family to a folder of ONNX graphs that runs without torch."""
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nota_cli.errors import NotaError, RecipeError
+from nota_cli.export.graphs import Graph, cache_shape, graphs_of, longest_bank, plain_linears, slides
+from nota_cli.export.quantize import quantized
+from nota_cli.features.arrays import FRONT_ENDS
+from nota_cli.models.build import build
+from nota_cli.models.families.salmonn import Salmonn
+from nota_cli.recipe.exported import (
+    FAMILY,
+    FORMAT,
+    MANIFEST,
+    DecoderEntry,
+    ExportRecipe,
+    FileEntry,
+    Front,
+    Manifest,
+    PartEntry,
+    Windows,
+    file_sha256,
+)
+from nota_cli.recipe.load import dump_recipe, recipe_hash
+from nota_cli.recipe.schema import Recipe
+from nota_cli.version import __version__
+
+OPSET = 20
+LARGEST_PROTOBUF = 2**31 - 2**24  # bytes; beyond it weights lie beside the graph
+EXTERNAL = "weights"  # suffix of their file
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bits of the weights of each part: 32, 16 (the embedding alone), 8, or 4 (the decoder alone)."""
+
+    encoder: int = 32
+    decoder: int = 32
+    embedding: int = 32
+
+
+def exportable(recipe: Recipe) -> Recipe:
+    """The recipe as it is built for an export: full precision wherever the source has it.
+
+    Raises:
+        RecipeError: a part has no ONNX form here; it is named.
+    """
+    for name, kinds, kind in (
+        ("speech_encoder", ("whisper",), recipe.speech_encoder.kind),
+        ("audio_encoder", ("beats", "ced", "eat", "none"), recipe.audio_encoder.kind),
+    ):
+        if kind not in kinds:
+            raise RecipeError(f"recipe {recipe.name!r} cannot be exported: {name}.kind {kind} has no ONNX form here")
+    plain = {"dtype": "float32", "quantization": "none"}
+    return recipe.model_copy(
+        update={
+            "speech_encoder": recipe.speech_encoder.model_copy(update=plain),
+            "audio_encoder": recipe.audio_encoder.model_copy(update=plain),
+            "decoder": recipe.decoder.model_copy(update={"dtype": "float32"}),
+        }
+    )
+
+
+def source_model(recipe: Recipe) -> Salmonn:
+    """The torch model that an export stands for, in float32, its decoder's linear layers plain.
+
+    Raises:
+        RecipeError: the decoder has no ONNX form here.
+    """
+    model = build(exportable(recipe), "cpu", "run")
+    base = model.decoder.base
+    if base.config.model_type == "llama_moe":
+        raise RecipeError(f"recipe {recipe.name!r} cannot be exported: which experts LLaMA-MoE runs depends on tokens")
+    if not hasattr(model.decoder.tokenizer, "backend_tokenizer"):
+        raise RecipeError(f"recipe {recipe.name!r} cannot be exported: its tokenizer has no tokenizer.json")
+    plain_linears(base)
+    model.decoder.model = base
+    return model
+
+
+def write_export(recipe: Recipe, model: Salmonn, folder: Path, bits: Bits) -> Manifest:
+    """Write graphs, embedding, tokenizer, recipe and manifest.
+
+    Args:
+        recipe: as it was given.
+        model: of `source_model`.
+        folder: an empty one.
+        bits: of the weights.
+
+    Raises:
+        NotaError: the packages of the extra `export` are not installed.
+    """
+    _check_packages()
+    for graph in graphs_of(model):
+        wanted = bits.decoder if graph.name == "decoder" else 32 if graph.name == "connector" else bits.encoder
+        _write_graph(graph, folder, wanted)
+    _write_embedding(model, folder, bits.embedding)
+    tokenizer: Any = model.decoder.tokenizer
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "recipe.yaml").write_text(dump_recipe(_recipe_of(recipe)), encoding="utf-8")
+    files = {
+        path.name: FileEntry(bytes=path.stat().st_size, sha256=file_sha256(path)) for path in sorted(folder.iterdir())
+    }
+    manifest = _manifest(recipe, model, bits, files)
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Put `manifest.json` into the folder of an export."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _recipe_of(recipe: Recipe) -> ExportRecipe:
+    return ExportRecipe(
+        name=recipe.name,
+        family=FAMILY,
+        description=recipe.description,
+        audio=recipe.audio,
+        prompts=recipe.prompts,
+        generate=recipe.generate,
+    )
+
+
+def _manifest(recipe: Recipe, model: Salmonn, bits: Bits, files: dict[str, FileEntry]) -> Manifest:
+    speech: Any = model.speech_encoder
+    audio: Any = model.audio_encoder
+    front_end = None if audio is None else audio.front_end
+    if front_end is not None and front_end not in FRONT_ENDS:
+        raise RecipeError(f"recipe {recipe.name!r} cannot be exported: its spectrogram {front_end!r} is torch's alone")
+    tokenizer: Any = model.decoder.tokenizer
+    config = model.decoder.base.config
+    layers, heads, width = cache_shape(config)
+    options = model.decoding_options(recipe.generate)
+    return Manifest(
+        format=FORMAT,
+        nota=__version__,
+        opset=OPSET,
+        source={"recipe": recipe.name, "hash": recipe_hash(recipe)},
+        bits={"encoder": bits.encoder, "decoder": bits.decoder, "embedding": bits.embedding},
+        front=Front(
+            mel_bins=speech.config.num_mel_bins,
+            audio=front_end,
+            longest_bank=0 if audio is None else longest_bank(audio),
+        ),
+        windows=Windows(window=model.connector.window, stride=model.connector.stride),
+        decoder=DecoderEntry(
+            layers=layers,
+            heads=heads,
+            head_width=width,
+            width=model.decoder.width,
+            sliding_window=int(config.sliding_window) if slides(config) else None,
+            bos_id=tokenizer.bos_token_id,
+            end_ids=list(options.end_ids),
+            pad_id=options.pad_id,
+            end_symbol=model.end_symbol,
+            cleans_up_spaces=bool(getattr(tokenizer, "clean_up_tokenization_spaces", False)),
+        ),
+        parts=[
+            PartEntry(name=part.name, parameters=part.parameters, by_type=dict(part.by_type))
+            for part in _parts(model, files)
+        ],
+        files=files,
+    )
+
+
+def _parts(model: Salmonn, files: dict[str, FileEntry]) -> Iterator[PartEntry]:
+    """Parameters as torch counts them, bytes as the files have them."""
+    for part in model.parts():
+        own = ("decoder", "embedding", "embedding_scale") if part.name == "decoder" else (part.name,)
+        size = sum(entry.bytes for name, entry in files.items() if name.partition(".")[0] in own)
+        if size:
+            yield PartEntry(name=part.name, parameters=part.parameters, by_type={"file": size})
+
+
+def _write_graph(graph: Graph, folder: Path, bits: int) -> None:
+    import onnx
+
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph.module.eval(),
+            tuple(graph.inputs.values()),
+            dynamo=True,
+            dynamic_shapes=tuple(graph.dynamic.values()),
+            input_names=None,
+            output_names=graph.outputs,
+            opset_version=OPSET,
+            verbose=False,
+        )
+    if program is None:
+        raise NotaError(f"torch wrote no graph of the {graph.name}")
+    proto = program.model_proto
+    del program
+    _strip(proto)
+    proto = quantized(proto, bits)
+    target = folder / f"{graph.name}.onnx"
+    if proto.ByteSize() < LARGEST_PROTOBUF:
+        buffer = io.BytesIO()
+        onnx.save_model(proto, buffer)
+        target.write_bytes(buffer.getvalue())
+    else:
+        onnx.save_model(proto, str(target), save_as_external_data=True, location=f"{graph.name}.{EXTERNAL}")
+
+
+def _strip(proto: Any) -> None:
+    """Take out what tells of the machine that made the graph: stack traces, paths, versions."""
+    proto.producer_name, proto.producer_version, proto.doc_string = "nota", "", ""
+    del proto.metadata_props[:]
+    for graph in (proto.graph, *proto.functions):
+        _strip_graph(graph)
+
+
+def _strip_graph(graph: Any) -> None:
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    for kind in ("node", "value_info", "input", "output", "initializer"):
+        for each in getattr(graph, kind, []):
+            if hasattr(each, "doc_string"):
+                each.doc_string = ""
+            if hasattr(each, "metadata_props"):
+                del each.metadata_props[:]
+            for attribute in getattr(each, "attribute", []):
+                if attribute.HasField("g") if hasattr(attribute, "HasField") else False:
+                    _strip_graph(attribute.g)
+
+
+@torch.no_grad()
+def _write_embedding(model: Salmonn, folder: Path, bits: int) -> None:
+    """The token table `[vocabulary, width]`, scaled as the decoder expects it; 8 bits have a scale for each row."""
+    count = model.decoder.base.get_input_embeddings().weight.size(0)
+    table = model.decoder.embed(torch.arange(count)).float().numpy()
+    if bits == 8:
+        scale = np.maximum(np.abs(table).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
+        np.save(folder / "embedding_scale.npy", scale.astype(np.float32))
+        table = np.rint(table / scale).astype(np.int8)
+    np.save(folder / "embedding.npy", table.astype(np.float16) if bits == 16 else table)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporter notes of packages that are not there, and of its own plans."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise NotaError(f"{error.name} is not installed; exporting needs it: pip install 'nota-cli[export]'") from error
