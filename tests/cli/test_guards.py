@@ -36,6 +36,7 @@ WRITES: dict[str, dict[str, tuple[str, ...]]] = {
     "merge-lora": {"out": FILE},
     "compare": {"out": ("compare.md", "compare.csv", "compare.png")},
     "validate-submission": {"fix": FILE},
+    "export": {"out": FILE},
     "data check": {"drop_bad": FILE},
     "data stats": {"out": ("stats.md", "stats.html", "words.png")},
     "data split": {"out": ("train.json",)},
@@ -68,6 +69,7 @@ READS = {
     "download": {"recipe"},
     "submit": {"csv", "annotation"},
     "validate-submission": {"csv", "annotation", "asr", "aac"},
+    "export": {"source", "checkpoint", "annotation", "audio_root"},
     "data check": {"annotation", "audio_root", "against", "against_root"},
     "data stats": {"annotation", "audio_root"},
     "data to-flac": {"folder", "annotation"},
@@ -234,6 +236,20 @@ def _validate(place: Path) -> Scenario:
     return Scenario(["validate-submission", read["csv"], "--annotation", read["annotation"]], read)
 
 
+def _export(place: Path) -> Scenario:
+    read = {"recipe": place / "mine.yaml", "base": place / "base.yaml", "annotation": place / "clips" / "asr.json"}
+    read |= {"weights": place / "checkpoint" / "model.safetensors"}
+    arguments = [
+        "export",
+        place / "mine.yaml",
+        "--checkpoint",
+        place / "checkpoint",
+        "--annotation",
+        read["annotation"],
+    ]
+    return Scenario(arguments, read, [place / "checkpoint"])
+
+
 def _data(command: str, *more: object) -> Callable[[Path], Scenario]:
     def make(place: Path) -> Scenario:
         annotation = place / "clips" / "all.json"
@@ -269,6 +285,7 @@ SCENARIOS: dict[str, Callable[[Path], Scenario]] = {
     "merge-lora": _merge,
     "compare": _compare,
     "validate-submission": _validate,
+    "export": _export,
     "data check": _data("check"),
     "data stats": _data("stats"),
     "data split": _data("split", "train=1"),
