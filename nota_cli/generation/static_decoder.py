@@ -12,9 +12,15 @@ from nota_cli.generation.kv_cache import FixedCache
 from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.sampling import perturb
 
-FAMILIES = {"gemma2", "gemma3_text", "llama", "llama_moe", "qwen2"}
+FAMILIES = {"gemma2", "gemma3_text", "llama", "llama_moe", "mistral", "phi", "phi3", "qwen2", "qwen3", "smollm3"}
 """Decoders whose layers are known to need no more than the cache and the mask here; others go the plain way."""
-BY_LAYER_TYPE = {"gemma2", "gemma3_text", "qwen2"}  # they take a mask for each type of layer, the others one
+BY_LAYER_TYPE = {
+    "gemma2",
+    "gemma3_text",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+}  # they take a mask for each type of layer, the others one
 ROUND_TO = 64  # slots: lengths that are near each other share a cache, and CUDA's kernels like whole blocks
 LOOK_EVERY = 8  # tokens on CUDA, where looking whether all rows have ended waits for the device
 WARM_UPS = 3  # runs before a capture: libraries choose kernels and take workspace in the first ones
@@ -112,7 +118,9 @@ class StaticCacheDecoder:
             return False
         if any(getattr(base.generation_config, name, None) for name in SHAPING):
             return False
-        slides = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+        # Without types of layers (Mistral, Phi 3) a window is that of all of them.
+        types = getattr(config, "layer_types", None)
+        slides = "sliding_attention" in types if types else getattr(config, "sliding_window", None) is not None
         return not slides or length <= config.sliding_window
 
     @property

@@ -263,3 +263,10 @@ def test_a_graph_gives_the_tokens_of_eager_steps(
             assert torch.equal(found, plain_tokens(decoder, embeds.cuda(), mask.cuda(), rules).cpu())
     warned = "cannot be a CUDA graph" in capsys.readouterr().err
     assert warned == (graphs.kind == "static cache") == (family == "llama_moe")
+
+
+@pytest.mark.parametrize("family", ["mistral", "phi3"])
+def test_a_window_of_all_layers_is_not_outgrown(family: str) -> None:
+    fixed = StaticCacheDecoder(make_decoder(family, sliding_window=64))
+    assert fixed.supports(64)
+    assert not fixed.supports(65)

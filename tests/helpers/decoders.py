@@ -24,8 +24,15 @@ FAMILIES = {
     | {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
     "llama": {},
     "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "mistral": {"head_dim": 16, "sliding_window": None},
+    "phi": {"pad_token_id": 0},
+    "phi3": {"pad_token_id": 0},
+    "smollm3": {"pad_token_id": 0, "no_rope_layer_interval": 2},
     "llama_moe": {"num_experts": 4, "num_selects": 2, "size_experts": [[32] * 4] * 2},
 }
+ADAPTED = {"phi": ["q_proj", "v_proj", "dense"], "phi3": ["qkv_proj", "o_proj"]}
+"""Layers that adapters are put on, where their names are not Llama's."""
 HEAD = [1, 5, 6, 7, 8]
 ENDS = (2, 11, 12, 13, 14, 15)
 
@@ -36,7 +43,7 @@ def make_decoder(family: str, adapted: bool = False, **changes: object) -> Decod
     model = AutoModelForCausalLM.from_config(config, attn_implementation=default_attention(config))
     decoder = Decoder(model, SimpleNamespace())
     if adapted:
-        decoder.add_lora(Lora(rank=4, alpha=16, targets=["q_proj", "v_proj", "o_proj"]))
+        decoder.add_lora(Lora(rank=4, alpha=16, targets=ADAPTED.get(family, ["q_proj", "v_proj", "o_proj"])))
         with torch.no_grad():
             for name, parameter in decoder.named_parameters():
                 if "lora_B" in name:
