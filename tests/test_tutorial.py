@@ -1,6 +1,5 @@
 """The commands of docs/tutorial.md, run as they stand there, in an empty folder."""
 
-import json
 import os
 import re
 import shlex
@@ -8,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers.paths import REPOSITORY, SHARED
+from helpers.paths import REPOSITORY
 
-BLOCK = re.compile(r"(?:<!-- needs (?P<needs>\S+) -->\n)?```(?P<kind>bash|text)\n(?P<body>.*?)```", re.DOTALL)
+BLOCK = re.compile(r"```(?P<kind>bash|text)\n(?P<body>.*?)```", re.DOTALL)
 PATIENCE = 600  # seconds
 
 
@@ -22,15 +21,13 @@ def test_the_tutorial_from_start_to_end(tmp_path: Path) -> None:
         program.chmod(0o755)
     folder = tmp_path / "empty"
     folder.mkdir()
-    if (SHARED / "data" / "fsdd").is_dir():
-        (folder / "data").symlink_to(SHARED / "data")
     path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(REPOSITORY)}
     printed, ran = "", 0
     for block in BLOCK.finditer((REPOSITORY / "docs" / "tutorial.md").read_text(encoding="utf-8")):
         if block["kind"] == "text":
             assert printed == block["body"]
-        elif block["needs"] is None or (folder / block["needs"]).exists():
+        else:
             command = ["bash", "-euo", "pipefail", "-c", block["body"]]
             done = subprocess.run(
                 command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -42,6 +39,3 @@ def test_the_tutorial_from_start_to_end(tmp_path: Path) -> None:
     table = (folder / "leaderboard" / "compare.md").read_text()
     assert "| tiny |" in table
     assert "| eight-bit |" in table
-    if (folder / "data").exists():
-        score = json.loads((folder / "digits-score.json").read_text())
-        assert score["rows"] == 300

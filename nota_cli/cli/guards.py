@@ -11,7 +11,7 @@ from nota_cli.recipe.inputs import recipe_inputs
 if TYPE_CHECKING:
     from nota_cli.recipe.schema import BaseRecipe
 
-PARTS_OF_A_CHECKPOINT = ("recipe.yaml", "model.safetensors", "metrics.json", "adapter", "decoder", "trainer")
+PARTS_OF_A_CHECKPOINT = ("recipe.yaml", "model.safetensors", "metrics.json", "adapter", "decoder", "trainer", "best")
 REPLACED = ("adapter", "decoder")
 
 

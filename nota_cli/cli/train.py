@@ -44,4 +44,7 @@ def train(
 
     done = train_recipe(loaded, folder, resume=resume, restart=restart)
     rows = [["checkpoint", str(done.folder)], ["steps", str(done.steps)]]
+    rows += [
+        [name, f"{done.summary[name]:g}"] for name in ("clips_per_second", "audio_seconds_per_second", "data_wait")
+    ]
     table("Training", ["", ""], [*rows, *([name, f"{value:.4f}"] for name, value in done.metrics.items())])

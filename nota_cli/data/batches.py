@@ -1,6 +1,8 @@
 """Random batches for training: sources mixed by weight, clips joined, cut, mixed and changed."""
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +11,48 @@ from numpy.random import Generator
 from torch.utils.data import Dataset
 
 from nota_cli.data.annotation import Row, clip_paths, read_annotation
-from nota_cli.data.audio.clip import load_clip
+from nota_cli.data.audio.clip import MIN_SECONDS, load_clip
+from nota_cli.data.audio.headers import scan
 from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll, weaken
+from nota_cli.data.plan import BatchPlan, Draw
 from nota_cli.data.row_batches import Batch, query_of
 from nota_cli.errors import DataError
 from nota_cli.features.batch import Features, FeatureSpec, extract
 from nota_cli.features.constants import SAMPLE_RATE
+from nota_cli.features.states import States
 from nota_cli.recipe.training import Augment, Source
 
-Window = tuple[float, float]
+STATES_PER_SECOND = 50  # of the speech encoder
 CACHE_BYTES = 512 * 2**20  # decoded clips kept by each worker, so that a small corpus is decoded once
 
 
-class _Corpus:
+@dataclass(frozen=True)
+class TrainingBatch(Batch):
+    """A batch, or a process's share of one.
+
+    Attributes:
+        names: the files of its clips, for messages.
+        seconds: how long each clip is, as the encoders see it.
+        spare: the batch has fewer clips than there are processes, and this one's clip is another's too: do not count
+            its loss.
+    """
+
+    names: tuple[str, ...] = ()
+    seconds: tuple[float, ...] = ()
+    spare: bool = False
+
+    @property
+    def audio_seconds(self) -> float:
+        """Of all its clips."""
+        return sum(self.seconds)
+
+    @property
+    def padded_seconds(self) -> float:
+        """Of all its clips, each as long as the longest."""
+        return len(self.seconds) * max(self.seconds, default=0.0)
+
+
+class Corpus:
     """One training source: its rows, and a random training clip of them on demand."""
 
     def __init__(self, source: Source, max_seconds: float) -> None:
@@ -37,36 +68,61 @@ class _Corpus:
         self.background = (
             read_annotation(source.background, audio_root=self.background_root) if source.background else []
         )
+        self.durations: list[float] = []
         self._cache: dict[tuple[float, *tuple[Path, ...]], np.ndarray[Any, Any]] = {}
         self._cached_bytes = 0
 
-    def draw(self, rng: Generator, augment: Augment, strength: float = 1.0) -> tuple[np.ndarray[Any, Any], Row, str]:
-        """A random clip [samples], its row and its text."""
-        row = self.rows[rng.integers(len(self.rows))]
-        text = str(rng.choice(row.texts)) if row.texts else row.text or ""
+    def measure(self) -> None:
+        """Read how long each row's clip is from the headers of its files; what they do not say counts as longest."""
+        found = scan(self.rows, self.source.audio_root).durations
+        self.durations = [self.max_seconds if seconds is None else seconds for seconds in found]
+
+    def pick(self, rng: Generator) -> tuple[int, ...]:
+        """A random row, and those of its speaker that are joined to it."""
+        row = int(rng.integers(len(self.rows)))
+        if self.source.join == 1:
+            return (row,)
+        mates = self.mates[self.rows[row].speaker or ""]  # every row has one where clips are joined
+        count = int(rng.integers(1, self.source.join + 1))
+        return (row, *(mates[rng.integers(len(mates))] for _ in range(count - 1)))
+
+    def seconds(self, rows: tuple[int, ...]) -> float:
+        """About how long the clip of these rows is; `measure` first."""
+        gap = sum(self.source.gap_seconds) / 2 * (len(rows) + 1) if self.source.join > 1 else 0.0
+        longest = min(self.max_seconds, self.source.crop_seconds or self.max_seconds)
+        return min(max(sum(self.durations[row] for row in rows) + gap, MIN_SECONDS), longest)
+
+    def text(self, rows: tuple[int, ...], rng: Generator) -> str:
+        """What is said in the clip of a row: one of its wordings."""
+        row = self.rows[rows[0]]
+        return str(rng.choice(row.texts)) if row.texts else row.text or ""
+
+    def render(
+        self, rows: tuple[int, ...], rng: Generator, augment: Augment, strength: float = 1.0
+    ) -> tuple[np.ndarray[Any, Any], str]:
+        """The clip of these rows [samples], randomly changed, and its text."""
+        row = self.rows[rows[0]]
+        text = self.text(rows, rng)
         if self.source.join > 1:
-            wave, text = self._join(row, rng)
+            wave, text = self._join([self.rows[each] for each in rows], rng)
         else:
-            wave = self._load(row, self.source.audio_root, 1.0)
+            wave = self._load(row, self.source.audio_root, MIN_SECONDS)
         if row.label is not None and rng.random() < augment.roll:
             wave = roll(wave, rng)
         if row.label is not None and rng.random() < self.source.mix_same_label:
             others = self.same_label[row.label]
-            other = self._load(others[rng.integers(len(others))], self.source.audio_root, 1.0)
-            wave = mix(wave, roll(other, rng), rng.uniform(-3, 10))
+            other = self.rows[others[rng.integers(len(others))]]
+            wave = mix(wave, roll(self._load(other, self.source.audio_root, MIN_SECONDS), rng), rng.uniform(-3, 10))
         if self.source.crop_seconds is not None:
             wave = crop(wave, self.source.crop_seconds, rng)
         if self.background and rng.random() < strength * self.source.background_probability:
             sound = self.background[rng.integers(len(self.background))]
-            wave = mix(wave, roll(self._load(sound, self.background_root, 1.0), rng), rng.uniform(3, 25))
+            wave = mix(wave, roll(self._load(sound, self.background_root, MIN_SECONDS), rng), rng.uniform(3, 25))
         wave = augment_waveform(wave, augment, rng)
         short = SAMPLE_RATE - len(wave)
-        return (np.pad(wave, (0, short)) if short > 0 else wave[: int(self.max_seconds * SAMPLE_RATE)]), row, text
+        return (np.pad(wave, (0, short)) if short > 0 else wave[: int(self.max_seconds * SAMPLE_RATE)]), text
 
-    def _join(self, first: Row, rng: Generator) -> tuple[np.ndarray[Any, Any], str]:
-        mates = self.mates[first.speaker or ""]  # every row has one where clips are joined
-        count = int(rng.integers(1, self.source.join + 1))
-        chosen = [first, *(mates[rng.integers(len(mates))] for _ in range(count - 1))]
+    def _join(self, chosen: list[Row], rng: Generator) -> tuple[np.ndarray[Any, Any], str]:
         pieces, texts = [self._silence(rng)], list[str]()
         for row in chosen:
             wave = self._load(row, self.source.audio_root, 0.0)
@@ -92,50 +148,103 @@ class _Corpus:
 
 
 class TrainingBatches(Dataset[Batch]):
-    """Random training batches; item `i` depends on `seed` and `i` alone, so a resumed run sees the same."""
+    """Random training batches; item `i` depends on `seed` and `i` alone, so a resumed run sees the same.
+
+    Args:
+        sources: what the clips are drawn from.
+        spec: what makes the features.
+        augment: random changes to the clips.
+        batch_size: clips of a batch.
+        seed: of everything that is drawn.
+        ramp: batches over which what hides the sound grows to full strength.
+        buckets: batches that are drawn together and sorted by length (`BatchPlan`).
+        batch_seconds: with `buckets`, how much padded audio a batch has, instead of `batch_size`.
+        share: number of this process and of all processes; each gets its part of every batch.
+        states: what gives the encoders' states of the clips of (source, row) pairs; without it, features are made.
+    """
 
     def __init__(
-        self, sources: list[Source], spec: FeatureSpec, augment: Augment, batch_size: int, seed: int, ramp: int = 0
+        self,
+        sources: list[Source],
+        spec: FeatureSpec,
+        augment: Augment,
+        batch_size: int,
+        seed: int,
+        ramp: int = 0,
+        *,
+        buckets: int = 0,
+        batch_seconds: float | None = None,
+        share: tuple[int, int] = (0, 1),
+        states: Callable[[Sequence[tuple[int, int]]], States] | None = None,
     ) -> None:
-        self.corpora = [_Corpus(source, spec.max_seconds) for source in sources]
-        weights = np.array([source.weight for source in sources])
-        self.shares = weights / weights.sum()
-        self.spec, self.augment, self.batch_size, self.seed, self.ramp = spec, augment, batch_size, seed, ramp
+        self.corpora = [Corpus(source, spec.max_seconds) for source in sources]
+        if buckets or batch_seconds:
+            for corpus in self.corpora:
+                corpus.measure()
+        weights = [source.weight for source in sources]
+        self.plan = BatchPlan(self.corpora, weights, batch_size, seed, buckets=buckets, batch_seconds=batch_seconds)
+        self.spec, self.augment, self.seed, self.ramp = spec, augment, seed, ramp
+        self.share, self.states = share, states
 
     @property
     def label_names(self) -> list[str]:
         """Every `label` of the sources, sorted."""
         return sorted({row.label for corpus in self.corpora for row in corpus.rows if row.label is not None})
 
-    def __getitem__(self, index: int) -> Batch:
-        rng = np.random.default_rng([self.seed, index])
+    def __getitem__(self, index: int) -> TrainingBatch:
         strength = min(1.0, index / self.ramp) if self.ramp else 1.0
         augment = weaken(self.augment, strength)
-        waves, rows, texts = [], [], []
-        for choice in rng.choice(len(self.corpora), size=self.batch_size, p=self.shares):
-            wave, row, text = self.corpora[choice].draw(rng, augment, strength)
-            waves.append(wave)
-            rows.append(row)
-            texts.append(text)
-        features = extract(waves, self.spec.mel_bins, front_end=self.spec.front_end, pad=self.spec.pad)
-        if augment.mask_time or augment.mask_frequency:
-            _mask(features, augment, rng)
-        return Batch(features, [query_of(row) for row in rows], texts, [row.label for row in rows], [])
+        process, processes = self.share
+        planned = self.plan[index]
+        draws = planned[process::processes] or planned[:1]
+        rngs = [np.random.default_rng([self.seed, *draw.number]) for draw in draws]
+        features: Features | States
+        if self.states is not None:
+            texts = [self.corpora[d.source].text(d.rows, rng) for d, rng in zip(draws, rngs, strict=True)]
+            features = self.states([(draw.source, draw.rows[0]) for draw in draws])
+            seconds = (features.speech_mask.sum(-1) / STATES_PER_SECOND).tolist()
+        else:
+            clips = [
+                self.corpora[draw.source].render(draw.rows, rng, augment, strength)
+                for draw, rng in zip(draws, rngs, strict=True)
+            ]
+            texts = [text for _, text in clips]
+            waves = [wave for wave, _ in clips]
+            seconds = [len(wave) / SAMPLE_RATE for wave in waves]
+            features = extract(waves, self.spec.mel_bins, front_end=self.spec.front_end, pad=self.spec.pad)
+            if augment.mask_time or augment.mask_frequency:
+                _mask(features, augment, rngs)
+        rows = [self.corpora[draw.source].rows[draw.rows[0]] for draw in draws]
+        return TrainingBatch(
+            features,
+            [query_of(row) for row in rows],
+            texts,
+            [row.label for row in rows],
+            [],
+            names=tuple(name for draw in draws for name in self._names(draw)),
+            seconds=tuple(seconds),
+            spare=process >= len(planned),
+        )
+
+    def _names(self, draw: Draw) -> list[str]:
+        corpus = self.corpora[draw.source]
+        return [str(path) for row in draw.rows for path in clip_paths(corpus.rows[row], corpus.source.audio_root)]
 
 
-def _mask(features: Features, augment: Augment, rng: Generator) -> None:
-    for row, length in zip(features.log_mel, features.log_mel_lengths.tolist(), strict=True):
+def _mask(features: Features, augment: Augment, rngs: list[Generator]) -> None:
+    for row, length, rng in zip(features.log_mel, features.log_mel_lengths.tolist(), rngs, strict=True):
         row[:, :length] = mask_spectrogram(row[:, :length].T, augment, rng).T
     if features.fbank is not None and features.fbank_lengths is not None:
-        for row, length in zip(features.fbank, features.fbank_lengths.tolist(), strict=True):
+        for row, length, rng in zip(features.fbank, features.fbank_lengths.tolist(), rngs, strict=True):
             row[:length] = mask_spectrogram(row[:length], augment, rng)
 
 
-def _groups(rows: list[Row], field: str) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
+def _groups(rows: Sequence[Row], field: str) -> dict[str, list[int]]:
+    """Numbers of the rows by what they have in a field."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for number, row in enumerate(rows):
         value = getattr(row, field)
         if value is None:
             raise DataError(f"row {row.index} ({row.path}) has no `{field}`, which this source's settings need")
-        groups[value].append(row)
+        groups[value].append(number)
     return groups

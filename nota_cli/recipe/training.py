@@ -1,6 +1,8 @@
 """The sections of a recipe that say what it is trained, validated and tested on, and how it is trained."""
 
-from pydantic import Field
+from typing import Literal
+
+from pydantic import Field, model_validator
 
 from nota_cli.recipe.section import Dtype, PathText, Positive, Probability, Section
 
@@ -84,7 +86,23 @@ class Train(Section):
     """Decay of the moving average of the weights that is saved; 0 saves the weights as they are."""
     validate_every: Positive = 3000
     save_every: Positive = 1000
+    keep: Positive = 1
+    """States of an unfinished run that are kept: the newest, and so many less one of those before it."""
+    tracker: Literal["none", "tensorboard", "wandb", "trackio", "mlflow"] = "none"
+    """Where the figures of `metrics.jsonl` go as well; each but `none` is a package of its own to install."""
+    best: Literal["", "wer", "wer_as_written", "cider_d", "validation_loss", "right_captions"] = ""
+    """Keep the checkpoint that is best by this figure of the validation, in the folder `best` of the checkpoint."""
     workers: int = Field(1, ge=0)
+    cache: PathText | None = None
+    """Folder where the states of frozen encoders are kept, so that each clip is encoded once. Takes clips that are not
+    changed at random: no `augment`, `join`, `crop_seconds`, `background` or `mix_same_label`."""
+    buckets: int = Field(0, ge=0)
+    """So many batches are drawn together and sorted by length, so that a batch's clips are alike in length and little
+    of it is padding; 0 draws every batch alone."""
+    batch_seconds: float | None = Field(None, gt=0)
+    """With `buckets`: a batch has as many clips as fit into so many seconds, padding included, not `batch_size`."""
+    max_skipped_steps: int = Field(3, ge=0)
+    """Steps whose loss or gradient is not finite are skipped, their files named; one more than this ends the run."""
     seed: int = Field(0, ge=0)
     init: PathText | None = None
     """Checkpoint folder to start from (stage 2 starts from stage 1's weights)."""
@@ -92,3 +110,9 @@ class Train(Section):
     augment_ramp: int = Field(0, ge=0)
     """Steps over which tone, noise, masks and background grow to full strength; a model that starts from random
     weights first has to hear anything at all."""
+
+    @model_validator(mode="after")
+    def _seconds_take_buckets(self) -> "Train":
+        if self.batch_seconds is not None and not self.buckets:
+            raise ValueError("`batch_seconds` cuts batches out of clips sorted by length; set `buckets` too, say to 64")
+        return self

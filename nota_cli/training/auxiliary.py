@@ -56,6 +56,13 @@ class AuxiliaryHeads(nn.Module):
             losses["label"] = self.spec.label_weight * self._label_loss(encoded, batch, labeled)
         return losses
 
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Of how many rows each loss of a batch is the mean; 0 of a loss that the batch has not."""
+        spoken = sum(family(query.task) == "asr" for query in batch.queries)
+        labeled = sum(label in self.label_index for label in batch.labels)
+        modules = {"ctc": (self.ctc, spoken), "alignment": (self.alignment, spoken), "label": (self.label, labeled)}
+        return {name: rows for name, (module, rows) in modules.items() if module is not None}
+
     def _ctc_loss(self, encoded: Encoded, batch: Batch, rows: list[int]) -> Tensor:
         states = encoded.speech_states[rows]
         states = states[:, : states.size(1) // CTC_POOL * CTC_POOL].unflatten(1, (-1, CTC_POOL)).mean(2)

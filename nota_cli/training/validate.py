@@ -8,12 +8,13 @@ from nota_cli.data.corpora.registry import caption_metrics
 from nota_cli.data.row_batches import RowBatches, in_order, loader
 from nota_cli.inference.predict import predict
 from nota_cli.models.families.salmonn import Salmonn
+from nota_cli.score.cider import cider_d
 from nota_cli.score.wer import wer, wer_as_written
 
 
 @torch.no_grad()
 def validate(model: Salmonn) -> dict[str, float]:
-    """Loss, WER in percent over the speech rows, and the rate of captions that name the right class.
+    """Loss, WER in percent over the speech rows, CIDEr-D of captions and the rate of those that name the right class.
 
     Captions are judged by the corpus that their label belongs to (`nota_cli.data.corpora`).
     """
@@ -40,6 +41,10 @@ def _task_metrics(rows: list[Row], texts: list[str]) -> dict[str, float]:
         pairs = [(texts[i], rows[i].text or "") for i in spoken]
         metrics["wer"] = 100 * wer([hypothesis for hypothesis, _ in pairs], [reference for _, reference in pairs]).value
         metrics["wer_as_written"] = 100 * wer_as_written(pairs)
+    described = [i for i, row in enumerate(rows) if family(row.task) == "aac" and row.text is not None]
+    if len(described) > 1:  # idf needs two
+        references = [(rows[i].text or "", *rows[i].texts) for i in described]
+        metrics["cider_d"] = cider_d([texts[i] for i in described], references).value
     labeled = [i for i, row in enumerate(rows) if row.label is not None and family(row.task) == "aac"]
     right, unknown = caption_metrics([texts[i] for i in labeled], [rows[i].label or "" for i in labeled])
     if unknown:

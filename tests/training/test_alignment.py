@@ -25,6 +25,7 @@ QUIET = [
     "train.augment={}",
     "train.save_every=1000",
 ]
+RATES = {"learning_rate", "gradient_norm", "clips_per_second", "audio_seconds_per_second", "data_wait"}
 ALONE = ["train.decoder_weight=0", "train.alignment_weight=1"]
 
 
@@ -59,9 +60,9 @@ def test_the_loss_falls_and_the_decoder_never_runs(tiny_recipe: Path, clips: Pat
     entries = {}
     for steps in (1, 20):
         train(load_recipe(str(tiny_recipe), [*settings, f"train.steps={steps}"]), tmp_path / f"run{steps}")
-        log = (tmp_path / f"run{steps}" / "trainer" / "log.jsonl").read_text().splitlines()
+        log = (tmp_path / f"run{steps}" / "trainer" / "metrics.jsonl").read_text().splitlines()
         entries[steps] = json.loads(log[-1])
-        assert set(entries[steps]) == {"step", "alignment", "clips_per_second"}
+        assert set(entries[steps]) == {"step", "alignment", *RATES}
     assert entries[20]["alignment"] < 0.5 * entries[1]["alignment"]
     build(load_recipe(str(tmp_path / "run20")).model_copy(update={"checkpoint": str(tmp_path / "run20")}))
 
@@ -84,7 +85,7 @@ def test_beside_the_decoder_both_losses_are_weighed(
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         settings = [*spoken(clips, tmp_path), "train.steps=1", *more]
         train(load_recipe(str(tiny_recipe), settings), folder)
-        return json.loads((folder / "trainer" / "log.jsonl").read_text().splitlines()[0])
+        return json.loads((folder / "trainer" / "metrics.jsonl").read_text().splitlines()[0])
 
     plain = first("train.decoder_weight=1", "train.alignment_weight=1")
     weighed = first(f"train.decoder_weight={weight}", f"train.alignment_weight={weight}")

@@ -69,7 +69,7 @@ def test_a_run_killed_with_no_warning_ends_with_the_same_weights(tiny_recipe: Pa
 def test_loss_falls_on_a_few_clips(tiny_recipe: Path, tmp_path: Path) -> None:
     settings = ["train.steps=60", "train.average=0", "train.augment={}", "data.validation=[]", "train.save_every=100"]
     train(load_recipe(str(tiny_recipe), [*settings, "train.learning_rate=3e-3"]), tmp_path)
-    log = [json.loads(line) for line in (tmp_path / "trainer" / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (tmp_path / "trainer" / "metrics.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < 0.6 * log[0]["loss"]
 
 
@@ -94,7 +94,7 @@ def test_an_unfinished_run_is_neither_overwritten_nor_mixed_with_another_recipe(
 
 def test_a_log_has_each_step_once_and_a_restart_begins_it_anew(tiny_recipe: Path, tmp_path: Path) -> None:
     recipe = load_recipe(str(tiny_recipe), ["train.validate_every=1"])
-    log = tmp_path / "trainer" / "log.jsonl"
+    log = tmp_path / "trainer" / "metrics.jsonl"
 
     def steps() -> list[int]:
         return [entry["step"] for entry in map(json.loads, log.read_text().splitlines()) if "validation_loss" in entry]

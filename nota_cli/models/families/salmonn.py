@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList, RepetitionPenaltyLogitsProcessor
 
 from nota_cli.features.batch import Features, FeatureSpec
+from nota_cli.features.states import States
 from nota_cli.generation.answer import Answer
 from nota_cli.generation.drawn_tokens import DrawnTokens
 from nota_cli.generation.draws import Sampling, row_seeds
@@ -154,16 +155,25 @@ class Salmonn(nn.Module):
         self.greedy.reset_cache()
         return super().train(mode)
 
-    def encode(self, features: Features) -> Encoded:
-        """Features of a batch of clips to embeddings of the decoder's width (not yet scaled for it)."""
+    def encode(self, features: Features | States) -> Encoded:
+        """A batch of clips to embeddings of the decoder's width (not yet scaled for it).
+
+        Args:
+            features: of the clips; or what `encoder_states` made of them, and the encoders are not run.
+        """
+        states = self.encoder_states(features) if isinstance(features, Features) else features.to(self.device)
+        speech_mask = states.speech_mask if self.recipe.audio.pad == "clip" else None
+        embeds, mask = self.connector(states.speech, speech_mask, states.audio, states.audio_mask)
+        return Encoded(embeds, mask, states.speech, states.speech_mask, states.audio, states.audio_mask)
+
+    def encoder_states(self, features: Features) -> States:
+        """What the encoders make of a batch of clips."""
         features = features.to(self.device)
-        clip = self.recipe.audio.pad == "clip"
-        speech, speech_mask = self.speech_encoder(features.log_mel, features.log_mel_lengths if clip else None)
-        audio, audio_mask = None, None
-        if self.audio_encoder is not None:
-            audio, audio_mask = self.audio_encoder(features.fbank, features.fbank_lengths)
-        embeds, mask = self.connector(speech, speech_mask if clip else None, audio, audio_mask)
-        return Encoded(embeds, mask, speech, speech_mask, audio, audio_mask)
+        lengths = features.log_mel_lengths if self.recipe.audio.pad == "clip" else None
+        speech, speech_mask = self.speech_encoder(features.log_mel, lengths)
+        if self.audio_encoder is None:
+            return States(speech, speech_mask)
+        return States(speech, speech_mask, *self.audio_encoder(features.fbank, features.fbank_lengths))
 
     @torch.inference_mode()
     def encode_batch(self, features: Features) -> Features | Encoded:
@@ -175,7 +185,7 @@ class Salmonn(nn.Module):
             return features
         return Encoded.joined([self.encode(features.part(chosen)) for chosen in slices])
 
-    def forward(self, features: Features, queries: list[Query], texts: list[str]) -> tuple[Tensor, Encoded]:
+    def forward(self, features: Features | States, queries: list[Query], texts: list[str]) -> tuple[Tensor, Encoded]:
         """Mean cross-entropy of the reference texts and their end symbols, and the encoded batch."""
         encoded = self.encode(features)
         answers = [self.decoder.token_ids(text + self.end_symbol) for text in texts]

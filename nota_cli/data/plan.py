@@ -1,0 +1,99 @@
+"""Which rows a training batch has: sources mixed by weight, and clips of alike length batched together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.random import Generator
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One clip of a batch.
+
+    Attributes:
+        source: which source it comes from.
+        rows: its row, then those that are joined to it.
+        number: with the seed, what the changes to it are drawn from; no other clip of the run has it.
+    """
+
+    source: int
+    rows: tuple[int, ...]
+    number: tuple[int, int]
+
+
+class Pool(Protocol):
+    """A source that draws are made from."""
+
+    def pick(self, rng: Generator) -> tuple[int, ...]:
+        """A random row, and those that are joined to it."""
+
+    def seconds(self, rows: tuple[int, ...]) -> float:
+        """About how long the clip of these rows is."""
+
+
+class BatchPlan:
+    """Item `i` is what the `i`-th batch has; it depends on the arguments and on `i` alone.
+
+    Args:
+        pools: the sources.
+        weights: share of the draws of each, relative to the others.
+        size: clips of a batch.
+        seed: of the draws.
+        buckets: so many batches are drawn together, sorted by length, and cut into batches of neighbours.
+        batch_seconds: cut them where the next clip would make the padded batch longer than this, not by `size`.
+    """
+
+    def __init__(
+        self,
+        pools: Sequence[Pool],
+        weights: Sequence[float],
+        size: int,
+        seed: int,
+        *,
+        buckets: int = 1,
+        batch_seconds: float | None = None,
+    ) -> None:
+        self.pools, self.size, self.seed = pools, size, seed
+        self.buckets, self.batch_seconds = max(1, buckets), batch_seconds
+        self.shares = np.array(weights) / np.sum(weights)
+        self._starts = [0]  # number of the first batch of each group, as far as known; with `batch_seconds` alone
+        self._kept: tuple[int, list[list[Draw]]] = (-1, [])
+
+    def __getitem__(self, index: int) -> list[Draw]:
+        if self.batch_seconds is None:
+            group, place = divmod(index, self.buckets)
+        else:
+            group, place = self._located(index)
+        return self._group(group)[place]
+
+    def _located(self, index: int) -> tuple[int, int]:
+        """Group and place of a batch; how many batches the groups before it have is known by making them."""
+        while self._starts[-1] <= index:
+            self._starts.append(self._starts[-1] + len(self._group(len(self._starts) - 1)))
+        group = int(np.searchsorted(self._starts, index, side="right")) - 1
+        return group, index - self._starts[group]
+
+    def _group(self, number: int) -> list[list[Draw]]:
+        if self._kept[0] != number:
+            self._kept = number, self._made(number)
+        return self._kept[1]
+
+    def _made(self, number: int) -> list[list[Draw]]:
+        rng = np.random.default_rng([self.seed, number])  # the same as of [seed, number, 0]: clips count from 1
+        choices = rng.choice(len(self.pools), size=self.size * self.buckets, p=self.shares).tolist()
+        draws = [Draw(choice, self.pools[choice].pick(rng), (number, at + 1)) for at, choice in enumerate(choices)]
+        if self.buckets == 1 and self.batch_seconds is None:
+            return [draws]
+        seconds = [self.pools[draw.source].seconds(draw.rows) for draw in draws]
+        longest_first = sorted(range(len(draws)), key=lambda at: (-seconds[at], at))
+        batches: list[list[Draw]] = []
+        room = 0
+        for at in longest_first:
+            if not room:
+                batches.append([])
+                room = self.size if self.batch_seconds is None else max(1, int(self.batch_seconds / seconds[at]))
+            batches[-1].append(draws[at])
+            room -= 1
+        return [batches[at] for at in rng.permutation(len(batches))]
