@@ -55,14 +55,14 @@ def data_check(
     others = [] if against is None else read_annotation(against)
     root = audio_root or annotation.parent
     with progress() as bar:
-        shown = bar.add_task("check", total=len(rows) * (2 if full else 1), detail="")
+        bar_task = bar.add_task("check", total=len(rows) * (2 if full else 1), detail="")
         findings = check_rows(
             rows,
             root,
             full=full,
             against=others,
             against_root=against_root or (None if against is None else against.parent),
-            on_progress=lambda count: bar.advance(shown, count),
+            on_progress=lambda count: bar.advance(bar_task, count),
         )
     number = counts(findings)
     kept = usable(rows, findings)
@@ -106,17 +106,17 @@ def data_stats(
             _check_output("--out", out / name, annotation)
     rows = read_annotation(annotation)
     with progress() as bar:
-        shown = bar.add_task("stats", total=len(rows) * (2 if loudness else 1), detail="")
-        found = statistics(
+        bar_task = bar.add_task("stats", total=len(rows) * (2 if loudness else 1), detail="")
+        summary = statistics(
             rows,
             audio_root or annotation.parent,
             loudness=loudness,
-            on_progress=lambda count: bar.advance(shown, count),
+            on_progress=lambda count: bar.advance(bar_task, count),
         )
-    table(annotation.name, COLUMNS, group_rows(found))
-    table("Clips", ["", "least", "median", "most"], summary_rows(found))
+    table(annotation.name, COLUMNS, group_rows(summary))
+    table("Clips", ["", "least", "median", "most"], summary_rows(summary))
     if out is not None:
-        for path in write_statistics(found, annotation.name, out):
+        for path in write_statistics(summary, annotation.name, out):
             say(f"wrote {path}")
 
 
@@ -141,8 +141,8 @@ def data_to_flac(
         raise UsageError(f"{folder}: no recordings in it ({' '.join(AUDIO)})")
     items = None if annotation is None else annotation_items(annotation)
     with progress() as bar:
-        shown = bar.add_task("flac", total=len(sources), detail="")
-        done = to_flac(list(targets(sources, folder, out)), on_done=lambda _: bar.advance(shown))
+        bar_task = bar.add_task("flac", total=len(sources), detail="")
+        done = to_flac(list(targets(sources, folder, out)), on_done=lambda _: bar.advance(bar_task))
     failed = [each for each in done if each.status == "failed"]
     for each in failed:
         warn(f"{each.source}: {each.problem}")
@@ -285,7 +285,7 @@ def data_prepare(
             raise UsageError(f"--out {written} is a recording; name an annotation file to write")
     names: set[str] = set().union(*(excluded_names(path) for path in exclude or ()))
     with progress() as bar:
-        shown = bar.add_task("prepare", total=None, detail=reader.title)
+        bar_task = bar.add_task("prepare", total=None, detail=reader.title)
         report = prepare(
             reader,
             folder,
@@ -293,7 +293,7 @@ def data_prepare(
             split=split,
             limit=limit,
             exclude=names,
-            on_row=lambda count: bar.advance(shown, count),
+            on_row=lambda count: bar.advance(bar_task, count),
         )
     if report.missing:
         warn(f"{len(report.missing)} clips of {reader.title} are not there: {report.files[-1]}")
