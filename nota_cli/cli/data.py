@@ -265,7 +265,15 @@ def data_prepare(
     column: Annotated[
         list[str] | None, typer.Option(metavar="KEY=COLUMN", help="Column of a table for path, text, task, Q ...")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Task of a table's rows that name none (default: asr).")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Task of a table's rows that name none (default: asr), or gender_QA of a corpus that has it."
+        ),
+    ] = None,
+    hashes: Annotated[
+        bool, typer.Option("--hashes", help="Write the SHA-256 of every recording too, for `sha256sum --check`.")
+    ] = False,
 ) -> None:
     """Write the annotation of a published corpus, or of a table of your own, with a manifest and the missing clips."""
     from nota_cli.data.corpora.reader import excluded_names, prepare
@@ -278,8 +286,9 @@ def data_prepare(
         reader = table_reader(table_file, columns, task)
     else:
         reader = reader_of(corpus)
+    corpus_task = None if table_file.suffix and table_file.is_file() else task
     inputs = [folder, *([table_file] if table_file.is_file() else []), *(exclude or ())]
-    for written in (out, out.with_suffix(".manifest.json"), out.with_suffix(".missing.txt")):
+    for written in (out, *(out.with_suffix(suffix) for suffix in (".manifest.json", ".missing.txt", ".sha256"))):
         _check_output("--out", written, *inputs)
         if written.exists() and _is_recording(written):
             raise UsageError(f"--out {written} is a recording; name an annotation file to write")
@@ -293,11 +302,15 @@ def data_prepare(
             split=split,
             limit=limit,
             exclude=names,
+            task=corpus_task,
+            hashes=hashes,
             on_row=lambda count: bar.advance(bar_task, count),
         )
     if report.missing:
-        warn(f"{len(report.missing)} clips of {reader.title} are not there: {report.files[-1]}")
+        warn(f"{len(report.missing)} clips of {reader.title} are not there: {out.with_suffix('.missing.txt')}")
     say(f"license of {reader.title}: {reader.license}")
+    if report.root != folder:
+        say(f"the clips were written to {out.with_suffix('.clips')}; --audio-root of this annotation is {report.root}")
     rows = [["rows", str(report.rows)], ["missing", str(len(report.missing))], ["excluded", str(report.excluded)]]
     table("Prepared", ["", ""], [*rows, *(["file", str(path)] for path in report.files)])
 
