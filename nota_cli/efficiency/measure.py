@@ -77,7 +77,6 @@ def measure(
 
 def measure_model(
     model: AudioModel,
-    device: str | None = None,
     settings: Settings | None = None,
     *,
     on_round: OnRound = lambda done, total: None,
@@ -91,7 +90,6 @@ def measure_model(
 
     Args:
         model: in evaluation mode.
-        device: where it lies, if not where it says itself.
         settings: how to measure.
         on_round: told how many rounds are done, and of how many.
         gauge: the memory's meter, where one watched the loading.
