@@ -34,7 +34,7 @@ MAY = {
     "data": BASE | {"recipe", "prompts", "features"},
     "submission": BASE | {"data.annotation"},
     "score": BASE | {"data.annotation", "submission"},
-    "inference": BASE | {"recipe", "hub", "features", "models", "data", "submission"},
+    "inference": BASE | {"recipe", "hub", "features", "generation", "models", "data", "submission"},
     "training": BASE | {"recipe", "features", "models", "data", "score", "inference"},
     "checks": BASE | {"features", "data", "score", "submission", "models", "inference"},
     "compression": BASE | {"recipe", "hub", "prompts", "features", "weights", "quantization", "models", "data"},
