@@ -78,7 +78,7 @@ def quantize_checkpoint(
     )
     changes = {"decoder": decoder} | ({"lora": None} if merged else {})
     model.recipe = model.recipe.model_copy(update=changes)
-    save_checkpoint(model, out)
+    save_checkpoint(model, out, getattr(torch, recipe.train.save_dtype))
     return report
 
 
