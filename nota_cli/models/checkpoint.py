@@ -136,7 +136,7 @@ def _self_contained(model: "Salmonn", folder: Path) -> Recipe:
     """
     # Where this machine keeps its corpora is nothing that whoever loads the weights can use.
     train = model.recipe.train.model_copy(update={"init": None})
-    recipe = model.recipe.model_copy(update={"checkpoint": None, "data": Data(), "train": train})
+    recipe = model.recipe.model_copy(update={"checkpoint": None, "data": Data(), "train": train, "stages": []})
     parts = {name: _from_anywhere(getattr(recipe, name)) for name in ("speech_encoder", "audio_encoder", "decoder")}
     recipe = recipe.model_copy(update=parts)
     if recipe.decoder.tokenizer is not None and (Path(recipe.decoder.tokenizer) / MAPPING).is_file():

@@ -99,7 +99,7 @@ class _Run:
         self.main = accelerator.is_main_process
         self.trainer = Trainer(recipe, accelerator)
         self.state_folder = folder / "trainer"
-        self.stamp = _stamp(recipe)
+        self.stamp = run_stamp(recipe)
         self.best = Best(folder / "best", self.spec)
         self.skipped = SkippedSteps(self.spec.max_skipped_steps)
 
@@ -146,8 +146,8 @@ class _Run:
         if self.main:
             write_text(self.state_folder / "summary.json", json.dumps({"first": first, **summary}, indent=2) + "\n")
         self.accelerator.wait_for_everyone()
-        if self.recipe.train.tracker != "none":  # it ends the group of processes too, which others may still want
-            self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # `end_training` ends the group of processes too: later stages' also
+            tracker.finish()
         return Trained(self.folder, last, metrics, summary)
 
     def _begin(self, resume: bool) -> int:
@@ -225,7 +225,7 @@ class _Run:
             say(message)
 
 
-def _stamp(recipe: Recipe) -> str:
+def run_stamp(recipe: Recipe) -> str:
     """The recipe's hash without what does not change what a run learns."""
     data = recipe.data.model_copy(update={"validation": []})
     same = {name: Train.model_fields[name].default for name in OF_NO_WEIGHT}
