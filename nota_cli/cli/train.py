@@ -80,9 +80,7 @@ def _starting_from(recipe: "Recipe", init: Path, stage: int) -> "Recipe":
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"init": str(init)})})
 
 
-def _train_stages(
-    recipe: "Recipe", name: str, folder: Path, *, only: int | None, resume: bool, restart: bool
-) -> None:
+def _train_stages(recipe: "Recipe", name: str, folder: Path, *, only: int | None, resume: bool, restart: bool) -> None:
     from nota_cli.cli.guards import check_checkpoint
     from nota_cli.cli.quantize import run_quantize
     from nota_cli.imports import heavy_imports
@@ -103,6 +101,44 @@ def _train_stages(
             check_checkpoint(run.result, run.recipe)
     for run, done in train_stages(runs, quantize, only=only, resume=resume, restart=restart):
         _report(f"Stage {run.number} of {run.count}", done)
+
+
+def _dry_run(recipe: "Recipe", stage: int | None) -> None:
+    """Print what two steps need, of a recipe or of each of its stages."""
+    from nota_cli.efficiency.memory import meter
+    from nota_cli.imports import heavy_imports
+
+    stages = [each.recipe() for each in recipe.stages] or [recipe]
+    chosen = [each for number, each in enumerate(stages, start=1) if stage in (None, number)]
+    with heavy_imports():
+        from nota_cli.training.dry_run import dry_run
+
+    hours, disk = 0.0, 0
+    for each in chosen:
+        say(f"building recipe {each.name} with random weights ...")
+        done = dry_run(each, meter)
+        hours, disk = hours + done.hours, disk + sum(done.disk.values())
+        lasting = sum(done.memory.values())
+        rows = [[name, f"{size / 1e6:,.1f} MB"] for name, size in done.memory.items()]
+        if done.before is not None and done.peak is not None:
+            rows.append(["activations and the rest", f"{max(0, done.peak - done.before - lasting) / 1e6:,.1f} MB"])
+            rows.append(["in use before the model", f"{done.before / 1e6:,.1f} MB"])
+            rows.append([f"peak ({done.meter})", f"{done.peak / 1e6:,.1f} MB"])
+        rows += [[f"disk: {name}", f"{size / 1e6:,.1f} MB"] for name, size in done.disk.items()]
+        rows.append(["seconds of the two steps", ", ".join(f"{value:.2f}" for value in done.seconds)])
+        rows.append([f"all {done.steps:,} steps of {done.clips} clips", _duration(done.hours)])
+        table(f"Dry run of {each.name}", ["", ""], rows)
+        if done.noise:
+            say("its data are not there: clips of 10 s of noise stood in for them")
+        if not done.finite:
+            say("with random weights the loss was not finite, so the optimizer did nothing; the peak lacks its part")
+    if len(chosen) > 1:
+        rows = [["time", _duration(hours)], ["disk", f"{disk / 1e6:,.1f} MB"]]
+        table("All stages", ["", ""], rows)
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:,.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 def _report(title: str, done: "Trained") -> None:

@@ -250,6 +250,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 PATH_KEYS = {"path", "tokenizer", "checkpoint", "annotation", "audio_root", "background", "background_root", "init"}
+PATH_KEYS |= {"teacher"}
 
 
 RENAMED_KEYS = {"quantisation": "quantization"}

@@ -323,8 +323,8 @@ class Recipe(BaseRecipe):
     lora: Lora | None = None
     train: Train = Train()
     stages: list["Stage"] = []
-    """Stages that `nota train` runs in turn, each from where the one before it ended. A stage is written as what differs
-    from the recipe itself, or from another one that its `base` names; after reading it is a whole recipe."""
+    """Stages that `nota train` runs in turn, each from where the one before it ended. A stage is written as what
+    differs from the recipe itself, or from another one that its `base` names; once read it is a whole recipe."""
 
     @model_validator(mode="after")
     def _stages_fit(self) -> "Recipe":

@@ -30,7 +30,7 @@ from nota_cli.training.trainer import Step, Trainer
 from nota_cli.training.validate import validate
 
 LOG_EVERY = 20
-OF_NO_WEIGHT = ("keep", "best", "save_every", "tracker", "validate_every", "workers", "max_skipped_steps")
+OF_NO_WEIGHT = ("gradient_checkpointing", "keep", "best", "save_every", "tracker", "validate_every", "workers", "max_skipped_steps")
 """Values of `train` that do not change what a run learns; a run may be resumed with others."""
 
 
@@ -110,7 +110,7 @@ class _Run:
         last = spec.steps if stop_after is None else min(spec.steps, first + stop_after)
         # Step and accumulation give every batch a number of its own; see TrainingBatches.
         order = list(range(first * spec.accumulation, last * spec.accumulation))
-        trainer.fill_cache(order)
+        trainer.fill_caches(order)
         batches = cast(Iterator[TrainingBatch], loader(trainer.batches, order, spec.workers))
         track = start_tracker(self.accelerator, self.recipe, self.folder.name)
         self.log = Log(self.state_folder / METRICS_FILE, first, self.main, track)

@@ -60,7 +60,9 @@ class StageRun:
     @property
     def begun(self) -> bool:
         """Whether anything of it is there."""
-        return self._stamped or (self.folder / "trainer" / STATE_FILE).exists() or (self.folder / "recipe.yaml").exists()
+        return (
+            self._stamped or (self.folder / "trainer" / STATE_FILE).exists() or (self.folder / "recipe.yaml").exists()
+        )
 
     @property
     def _stamped(self) -> bool:

@@ -1,6 +1,5 @@
 """Stages of a recipe: one command ends with the bytes of the commands by hand, and a cut run goes on in its stage."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
