@@ -37,7 +37,7 @@ MAY = {
     "inference": BASE | {"recipe", "hub", "features", "models", "data", "submission"},
     "training": BASE | {"recipe", "prompts", "features", "models", "data", "score", "inference"},
     "checks": BASE | {"features", "data", "score", "submission", "models", "inference"},
-    "compression": BASE | {"recipe", "hub", "prompts", "features", "weights", "quantization", "models"},
+    "compression": BASE | {"recipe", "hub", "prompts", "features", "weights", "quantization", "models", "data"},
     "export": BASE | {"recipe", "prompts", "features", "generation", "models", "data"},
     "efficiency": BASE | {"recipe", "prompts", "features", "generation", "models", "data", "inference"},
     "leaderboard": BASE,

@@ -44,19 +44,19 @@ def check_batch(
     with heavy_imports():
         model = load(chosen, device_for(chosen, device))
     positions = unlike(range(len(selected.rows)), seconds, clips)
-    found = differences(model, selected.rows, selected.audio_root, positions)
+    differing = differences(model, selected.rows, selected.audio_root, positions)
     if as_json:
-        paths = [selected.rows[each.position].path for each in found]
-        differing = [
+        paths = [selected.rows[each.position].path for each in differing]
+        entries = [
             {"clip": path, "alone": each.alone, "together": each.together}
-            for path, each in zip(paths, found, strict=True)
+            for path, each in zip(paths, differing, strict=True)
         ]
-        print_json({"recipe": chosen.name, "clips": len(positions), "differing": differing})
-    elif found:
-        rows = [[selected.rows[each.position].path, each.alone, each.together] for each in found]
+        print_json({"recipe": chosen.name, "clips": len(positions), "differing": entries})
+    elif differing:
+        rows = [[selected.rows[each.position].path, each.alone, each.together] for each in differing]
         table("Texts that depend on the batch", ["clip", "alone", "in the batch"], rows)
-    say(f"{len(positions) - len(found)} of {len(positions)} clips have the same text alone and in a batch")
-    if found:
+    say(f"{len(positions) - len(differing)} of {len(positions)} clips have the same text alone and in a batch")
+    if differing:
         raise typer.Exit(1)
 
 
@@ -92,7 +92,7 @@ def check_listening(
     with heavy_imports():
         model = load(chosen, device_for(chosen, device))
     with TemporaryDirectory(prefix="nota-check-") as folder, progress() as bar:
-        shown = bar.add_task("listening", total=len(selected.rows) * len(VARIANTS), detail=chosen.name)
+        bar_task = bar.add_task("listening", total=len(selected.rows) * len(VARIANTS), detail=chosen.name)
         file = Path(folder) / "rows.json"
         named = [{**items[row.index], "testset_id": row_id(row)} for row in selected.rows]
         write_annotation(file, named)
@@ -102,7 +102,7 @@ def check_listening(
             selected.audio_root,
             file,
             family,
-            on_rows=lambda count: bar.advance(shown, count),
+            on_rows=lambda count: bar.advance(bar_task, count),
         )
     sentence = verdict(results, family)
     if as_json:

@@ -45,12 +45,12 @@ def score(
     from nota_cli.cli.guards import check_score
     from nota_cli.files import check_writable
     from nota_cli.score import details as tool
-    from nota_cli.score.report import score_clips
+    from nota_cli.score.report import ScoreOptions, score_clips
 
     check_score(details, csv, annotation)
     if details is not None:
         check_writable(details)
-    scored = score_clips(csv, annotation, pick_task(task) or task, profile=profile, samples=bootstrap)
+    scored = score_clips(csv, annotation, pick_task(task) or task, ScoreOptions(profile=profile, samples=bootstrap))
     if details is not None:
         tool.write_details(details, scored.clips)
     if as_json:

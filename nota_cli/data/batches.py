@@ -82,8 +82,8 @@ class Corpus:
 
     def measure(self) -> None:
         """Read how long each row's clip is from the headers of its files; what they do not say counts as longest."""
-        found = scan(self.rows, self.source.audio_root).durations
-        self.durations = [self.max_seconds if seconds is None else seconds for seconds in found]
+        durations = scan(self.rows, self.source.audio_root).durations
+        self.durations = [self.max_seconds if seconds is None else seconds for seconds in durations]
 
     def pick(self, rng: Generator) -> tuple[int, ...]:
         """A random row, and those of its speaker that are joined to it."""

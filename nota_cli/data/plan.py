@@ -63,10 +63,10 @@ class BatchPlan:
 
     def __getitem__(self, index: int) -> list[Draw]:
         if self.batch_seconds is None:
-            group, place = divmod(index, self.buckets)
+            group, batch = divmod(index, self.buckets)
         else:
-            group, place = self._located(index)
-        return self._group(group)[place]
+            group, batch = self._located(index)
+        return self._group(group)[batch]
 
     def _located(self, index: int) -> tuple[int, int]:
         """Group and place of a batch; how many batches the groups before it have is known by making them."""

@@ -51,12 +51,12 @@ class Segments(Sequence[Segment]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, place: int) -> Segment:  # type: ignore[override]  # nobody takes slices
-        return Segment(self._rows[place], self._seconds[place], self._windows.get(place))
+    def __getitem__(self, index: int) -> Segment:  # type: ignore[override]  # nobody takes slices
+        return Segment(self._rows[index], self._seconds[index], self._windows.get(index))
 
-    def without(self, places: Collection[int]) -> "Segments":
+    def without(self, indices: Collection[int]) -> "Segments":
         """The others."""
-        return Segments(segment for place, segment in enumerate(self) if place not in places)
+        return Segments(segment for index, segment in enumerate(self) if index not in indices)
 
 
 def longest_first(positions: Sequence[int], seconds: Sequence[float], most: float) -> "array[int]":
@@ -67,8 +67,8 @@ def longest_first(positions: Sequence[int], seconds: Sequence[float], most: floa
         seconds: for each of them its clip's length.
         most: what of a clip is heard at once.
     """
-    order = sorted(range(len(positions)), key=lambda place: -min(seconds[place], most))
-    return array("q", (positions[place] for place in order))
+    order = sorted(range(len(positions)), key=lambda index: -min(seconds[index], most))
+    return array("q", (positions[index] for index in order))
 
 
 def segments(positions: Sequence[int], seconds: Sequence[float], most: float, *, chunk: bool) -> Segments:
@@ -101,16 +101,16 @@ def groups(
     """
     by_settings: dict[str, array[int]] = {}
     known: dict[str, tuple[str, Generate]] = {}
-    for place, segment in enumerate(members):
+    for index, segment in enumerate(members):
         task = rows[segment.row].task
         if task not in known:
             known[task] = (settings(task).model_dump_json(), settings(task))
-        by_settings.setdefault(known[task][0], array("q")).append(place)
+        by_settings.setdefault(known[task][0], array("q")).append(index)
     sizes = {key: size(values) for key, values in known.values()}
-    found: list[Sequence[int]] = [
-        places[start : start + sizes[key]]
-        for key, places in by_settings.items()
-        for start in range(0, len(places), sizes[key])
+    batches: list[Sequence[int]] = [
+        indices[start : start + sizes[key]]
+        for key, indices in by_settings.items()
+        for start in range(0, len(indices), sizes[key])
     ]
     # Not by a last window's own length: the windows of a row stay in order.
-    return sorted(found, key=lambda group: -members[group[0]].sort_key)
+    return sorted(batches, key=lambda group: -members[group[0]].sort_key)

@@ -19,7 +19,7 @@ class Metric:
     label: str
     short: str
     unit: str
-    places: int
+    decimals: int
     lower: bool = True
 
 
@@ -44,14 +44,14 @@ class Standing:
         run: the run.
         ranks: of each figure, from 1; None where it is not ranked.
         total: the weighted sum of the ranks, less is better; None for a run that is left out of the ranking.
-        place: the rank of that sum.
+        overall_rank: the rank of that sum.
         pareto: no other run is as good in error, memory and latency and better in one; None where a figure lacks.
     """
 
     run: Run
     ranks: dict[str, int | None]
     total: float | None
-    place: int | None
+    overall_rank: int | None
     pareto: bool | None
 
 
@@ -92,7 +92,7 @@ def reference_runs() -> list[Run]:
 
 
 def rank(values: list[float | None], lower: bool = True, missing: str = "worst") -> list[int | None]:
-    """Competition ranking: equal figures share the best rank of their places (1, 2, 2, 4).
+    """Competition ranking: equal figures share the best rank among them (1, 2, 2, 4).
 
     A missing figure comes after all that are there (`worst`), several of them share that rank; or it has none (`skip`).
     """
@@ -104,7 +104,7 @@ def rank(values: list[float | None], lower: bool = True, missing: str = "worst")
 
 
 def standings(runs: list[Run], weights: dict[str, float] | None = None, missing: str = "worst") -> list[Standing]:
-    """Every run's place, best first; runs of equal sums share a place and keep their order.
+    """Every run's overall rank, best first; runs of equal sums share a rank and keep their order.
 
     A figure that no run has counts for none. With `worst` a run without a figure is ranked last in it; with `skip` it
     is left out of the whole ranking, and the others are ranked without it.
@@ -119,7 +119,7 @@ def standings(runs: list[Run], weights: dict[str, float] | None = None, missing:
     counted = [name for name in known if weights[name] > 0]
     if not counted:
         raise UsageError("no run has a figure whose weight is above zero; change --weights or give more reports")
-    # By their place in the list: two runs may be equal in everything.
+    # By their index in the list: two runs may be equal in everything.
     ranked = [
         index
         for index, run in enumerate(runs)
@@ -138,7 +138,7 @@ def standings(runs: list[Run], weights: dict[str, float] | None = None, missing:
         Standing(run, ranks[index], totals.get(index), positions.get(index), best[index])
         for index, run in enumerate(runs)
     ]
-    return sorted(standings, key=lambda one: (one.place is None, one.place or 0))
+    return sorted(standings, key=lambda one: (one.overall_rank is None, one.overall_rank or 0))
 
 
 def error_metric(runs: list[Run]) -> str:
@@ -218,11 +218,11 @@ def cells(table: list[Standing], *, labels: bool = False, content: str = "both")
     for one in table:
         row = [one.run.name + (" †" if one.run.reference else "")]
         if content != "figures":
-            row.append(("-" if one.place is None else str(one.place)) + (" *" if one.pareto else ""))
+            row.append(("-" if one.overall_rank is None else str(one.overall_rank)) + (" *" if one.pareto else ""))
             row.append("-" if one.total is None else f"{one.total:g}")
         for name in known:
             value, position = one.run.figures[name], one.ranks[name]
-            text = "-" if value is None else f"{value:,.{METRICS[name].places}f}"
+            text = "-" if value is None else f"{value:,.{METRICS[name].decimals}f}"
             if content == "ranks":
                 text = "-" if position is None else str(position)
             elif content == "both" and position is not None:
@@ -276,7 +276,7 @@ def record(one: Standing) -> dict[str, Any]:
     figures = {names[name]: run.figures[name] for name in METRICS}
     return {
         "run": run.name,
-        "rank": one.place,
+        "rank": one.overall_rank,
         "weighted_sum": one.total,
         "pareto": one.pareto,
         "reference": run.reference,

@@ -46,10 +46,10 @@ def architecture(path: str, kind: str | None = None) -> dict[str, Any]:
             f"{path}: dummy weights need its architecture, a file configs/architectures/{name}.json or a local folder "
             f"with config.json, and there is neither. {'Near' if near else 'Known'}: {', '.join(near or known)}"
         )
-    found = _resolve(name)
-    if kind not in (None, found["kind"]):
-        raise RecipeError(f"{path}: the recipe takes it for kind {kind}, but it is of kind {found['kind']}")
-    return found
+    resolved = _resolve(name)
+    if kind not in (None, resolved["kind"]):
+        raise RecipeError(f"{path}: the recipe takes it for kind {kind}, but it is of kind {resolved['kind']}")
+    return resolved
 
 
 def names() -> list[str]:

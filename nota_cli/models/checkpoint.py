@@ -239,8 +239,8 @@ def _check_stated(content: Any, recipe: Recipe, path: Path, allow_missing: bool)
 
 def _our_name(name: str) -> str:
     for pattern, ours in RENAMES:
-        name, found = pattern.subn(ours, name)
-        if found:
+        name, substitutions = pattern.subn(ours, name)
+        if substitutions:
             break
     return name
 

@@ -125,9 +125,9 @@ class EncoderCache:
         if mine:
             say(f"encoding {len(mine)} clips into {self.folder}")
             with progress(process == 0) as bar:
-                shown = bar.add_task("encode", total=len(mine), detail="")
+                bar_task = bar.add_task("encode", total=len(mine), detail="")
                 for count in self._encode(mine):
-                    bar.update(shown, advance=count)
+                    bar.update(bar_task, advance=count)
         return len(mine)
 
     def _encode(self, lacking: dict[str, tuple[int, int]]) -> Iterator[int]:

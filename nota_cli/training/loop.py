@@ -118,15 +118,15 @@ class _Run:
         pace = Pace(self.accelerator.num_processes)
         train_mode(trainer.model)
         with progress(self.main) as bar:
-            shown = bar.add_task("train", total=spec.steps, completed=first, detail="")
+            bar_task = bar.add_task("train", total=spec.steps, completed=first, detail="")
             for step in range(first, last):
                 done = trainer.step(step, batches)
                 pace.add(done)
                 self._look_at(step, done, fresh=step == first)
-                bar.update(shown, advance=1)
+                bar.update(bar_task, advance=1)
                 if (step + 1) % LOG_EVERY == 0 or step + 1 == last:
                     detail = " ".join(f"{name} {value:.3f}" for name, value in done.losses.items())
-                    bar.update(shown, detail=f"{detail} {pace.figures()['clips_per_second']:.0f} clips/s")
+                    bar.update(bar_task, detail=f"{detail} {pace.figures()['clips_per_second']:.0f} clips/s")
                     rates = {"learning_rate": done.learning_rate, "gradient_norm": done.gradient_norm}
                     self.log.write({"step": step + 1, **done.losses, **rates, **pace.figures()})
                 stopped = trainer.any_process(self.stop.name is not None)
@@ -199,14 +199,14 @@ class _Run:
     def _validate(self, step: int) -> dict[str, float]:
         trainer = self.trainer
         with trainer.averaged():
-            found = validate(trainer.model)
+            figures = validate(trainer.model)
             if self.main:
-                self.best.offer(trainer.model, step, found)
+                self.best.offer(trainer.model, step, figures)
         train_mode(trainer.model)
-        self.log.write({"step": step, **found})
+        self.log.write({"step": step, **figures})
         self.log.draw()
-        self._report(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
-        return found
+        self._report(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        return figures
 
     def _finish(self, metrics: dict[str, float]) -> dict[str, float]:
         """Validate once more and write the checkpoint. A run that was cut here has no step left to do."""

@@ -55,7 +55,7 @@ def test_the_seeds_stand_as_calculated_by_hand() -> None:
         "CV-03": ((4, 4, 3, 4, None), 22, 4),
         "SALMONN-7B": ((1, 1, 5, 5, None), 22, 4),
     }
-    assert {name: (tuple(one.ranks.values()), one.total, one.place) for name, one in found.items()} == by_hand
+    assert {name: (tuple(one.ranks.values()), one.total, one.overall_rank) for name, one in found.items()} == by_hand
     assert list(found)[:3] == ["NLP-07", "CV-16", "SALMONN-3B"]
     # CV-16 beats CV-03 in WER, memory and latency; nobody beats the other three in all; SALMONN-7B has no latency.
     assert {name: one.pareto for name, one in found.items()} == {
@@ -72,7 +72,7 @@ def test_the_seeds_without_the_one_that_lacks_latency() -> None:
     # Without SALMONN-7B every rank behind it in WER and captions moves up by one:
     # NLP-07 4 + 1 + 2 + 2 = 9, CV-16 1 + 2 + 4 + 6 = 13, SALMONN-3B 2 + 4 + 8 + 4 = 18, CV-03 3 + 3 + 6 + 8 = 20
     sums = {"NLP-07": (9, 1), "CV-16": (13, 2), "SALMONN-3B": (18, 3), "CV-03": (20, 4), "SALMONN-7B": (None, None)}
-    assert {name: (one.total, one.place) for name, one in found.items()} == sums
+    assert {name: (one.total, one.overall_rank) for name, one in found.items()} == sums
     assert list(found)[-1] == "SALMONN-7B"
     assert set(found["SALMONN-7B"].ranks.values()) == {None}
 
@@ -103,7 +103,7 @@ def test_weights_decide_and_sums_that_are_equal_are_equal() -> None:
     # 0.1 + 0.2 x 2 is not 0.2 + 0.3 x 1 in binary.
     thirds = parse_weights("wer=0.1,spider=0.2,memory=0.3,latency=0,qa=0")
     level = [run("a", wer=5.0, spider=30.0, memory=9.0), run("b", wer=6.0, spider=20.0, memory=3.0)]
-    assert {one.place for one in standings(level, thirds)} == {1}
+    assert {one.overall_rank for one in standings(level, thirds)} == {1}
 
 
 @pytest.mark.parametrize(

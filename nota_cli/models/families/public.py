@@ -185,8 +185,8 @@ class PublicModel:
 class _Watcher(StoppingCriteria):
     """Looks at the tokens so far, and stops nothing."""
 
-    def __init__(self, look: Callable[[Tensor], None]) -> None:
-        self.look = look
+    def __init__(self, on_ids: Callable[[Tensor], None]) -> None:
+        self.look = on_ids
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
         self.look(input_ids)
