@@ -82,7 +82,7 @@ def _starting_from(recipe: "Recipe", init: Path, stage: int) -> "Recipe":
 
 def _train_stages(recipe: "Recipe", name: str, folder: Path, *, only: int | None, resume: bool, restart: bool) -> None:
     from nota_cli.cli.guards import check_checkpoint
-    from nota_cli.cli.quantize import run_quantize
+    from nota_cli.compression.gptq_checkpoint import quantize_checkpoint
     from nota_cli.imports import heavy_imports
     from nota_cli.recipe.sources import stages_with_data_there
 
@@ -92,7 +92,7 @@ def _train_stages(recipe: "Recipe", name: str, folder: Path, *, only: int | None
         from nota_cli.training.stages import plan_stages, train_stages
 
     def quantize(trained: "Recipe", out: Path, spec: "StageQuantize") -> None:
-        run_quantize(trained, out, spec.bits, spec.group_size, spec.clips)
+        quantize_checkpoint(trained, out, bits=spec.bits, group_size=spec.group_size, clips=spec.clips)
 
     runs = plan_stages(recipe, folder)
     for run in runs:

@@ -335,8 +335,8 @@ class Recipe(BaseRecipe):
                 continue
             if number + 1 == len(self.stages):
                 raise ValueError(f"stages.{number}.quantize: the last stage is not quantized; use nota quantize on it")
-            if not stage.decoder.train:
-                raise ValueError(f"stages.{number}.quantize: the stage does not train the decoder; set decoder.train")
+            if stage.decoder.quantization != "none":
+                raise ValueError(f"stages.{number}.quantize: the stage's decoder is quantized already")
             following = self.stages[number + 1]
             if following.train.init is None and following.decoder.quantization != "gptq":
                 raise ValueError(

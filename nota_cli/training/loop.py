@@ -30,7 +30,16 @@ from nota_cli.training.trainer import Step, Trainer
 from nota_cli.training.validate import validate
 
 LOG_EVERY = 20
-OF_NO_WEIGHT = ("gradient_checkpointing", "keep", "best", "save_every", "tracker", "validate_every", "workers", "max_skipped_steps")
+OF_NO_WEIGHT = (
+    "gradient_checkpointing",
+    "keep",
+    "best",
+    "save_every",
+    "tracker",
+    "validate_every",
+    "workers",
+    "max_skipped_steps",
+)
 """Values of `train` that do not change what a run learns; a run may be resumed with others."""
 
 
