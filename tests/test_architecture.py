@@ -35,7 +35,7 @@ MAY = {
     "submission": BASE | {"data.annotation"},
     "score": BASE | {"data.annotation", "submission"},
     "inference": BASE | {"recipe", "hub", "features", "generation", "models", "data", "submission"},
-    "training": BASE | {"recipe", "features", "models", "data", "score", "inference"},
+    "training": BASE | {"recipe", "prompts", "features", "models", "data", "score", "inference"},
     "checks": BASE | {"features", "data", "score", "submission", "models", "inference"},
     "compression": BASE | {"recipe", "hub", "prompts", "features", "weights", "quantization", "models", "data"},
     "export": BASE | {"recipe", "prompts", "features", "generation", "models", "data"},

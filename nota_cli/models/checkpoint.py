@@ -135,8 +135,8 @@ def _self_contained(model: "Salmonn", folder: Path) -> Recipe:
     Published weights stay where they are: they are many times larger than what was trained, and not the run's own.
     """
     # Where this machine keeps its corpora is nothing that whoever loads the weights can use.
-    train = model.recipe.train.model_copy(update={"init": None})
-    recipe = model.recipe.model_copy(update={"checkpoint": None, "data": Data(), "train": train})
+    train = model.recipe.train.model_copy(update={"init": None, "distill": None})
+    recipe = model.recipe.model_copy(update={"checkpoint": None, "data": Data(), "train": train, "stages": []})
     parts = {name: _from_anywhere(getattr(recipe, name)) for name in ("speech_encoder", "audio_encoder", "decoder")}
     recipe = recipe.model_copy(update=parts)
     if recipe.decoder.tokenizer is not None and (Path(recipe.decoder.tokenizer) / MAPPING).is_file():

@@ -298,9 +298,19 @@ class BaseRecipe(Section):
     @classmethod
     def _rank(cls, key: str) -> int:
         """Place of a key: those up to the audio, the family's own ones, those from the prompts on; training last."""
-        first, last = ("name", "family", "description", "checkpoint", "audio"), ("prompts", "generate", "data", "train")
+        first = ("name", "family", "description", "checkpoint", "audio")
+        last = ("prompts", "generate", "data", "train", "quantize", "stages")
         own = [name for name in cls.model_fields if name not in (*first, *last)]
         return (*first, *own, *last).index(key)
+
+
+class StageQuantize(Section):
+    """What becomes of the decoder that a stage trained: 4-bit GPTQ, as `nota quantize` makes it."""
+
+    bits: Literal[2, 3, 4, 8] = 4
+    group_size: Positive = 32
+    clips: Positive = 256
+    """Calibration clips, drawn from the stage's training data."""
 
 
 class Recipe(BaseRecipe):
@@ -312,6 +322,28 @@ class Recipe(BaseRecipe):
     decoder: Decoder
     lora: Lora | None = None
     train: Train = Train()
+    stages: list["Stage"] = []
+    """Stages that `nota train` runs in turn, each from where the one before it ended. A stage is written as what
+    differs from the recipe itself, or from another one that its `base` names; once read it is a whole recipe."""
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "Recipe":
+        for number, stage in enumerate(self.stages):
+            if stage.stages:
+                raise ValueError(f"stages.{number}: a stage has no stages of its own")
+            if stage.quantize is None:
+                continue
+            if number + 1 == len(self.stages):
+                raise ValueError(f"stages.{number}.quantize: the last stage is not quantized; use nota quantize on it")
+            if stage.decoder.quantization != "none":
+                raise ValueError(f"stages.{number}.quantize: the stage's decoder is quantized already")
+            following = self.stages[number + 1]
+            if following.train.init is None and following.decoder.quantization != "gptq":
+                raise ValueError(
+                    f"stages.{number + 1}.decoder.quantization is {following.decoder.quantization}, and the stage "
+                    "before it ends with a GPTQ decoder; set it to gptq"
+                )
+        return self
 
     def weight_paths(self) -> dict[str, str]:
         """As every recipe's."""
@@ -331,3 +363,20 @@ class Recipe(BaseRecipe):
             return changed
         decoder = self.decoder.model_copy(update={"path": str(checkpoint / "decoder")})
         return changed.model_copy(update={"decoder": decoder})
+
+
+class Stage(Recipe):
+    """One stage of a recipe's training: a whole recipe, and what becomes of its result.
+
+    `train.init` of a stage after the first is None where it starts from the result of the stage before.
+    """
+
+    quantize: StageQuantize | None = None
+
+    def recipe(self) -> Recipe:
+        """The stage as a recipe that can be trained by itself."""
+        own = {name: getattr(self, name) for name in Recipe.model_fields if name not in ("stages", "checkpoint")}
+        return Recipe(**own).read_from(self.files)
+
+
+Recipe.model_rebuild()
