@@ -67,6 +67,8 @@ RENAMES = [
     ),
     (re.compile(r"^(llama_model|gemma_model|qwen_model|llm_model)\."), "decoder.model."),
     (re.compile(r"^beats\."), "audio_encoder."),
+    (re.compile(r"^multi_modal_projector\."), "connector."),  # Ultravox's, and the next one
+    (re.compile(r"^audio_tower\."), "speech_encoder."),
 ]
 
 
