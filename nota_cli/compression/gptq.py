@@ -92,6 +92,7 @@ def quantize_to_folder(
     group_size: int = 32,
     damp: float = 0.01,
     act_order: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> QuantizeReport:
     """Quantize the linear layers of all decoder blocks and save an AutoGPTQ folder; `model` is left as it was.
 
@@ -108,6 +109,7 @@ def quantize_to_folder(
         group_size: input features that share a scale, or -1 for all.
         damp: share of the mean Hessian diagonal that is added to it.
         act_order: take columns by falling activation size ("desc_act"); slower to run, a little more exact.
+        dtype: of what is stored unquantized; None leaves it as it is.
 
     Raises:
         UsageError: layer sizes do not fit the format, adapters are not merged, or `folder` is not empty.
@@ -152,7 +154,7 @@ def quantize_to_folder(
                 for batch in calibration:
                     batch.hidden = batch.run(block, index)
             with atomic_folder(folder) as part:
-                _save(model, tokenizer, settings, part)
+                _save(model, tokenizer, settings, part, dtype)
     finally:
         for name, linear in originals.items():
             model.set_submodule(name, linear)
@@ -164,7 +166,7 @@ def _block_prefix(model: nn.Module) -> str:
     from optimum.gptq.utils import get_block_name_with_pattern
 
     if any("lora_" in name for name, _ in model.named_modules()):
-        raise UsageError("the decoder carries adapters; merge them (`merge_and_unload`) before quantizing")
+        raise UsageError("the decoder carries adapters; merge them (`nota merge-lora`) before quantizing")
     try:
         return str(get_block_name_with_pattern(model))  # the loader looks for the blocks with the same function
     except ValueError as error:
@@ -345,8 +347,8 @@ def _relative_error(weight: Tensor, quantized: Tensor, hessian: Tensor) -> float
     return math.sqrt(float(((difference @ hessian) * difference).sum()) / total) if total > 0 else 0.0
 
 
-def _save(model: Any, tokenizer: Any, settings: Any, folder: Path) -> None:
-    """Write `model`, whose blocks now hold packed layers, in GPTQ v1 format."""
+def _save(model: Any, tokenizer: Any, settings: Any, folder: Path, dtype: torch.dtype | None) -> None:
+    """Write `model`, whose blocks now hold packed layers, in GPTQ v1 format, the rest in `dtype`."""
     from gptqmodel import __version__ as gptqmodel_version
     from gptqmodel.utils.model import convert_gptq_v2_to_v1_format_module
 
@@ -361,14 +363,22 @@ def _save(model: Any, tokenizer: Any, settings: Any, folder: Path) -> None:
         "checkpoint_format": "gptq",
         "meta": {"quantizer": [f"gptqmodel:{gptqmodel_version}"], "act_group_aware": settings.act_group_aware},
     }
-    for module in quantized_layers(model).values():
+    packed = quantized_layers(model)
+    for module in packed.values():
         convert_gptq_v2_to_v1_format_module(module, settings)  # zero points less one, as AutoGPTQ stores them
         module.scales = module.scales.half()
         if module.bias is not None:
             module.bias = module.bias.half()
+    state = model.state_dict()
+    if dtype is not None:
+        inside = tuple(f"{name}." for name in packed)
+        state = {
+            name: value if name.startswith(inside) or not value.is_floating_point() else value.to(dtype)
+            for name, value in state.items()
+        }
     model.config.quantization_config = described
     try:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=state)
     finally:
         del model.config.quantization_config
     write_json(folder / OLD_CONFIG, described)

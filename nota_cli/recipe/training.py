@@ -76,6 +76,9 @@ class Train(Section):
     never run: many times faster."""
     alignment_weight: float = Field(0.0, ge=0)
     """Weight of a CTC loss that moves the connector's output towards the decoder's embeddings of the spoken tokens."""
+    alignment_tasks: list[Literal["asr", "aac"]] = ["asr"]
+    """The tasks whose texts that loss asks for: `aac` too where clips are so few that the decoder alone learns their
+    names by heart instead of how they sound."""
     ctc_weight: float = Field(0.0, ge=0)
     """Weight of a CTC loss on the speech encoder's states (tokens of the reference text); its head is thrown away."""
     label_weight: float = Field(0.0, ge=0)

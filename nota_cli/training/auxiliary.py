@@ -48,9 +48,10 @@ class AuxiliaryHeads(nn.Module):
         spoken = [i for i, query in enumerate(batch.queries) if family(query.task) == "asr"]
         if self.ctc is not None and spoken:
             losses["ctc"] = self.spec.ctc_weight * self._ctc_loss(encoded, batch, spoken)
-        if self.alignment is not None and spoken:
-            targets = [self.token_ids(batch.texts[i]) for i in spoken]
-            losses["alignment"] = self.spec.alignment_weight * self.alignment(encoded, spoken, targets)
+        aligned = self._aligned(batch)
+        if self.alignment is not None and aligned:
+            targets = [self.token_ids(batch.texts[i]) for i in aligned]
+            losses["alignment"] = self.spec.alignment_weight * self.alignment(encoded, aligned, targets)
         labeled = [i for i, label in enumerate(batch.labels) if label in self.label_index]
         if self.label is not None and labeled:
             losses["label"] = self.spec.label_weight * self._label_loss(encoded, batch, labeled)
@@ -60,8 +61,16 @@ class AuxiliaryHeads(nn.Module):
         """Of how many rows each loss of a batch is the mean; 0 of a loss that the batch has not."""
         spoken = sum(family(query.task) == "asr" for query in batch.queries)
         labeled = sum(label in self.label_index for label in batch.labels)
-        modules = {"ctc": (self.ctc, spoken), "alignment": (self.alignment, spoken), "label": (self.label, labeled)}
+        modules = {
+            "ctc": (self.ctc, spoken),
+            "alignment": (self.alignment, len(self._aligned(batch))),
+            "label": (self.label, labeled),
+        }
         return {name: rows for name, (module, rows) in modules.items() if module is not None}
+
+    def _aligned(self, batch: Batch) -> list[int]:
+        """Indices of a batch's rows whose texts the connector is taught to spell."""
+        return [i for i, query in enumerate(batch.queries) if family(query.task) in self.spec.alignment_tasks]
 
     def _ctc_loss(self, encoded: Encoded, batch: Batch, rows: list[int]) -> Tensor:
         states = encoded.speech_states[rows]
@@ -106,8 +115,8 @@ class AlignmentHead(nn.Module):
 
         Args:
             encoded: the batch.
-            rows: which of its clips are speech.
-            targets: token ids of what is spoken in each of them.
+            rows: which of its clips to teach.
+            targets: token ids of the text of each of them.
         """
         outputs, mask = encoded.embeds[rows], encoded.mask[rows]
         table = torch.cat([self._table[0].to(outputs.dtype), self.blank[None].to(outputs.dtype)])

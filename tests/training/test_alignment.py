@@ -12,7 +12,7 @@ from nota_cli.data.row_batches import RowBatches
 from nota_cli.models.build import build
 from nota_cli.models.decoders.decoder import Decoder
 from nota_cli.recipe.load import load_recipe
-from nota_cli.training.auxiliary import AlignmentHead
+from nota_cli.training.auxiliary import AlignmentHead, AuxiliaryHeads
 from nota_cli.training.loop import train
 
 QUIET = [
@@ -141,3 +141,20 @@ def test_the_recipe_says_in_what_numbers_weights_are_saved(
     train(load_recipe(str(tiny_recipe), settings), tmp_path / "run")
     kinds = {tensor.dtype for tensor in load_file(tmp_path / "run" / "model.safetensors").values()}
     assert kinds == {getattr(torch, dtype)}
+
+
+def test_captions_are_aligned_where_the_recipe_asks_for_it(tiny_recipe: Path, clips: Path) -> None:
+    """A mixed batch's loss is that of the speech alone, or that of all of its clips."""
+    rows = [read_annotation(clips / "asr.json")[0], read_annotation(clips / "aac.json")[0]]
+    losses = {}
+    for tasks in (["asr"], ["aac"], ["asr", "aac"]):
+        recipe = load_recipe(str(tiny_recipe), [*QUIET, *ALONE, f"train.alignment_tasks={json.dumps(tasks)}"])
+        torch.manual_seed(0)
+        model = build(recipe)
+        heads = AuxiliaryHeads(model, recipe.train, [])
+        batch = RowBatches(rows, [[0, 1]], clips, model.preprocessor())[0]
+        assert heads.counts(batch) == {"alignment": len(tasks)}
+        losses[len(tasks), tasks[0]] = float(heads(model.encode(batch.features), batch)["alignment"].detach())
+    both = losses[2, "asr"]
+    assert both == pytest.approx((losses[1, "asr"] + losses[1, "aac"]) / 2, rel=1e-5)
+    assert losses[1, "asr"] != pytest.approx(both, rel=1e-3)
