@@ -47,7 +47,8 @@ class StackMlp(Connector):
         """As every connector's: one embedding a window; zeros stand for states that are not real."""
         values, gates = self.linear_1(self.ln_pre(windows.flatten(1))).chunk(2, dim=-1)
         gated = (values * F.silu(gates)).to(self.ln_mid.weight.dtype)  # under autocast a linear layer gives another
-        return self.linear_2(self.ln_mid(gated)).unsqueeze(1)
+        embeds: Tensor = self.linear_2(self.ln_mid(gated)).unsqueeze(1)
+        return embeds
 
 
 CONNECTOR = StackMlp
