@@ -58,10 +58,16 @@ class AbsentWeightsError(CheckpointError):
 
 @dataclass(frozen=True)
 class HubName:
-    """A model repository on the hub, and a file in it or None for all that nota reads of it."""
+    """A model repository on the hub, and a file or a folder in it, or neither for all that nota reads of it."""
 
     repo: str
     file: str | None = None
+    folder: str | None = None
+
+    @property
+    def inside(self) -> str:
+        """The file or folder in it; nothing for the repository itself."""
+        return self.file or self.folder or ""
 
 
 @dataclass(frozen=True)
@@ -84,23 +90,32 @@ class Downloaded:
 
 
 def hub_name(path: str) -> HubName | None:
-    """`org/name` or `org/name/file.pt` taken apart; None for anything that cannot be a name on the hub."""
+    """`org/name`, `org/name/file.pt` or `org/name/folder` taken apart; None for what cannot be a name on the hub."""
     owner, *names = path.split("/")
     inside = names[1:]
     if not names or not NAME.fullmatch(owner) or not NAME.fullmatch(names[0]):
         return None
-    if bool(inside) != path.endswith(FILE_SUFFIXES) or any(piece in ("", ".", "..") for piece in inside):
+    is_file = path.endswith(FILE_SUFFIXES)
+    if (is_file and not inside) or any(piece in ("", ".", "..") for piece in inside):
         return None
-    return HubName(f"{owner}/{names[0]}", "/".join(inside) or None)
+    name, joined = f"{owner}/{names[0]}", "/".join(inside) or None
+    return HubName(name, file=joined) if is_file else HubName(name, folder=joined)
+
+
+def _absent_name(path: str) -> HubName | None:
+    """The hub's name for a path that is not here; a folder in a folder that is here is a slip, not a repository's."""
+    name = hub_name(path)
+    return None if name is not None and name.folder is not None and Path(Path(path).parts[0]).is_dir() else name
 
 
 def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     """Where the weights that a recipe names lie on this machine; what is not here yet is fetched from the hub.
 
-    A folder `weights/NAME` in the working folder (or in `$NOTA_WEIGHTS`) stands in for `ORG/NAME` of the hub.
+    A folder `weights/NAME` in the working folder (or in `$NOTA_WEIGHTS`) stands in for `ORG/NAME` of the hub, and what
+    lies in it for that repository's files and folders.
 
     Args:
-        path: a folder or file, which is returned as it is; `org/name`; or `org/name/file.pt`.
+        path: a folder or file, which is returned as it is; `org/name`; `org/name/file.pt`; or `org/name/folder`.
         kind: what of a repository is needed: config, tokenizer and weights; the tokenizer alone; a checkpoint folder.
 
     Raises:
@@ -110,14 +125,17 @@ def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     here = Path(path).expanduser()
     if str(path) and here.exists():
         return here
-    name = hub_name(str(path))
+    name = _absent_name(str(path))
     if name is None:
         raise CheckpointError(
             f"there is no file or folder {str(path)!r}. "
-            + (path_note(str(path)) or "Name one that is there, or one on the hub as ORG/NAME or ORG/NAME/FILE.pt.")
+            + (
+                path_note(str(path))
+                or "Name one that is there, or one on the hub as ORG/NAME, ORG/NAME/FILE.pt or ORG/NAME/FOLDER."
+            )
         )
-    own = Path(os.environ.get("NOTA_WEIGHTS", "weights")) / name.repo.split("/")[1]
-    if name.file is None and own.is_dir():
+    own = Path(os.environ.get("NOTA_WEIGHTS", "weights")) / name.repo.split("/")[1] / name.inside
+    if own.is_dir() if name.file is None else own.is_file():
         return own
     if kind == "checkpoint" and here.parent.is_dir() and _cached(name, kind) is None:
         # A folder of checkpoints is here, so a slip of the hand is likelier than an owner of that name on the hub.
@@ -170,7 +188,7 @@ def download(recipe: BaseRecipe, on_part: Callable[[str, str], None] | None = No
         if on_part is not None:
             on_part(part, source)
         here = Path(source).expanduser()
-        name = None if here.exists() else hub_name(source)
+        name = None if here.exists() else _absent_name(source)
         if name is None and not here.exists():
             absent.append(f"{part}: there is no {source}, and it is no name on the hub")
         elif name is None:
@@ -189,11 +207,14 @@ def download(recipe: BaseRecipe, on_part: Callable[[str, str], None] | None = No
     return done
 
 
-def wanted_files(names: list[str], kind: Kind) -> list[str]:
+def wanted_files(names: list[str], kind: Kind, folder: str | None = None) -> list[str]:
     """Which of a repository's files nota reads: config and tokenizer, weights once and as safetensors if there are any.
 
-    Copies for other frameworks, in other formats and precisions stay where they are.
+    Copies for other frameworks, in other formats and precisions stay where they are; so does what is not in `folder`.
     """
+    if folder is not None:
+        inside = [name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")]
+        return [f"{folder}/{name}" for name in wanted_files(inside, kind)]
     if kind == "checkpoint":
         return [name for name in names if name.endswith(CHECKPOINT_SUFFIXES)]
     top = [name for name in names if "/" not in name]
@@ -222,8 +243,9 @@ def _cached(name: HubName, kind: Kind) -> Path | None:
     """The file or folder in the hub's cache, if all of it is there; asks nobody."""
     from huggingface_hub import try_to_load_from_cache
 
+    prefix = "" if name.folder is None else f"{name.folder}/"
     for marker in MARKERS[kind] if name.file is None else (name.file,):
-        cached = try_to_load_from_cache(name.repo, marker)
+        cached = try_to_load_from_cache(name.repo, marker if name.file is not None else prefix + marker)
         if isinstance(cached, str) and (name.file is not None or _whole(Path(cached).parent, kind)):
             return Path(cached) if name.file is not None else Path(cached).parent
     return None
@@ -254,10 +276,11 @@ def _fetch(name: HubName, kind: Kind) -> tuple[Path, list[int]]:
     if name.file is not None and name.file not in files:
         near = [file for file in files if file.endswith(FILE_SUFFIXES)]
         raise CheckpointError(f"{name.repo} on the hub has no {name.file}; its weights:\n{listing(near)}")
-    names = [name.file] if name.file is not None else wanted_files(list(files), kind)
+    names = [name.file] if name.file is not None else wanted_files(list(files), kind, name.folder)
     if not (names if kind == "tokenizer" else [file for file in names if file.endswith(FILE_SUFFIXES)]):
         raise CheckpointError(
-            f"{name.repo} on the hub holds nothing that nota can read as a {kind}; its files:\n{listing(list(files))}"
+            f"{_spelt(name)} on the hub holds nothing that nota can read as a {kind}; files of {name.repo}:\n"
+            f"{listing(list(files))}"
         )
     _check_room(name, {file: files[file].size or 0 for file in names})
     with _explained(name):
@@ -271,7 +294,7 @@ def _fetch(name: HubName, kind: Kind) -> tuple[Path, list[int]]:
     flaws = [f"{file}: {flaw}" for file in names if (flaw := _flaw(folder / file, files[file]))]
     if flaws:
         raise CheckpointError(f"{name.repo}: what came is not what the hub lists; try again later:\n{listing(flaws)}")
-    return folder / (name.file or ""), [(folder / file).stat().st_size for file in names]
+    return folder / name.inside, [(folder / file).stat().st_size for file in names]
 
 
 def _flaw(path: Path, listed: Any) -> str | None:
@@ -362,7 +385,7 @@ def _other_way(name: HubName) -> str:
 
 
 def _spelt(name: HubName) -> str:
-    return name.repo if name.file is None else f"{name.repo}/{name.file}"
+    return f"{name.repo}/{name.inside}" if name.inside else name.repo
 
 
 def _cause(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from nota_cli.errors import RecipeError, listing
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import decode, dump_yaml, parse_yaml
 from nota_cli.paths import expand_path, near_paths
+from nota_cli.recipe.connectors import CONNECTORS, ConnectorKind
+from nota_cli.recipe.encoders import ENCODERS, EncoderKind
 from nota_cli.recipe.families import DEFAULT_FAMILY, family_of
 from nota_cli.recipe.schema import BaseRecipe, Decoder, Recipe
 
@@ -77,7 +80,7 @@ def load_any_recipe(name: str = DEFAULT_RECIPE, settings: list[str] | None = Non
     chain = _chain(file)
     given = parse_settings(settings or [])
     stage_settings = given.pop("stages", None)
-    values = _merge(_merged(chain), given)
+    values = _over(_merged(chain), given)
     values.setdefault("name", file.stem)
     stage_files: list[list[Path]] = []
     if stage_settings is not None or values.get("stages"):
@@ -157,7 +160,7 @@ def _merged(chain: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
     """A recipe's values over those of its bases."""
     merged: dict[str, Any] = {}
     for _, values in chain:
-        merged = _merge(merged, values)
+        merged = _over(merged, values)
     return merged
 
 
@@ -202,7 +205,7 @@ def _expand_stages(
             files[-1] = [each for each, _ in reversed(base_chain)]
             below = {"name": base_chain[-1][0].stem, **_merged(base_chain)}
         own.pop("base", None)
-        stage = _merge(_merge(_merge(below, own), given), setting)
+        stage = _over(_over(_over(below, own), given), setting)
         stage.pop("stages", None)
         for part in (own, setting):
             if "stages" in part:
@@ -213,6 +216,21 @@ def _expand_stages(
         expanded.append(stage)
     values["stages"] = expanded
     return files
+
+
+KINDS: dict[str, Mapping[str, EncoderKind | ConnectorKind]] = {"audio_encoder": ENCODERS, "connector": CONNECTORS}
+"""Sections whose `kind` says which of their keys count."""
+
+
+def _over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Values over those of a base; where they name another kind, the base's settings of other kinds are left behind."""
+    base = dict(base)
+    for section, registry in KINDS.items():
+        ours, theirs = values.get(section), base.get(section)
+        if isinstance(ours, dict) and isinstance(theirs, dict) and ours.get("kind") in registry:
+            others = {key for kind, entry in registry.items() if kind != ours["kind"] for key in entry.settings}
+            base[section] = {key: value for key, value in theirs.items() if key not in others}
+    return _merge(base, values)
 
 
 def _chain(file: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:

@@ -1,8 +1,8 @@
 """The recipe's typed fields, their defaults and checks, and nothing else."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import (
     AfterValidator,
@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from nota_cli.recipe.connectors import CONNECTORS
 from nota_cli.recipe.encoders import ENCODERS, kinds
 from nota_cli.recipe.quantizers import QUANTIZERS
 from nota_cli.recipe.section import Dtype, PathText, Positive, Probability, Section
@@ -35,7 +36,21 @@ def _one_of(known: Callable[[], list[str]]) -> Callable[[str], str]:
 
 _speech_kind = _one_of(lambda: kinds("speech"))
 _audio_kind = _one_of(lambda: [*kinds("audio"), "none"])
+_connector_kind = _one_of(lambda: list(CONNECTORS))
 _decoder_quantization = _one_of(lambda: ["none", *QUANTIZERS])
+
+
+class _Kind(Protocol):
+    @property
+    def settings(self) -> tuple[str, ...]: ...
+
+
+def _refuse_others(section: Section, registry: Mapping[str, _Kind], kind: str) -> None:
+    """Refuse settings that are for another kind than the section's alone."""
+    for name, entry in registry.items():
+        given = [key for key in entry.settings if getattr(section, key) != type(section).model_fields[key].default]
+        if given and name != kind:
+            raise ValueError(f"{', '.join(given)}: of {name} alone, and the kind is {kind}")
 
 
 class Audio(Section):
@@ -89,19 +104,21 @@ class AudioEncoder(Encoder):
 
     @model_validator(mode="after")
     def _settings_of_its_kind(self) -> "AudioEncoder":
-        for name, kind in ENCODERS.items():
-            given = [key for key in kind.settings if getattr(self, key) != type(self).model_fields[key].default]
-            if given and self.kind not in ("none", name):
-                raise ValueError(f"{', '.join(given)}: of {name.upper()} alone, and the kind is {self.kind}")
+        if self.kind != "none":
+            _refuse_others(self, ENCODERS, self.kind)
         if self.heads is not None and self.config is not None:
             raise ValueError("`heads` is for a file; in `config` it is num_heads")
         return self
 
 
 class Connector(Section):
-    """The window-level Q-Former (SALMONN) and its window, in seconds of audio."""
+    """What turns encoder states into decoder embeddings, window by window."""
 
+    kind: Annotated[str, AfterValidator(_connector_kind)] = "qformer"
+    """One of `nota_cli.recipe.connectors`: `qformer`, the window-level Q-Former (SALMONN), with its window and stride
+    in seconds of audio; or `stack_mlp`, neighbouring states stacked and projected (Ultravox)."""
     hidden_size: Positive = 768
+    """The Q-Former's width; of `stack_mlp` the outputs of its first layer, half of which gate the other half."""
     layers: Positive = 2
     heads: Positive = 12
     intermediate_size: Positive = 3072
@@ -109,7 +126,14 @@ class Connector(Section):
     window_seconds: float = Field(0.333333, gt=0)
     stride_seconds: float = Field(0.333333, gt=0)
     dropout: Probability = 0.1
+    stack: Positive = 8
+    """`stack_mlp` alone: how many states, 20 ms each, become one embedding."""
     train: bool = True
+
+    @model_validator(mode="after")
+    def _settings_of_its_kind(self) -> "Connector":
+        _refuse_others(self, CONNECTORS, self.kind)
+        return self
 
 
 class Decoder(Section):

@@ -20,7 +20,7 @@ from nota_cli.generation.loop_guard import guarded
 from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.runtimes.torch import TorchRuntime
 from nota_cli.generation.static_decoder import StaticCacheDecoder
-from nota_cli.models.connector import Connector
+from nota_cli.models.connectors.base import build_connector
 from nota_cli.models.decoders.decoder import Decoder
 from nota_cli.models.inventory import count_parts
 from nota_cli.models.parts import Part
@@ -101,13 +101,13 @@ class Salmonn(nn.Module):
         self.decoder = decoder
         encoders: list[Any] = [speech_encoder, audio_encoder]
         speech_width, audio_width = [None if encoder is None else int(encoder.output_dim) for encoder in encoders]
-        self.connector = Connector(recipe.connector, speech_width or 0, audio_width, decoder.width)
+        self.connector = build_connector(recipe.connector, speech_width or 0, audio_width, decoder.width)
         self.greedy = StaticCacheDecoder(decoder)
 
     @property
     def device(self) -> torch.device:
         """Where the model's weights lie."""
-        return self.connector.speech_query_tokens.device
+        return self.connector.device
 
     @property
     def kernel(self) -> str:
