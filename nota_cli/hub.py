@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nota_cli.console import say
-from nota_cli.errors import CheckpointError, NotaError, listing
+from nota_cli.errors import CheckpointError, NotaError, first_line, listing
 from nota_cli.paths import path_note
 from nota_cli.recipe.load import recipe_names
 from nota_cli.recipe.schema import BaseRecipe
@@ -334,14 +334,14 @@ def _explained(name: HubName) -> Iterator[None]:
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise _unreachable(name, "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _cause(error)) from error
     except errors.HfHubHTTPError as error:
-        raise CheckpointError(f"{name.repo}: the hub refused: {_first_line(error)}. See {page}") from error
+        raise CheckpointError(f"{name.repo}: the hub refused: {first_line(error)}. See {page}") from error
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # httpx's or httpx2's, as the hub's library has it
         raise _unreachable(name, _cause(error)) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _full(name, "it is full") from error
         raise CheckpointError(
-            f"{name.repo} could not be fetched to {constants.HF_HUB_CACHE}: {_first_line(error)}. Run the command "
+            f"{name.repo} could not be fetched to {constants.HF_HUB_CACHE}: {first_line(error)}. Run the command "
             "again; files that came whole are kept."
         ) from error
 
@@ -369,12 +369,7 @@ def _cause(error: BaseException) -> str:
     """The library wraps the network's own words in paragraphs of its own."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(". ") if lines else type(error).__name__
+    return first_line(error)
 
 
 def _bars() -> type:

@@ -290,7 +290,7 @@ def data_prepare(
     inputs = [folder, *([table_file] if table_file.is_file() else []), *(exclude or ())]
     for written in (out, *(out.with_suffix(suffix) for suffix in (".manifest.json", ".missing.txt", ".sha256"))):
         _check_output("--out", written, *inputs)
-        if written.exists() and _is_recording(written):
+        if written.exists() and _is_sound_file(written):
             raise UsageError(f"--out {written} is a recording; name an annotation file to write")
     names: set[str] = set().union(*(excluded_names(path) for path in exclude or ()))
     with progress() as bar:
@@ -315,7 +315,7 @@ def data_prepare(
     table("Prepared", ["", ""], [*rows, *(["file", str(path)] for path in report.files)])
 
 
-def _is_recording(path: Path) -> bool:
+def _is_sound_file(path: Path) -> bool:
     """Whether a file is a sound: no annotation is written over one, whatever its name."""
     import soundfile
 
