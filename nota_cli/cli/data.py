@@ -254,7 +254,13 @@ def _check_output(option: str, out: Path, *inputs: Path | None) -> None:
 
 @app.command("prepare", epilog="Example: `nota data prepare librispeech LibriSpeech --split dev-clean --out dev.json`")
 def data_prepare(
-    corpus: Annotated[str, typer.Argument(help="Corpus name, or a table: FILE.csv, .tsv, .jsonl or .parquet.")],
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            help="Corpus: librispeech, gigaspeech, common-voice, speechocean762, clotho, audiocaps, wavcaps, musicnet "
+            "or esc50; or a table: FILE.csv, .tsv, .jsonl or .parquet."
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(help="Folder of the corpus, or that a table's paths are relative to.")],
     out: Annotated[Path, typer.Option(help="The annotation file to write; a manifest goes beside it.")],
     split: Annotated[str | None, typer.Option(help="Official split (default: the corpus's first).")] = None,
@@ -263,7 +269,11 @@ def data_prepare(
         list[Path] | None, typer.Option(help="File of clip names to leave out (text or JSON). Repeatable.")
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=COLUMN", help="Column of a table for path, text, task, Q ...")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=COLUMN",
+            help="Read a key of the rows (path, text, task, Q ...) from this column of the table. Repeatable.",
+        ),
     ] = None,
     task: Annotated[
         str | None,

@@ -25,7 +25,7 @@ def train(
     restart: Annotated[bool, typer.Option("--restart", help="Discard an unfinished run and start again.")] = False,
     settings: SetOption = None,
 ) -> None:
-    """Train what the recipe trains; resume an interrupted run with `--resume`."""
+    """Train a recipe's model; resume an interrupted run with `--resume`."""
     from nota_cli.cli.guards import check_checkpoint
     from nota_cli.recipe.load import load_recipe
     from nota_cli.recipe.sources import with_data_there
