@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nota_cli.console import say
-from nota_cli.errors import CheckpointError, NotaError, listing
+from nota_cli.errors import CheckpointError, NotaError, first_line, listing
+from nota_cli.hub_names import FILE_SUFFIXES, HubName, hub_name
 from nota_cli.paths import path_note
 from nota_cli.recipe.load import recipe_names
 from nota_cli.recipe.schema import BaseRecipe
 
 Kind = Literal["model", "tokenizer", "checkpoint"]
 
-NAME = re.compile(r"(?!.*(--|\.\.))(?!.*\.git$)[A-Za-z0-9_]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")  # the hub's own rule
-FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")  # config and tokenizer; .model is SentencePiece's
 CHECKPOINT_SUFFIXES = (".safetensors", ".yaml", *TEXT_SUFFIXES)
 # A file that tells that a repository is in the cache at all.
@@ -57,20 +56,6 @@ class AbsentWeightsError(CheckpointError):
 
 
 @dataclass(frozen=True)
-class HubName:
-    """A model repository on the hub, and a file or a folder in it, or neither for all that nota reads of it."""
-
-    repo: str
-    file: str | None = None
-    folder: str | None = None
-
-    @property
-    def inside(self) -> str:
-        """The file or folder in it; nothing for the repository itself."""
-        return self.file or self.folder or ""
-
-
-@dataclass(frozen=True)
 class Downloaded:
     """A part of a recipe that is here now.
 
@@ -87,19 +72,6 @@ class Downloaded:
     folder: Path
     bytes: int
     files: int
-
-
-def hub_name(path: str) -> HubName | None:
-    """`org/name`, `org/name/file.pt` or `org/name/folder` taken apart; None for what cannot be a name on the hub."""
-    owner, *names = path.split("/")
-    inside = names[1:]
-    if not names or not NAME.fullmatch(owner) or not NAME.fullmatch(names[0]):
-        return None
-    is_file = path.endswith(FILE_SUFFIXES)
-    if (is_file and not inside) or any(piece in ("", ".", "..") for piece in inside):
-        return None
-    name, joined = f"{owner}/{names[0]}", "/".join(inside) or None
-    return HubName(name, file=joined) if is_file else HubName(name, folder=joined)
 
 
 def _absent_name(path: str) -> HubName | None:
@@ -279,7 +251,7 @@ def _fetch(name: HubName, kind: Kind) -> tuple[Path, list[int]]:
     names = [name.file] if name.file is not None else wanted_files(list(files), kind, name.folder)
     if not (names if kind == "tokenizer" else [file for file in names if file.endswith(FILE_SUFFIXES)]):
         raise CheckpointError(
-            f"{_spelt(name)} on the hub holds nothing that nota can read as a {kind}; files of {name.repo}:\n"
+            f"{name.spelled} on the hub holds nothing that nota can read as a {kind}; files of {name.repo}:\n"
             f"{listing(list(files))}"
         )
     _check_room(name, {file: files[file].size or 0 for file in names})
@@ -321,7 +293,7 @@ def _check_room(name: HubName, sizes: dict[str, int]) -> None:
     if needed > free:
         raise _full(name, f"it needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
     if needed:
-        say(f"fetching {_spelt(name)} from the hub, {needed / 1e6:,.1f} MB")
+        say(f"fetching {name.spelled} from the hub, {needed / 1e6:,.1f} MB")
 
 
 def _full(name: HubName, why: str) -> CheckpointError:
@@ -351,20 +323,20 @@ def _explained(name: HubName) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"there is no file or folder {_spelt(name)} here, and the hub has no public model {name.repo}. Look for a "
+            f"there is no file or folder {name.spelled} here, and the hub has no public model {name.repo}. Look for a "
             "typo; if it is private, log in: `hf auth login`, or HF_TOKEN=... before the command."
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise _unreachable(name, "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _cause(error)) from error
     except errors.HfHubHTTPError as error:
-        raise CheckpointError(f"{name.repo}: the hub refused: {_first_line(error)}. See {page}") from error
+        raise CheckpointError(f"{name.repo}: the hub refused: {first_line(error)}. See {page}") from error
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # httpx's or httpx2's, as the hub's library has it
         raise _unreachable(name, _cause(error)) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _full(name, "it is full") from error
         raise CheckpointError(
-            f"{name.repo} could not be fetched to {constants.HF_HUB_CACHE}: {_first_line(error)}. Run the command "
+            f"{name.repo} could not be fetched to {constants.HF_HUB_CACHE}: {first_line(error)}. Run the command "
             "again; files that came whole are kept."
         ) from error
 
@@ -373,7 +345,7 @@ def _unreachable(name: HubName, why: str) -> AbsentWeightsError:
     from huggingface_hub import constants
 
     return AbsentWeightsError(
-        f"{_spelt(name)} is no path here and not (or not whole) in the hub's cache {constants.HF_HUB_CACHE}, and the "
+        f"{name.spelled} is no path here and not (or not whole) in the hub's cache {constants.HF_HUB_CACHE}, and the "
         f"hub cannot be reached ({why}).",
         f"run `nota download {{recipe}}` where there is network{_other_way(name)}, or name a local folder or file with "
         "--set, for example --set decoder.path=FOLDER.",
@@ -384,20 +356,11 @@ def _other_way(name: HubName) -> str:
     return f", or `{OTHER_WAY}` in a clone of nota" if name.repo in REPACKAGED else ""
 
 
-def _spelt(name: HubName) -> str:
-    return f"{name.repo}/{name.inside}" if name.inside else name.repo
-
-
 def _cause(error: BaseException) -> str:
     """The library wraps the network's own words in paragraphs of its own."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(". ") if lines else type(error).__name__
+    return first_line(error)
 
 
 def _bars() -> type:

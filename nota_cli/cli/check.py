@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from nota_cli.cli.options import DeviceOption, JsonOption, RecipeArgument, SetOption, pick_recipe, pick_task
+from nota_cli.cli.options import (
+    DeviceOption,
+    GivenTaskOption,
+    JsonOption,
+    RecipeArgument,
+    SetOption,
+    pick_recipe,
+    pick_task,
+)
 from nota_cli.console import print_json, progress, say, table
 from nota_cli.errors import UsageError
 
@@ -24,13 +32,13 @@ def check_batch(
     recipe: RecipeArgument,
     annotation: AnnotationOption = None,
     audio_root: RootOption = None,
-    task: Annotated[str, typer.Option(help="asr, aac or qa.")] = "asr",
-    clips: Annotated[int, typer.Option(min=2, help="Number of clips of unlike lengths in the batch.")] = 4,
+    task: GivenTaskOption = "asr",
+    clips: Annotated[int, typer.Option(min=2, help="Number of clips in the batch, chosen to differ in length.")] = 4,
     settings: SetOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Compare each clip's text alone with its text in a batch of unlike lengths. Exit status 1 if any differs."""
+    """Compare each clip's text alone with its text in a batch of other lengths. Exit status 1 if any differs."""
     from nota_cli.data.audio.headers import scan
     from nota_cli.imports import heavy_imports
     from nota_cli.inference.batch_gate import differences, unlike
@@ -63,7 +71,7 @@ def check_batch(
 @app.command("listening", epilog="Example: `nota check listening tiny --task aac`")
 def check_listening(
     recipe: RecipeArgument,
-    task: Annotated[str, typer.Option(help="asr, aac or qa.")],
+    task: GivenTaskOption,
     annotation: AnnotationOption = None,
     audio_root: RootOption = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Use only the first N rows.")] = None,

@@ -29,7 +29,10 @@ def compare(
         ),
     ] = None,
     missing: Annotated[
-        str, typer.Option(help="worst: rank a missing figure last. skip: leave its run out of the ranking.")
+        str,
+        typer.Option(
+            metavar="<worst|skip>", help="worst: rank a missing figure last. skip: leave its run out of the ranking."
+        ),
     ] = "worst",
     references: Annotated[
         bool, typer.Option(help="Include the figures that the teams of the seed systems reported.")

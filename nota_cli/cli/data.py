@@ -254,7 +254,13 @@ def _check_output(option: str, out: Path, *inputs: Path | None) -> None:
 
 @app.command("prepare", epilog="Example: `nota data prepare librispeech LibriSpeech --split dev-clean --out dev.json`")
 def data_prepare(
-    corpus: Annotated[str, typer.Argument(help="Corpus name, or a table: FILE.csv, .tsv, .jsonl or .parquet.")],
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            help="Corpus: librispeech, gigaspeech, common-voice, speechocean762, clotho, audiocaps, wavcaps, musicnet "
+            "or esc50; or a table: FILE.csv, .tsv, .jsonl or .parquet."
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(help="Folder of the corpus, or that a table's paths are relative to.")],
     out: Annotated[Path, typer.Option(help="The annotation file to write; a manifest goes beside it.")],
     split: Annotated[str | None, typer.Option(help="Official split (default: the corpus's first).")] = None,
@@ -263,7 +269,11 @@ def data_prepare(
         list[Path] | None, typer.Option(help="File of clip names to leave out (text or JSON). Repeatable.")
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=COLUMN", help="Column of a table for path, text, task, Q ...")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=COLUMN",
+            help="Read a key of the rows (path, text, task, Q ...) from this column of the table. Repeatable.",
+        ),
     ] = None,
     task: Annotated[
         str | None,
@@ -290,7 +300,7 @@ def data_prepare(
     inputs = [folder, *([table_file] if table_file.is_file() else []), *(exclude or ())]
     for written in (out, *(out.with_suffix(suffix) for suffix in (".manifest.json", ".missing.txt", ".sha256"))):
         _check_output("--out", written, *inputs)
-        if written.exists() and _is_recording(written):
+        if written.exists() and _is_sound_file(written):
             raise UsageError(f"--out {written} is a recording; name an annotation file to write")
     names: set[str] = set().union(*(excluded_names(path) for path in exclude or ()))
     with progress() as bar:
@@ -315,7 +325,7 @@ def data_prepare(
     table("Prepared", ["", ""], [*rows, *(["file", str(path)] for path in report.files)])
 
 
-def _is_recording(path: Path) -> bool:
+def _is_sound_file(path: Path) -> bool:
     """Whether a file is a sound: no annotation is written over one, whatever its name."""
     import soundfile
 

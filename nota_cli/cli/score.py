@@ -1,19 +1,12 @@
 """`nota score`: a CSV against its references."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from nota_cli.cli.completion import complete_task
-from nota_cli.cli.options import (
-    JsonOption,
-    pick_task,
-)
+from nota_cli.cli.options import GivenTaskOption, JsonOption, pick_task
 from nota_cli.console import print_json, table
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer()
 
@@ -22,13 +15,12 @@ app = typer.Typer()
 def score(
     csv: Annotated[Path, typer.Argument(help="The submission CSV.")],
     annotation: Annotated[Path, typer.Option(help="Annotation JSON with the references.")],
-    task: Annotated[
-        str, typer.Option(help="asr: transcripts. aac: captions. qa: answers.", autocompletion=complete_task)
-    ],
+    task: GivenTaskOption,
     profile: Annotated[
         str,
         typer.Option(
-            help="organisers: the competition's figures. standard: those of papers (aac needs the extra `spider`)."
+            metavar="<organisers|standard>",
+            help="organisers: the competition's figures. standard: those of papers (aac needs the extra `spider`).",
         ),
     ] = "organisers",
     bootstrap: Annotated[

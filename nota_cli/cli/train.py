@@ -10,7 +10,8 @@ from nota_cli.console import say, table
 from nota_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from nota_cli.recipe.schema import Recipe, StageQuantize
+    from nota_cli.recipe.schema import Recipe
+    from nota_cli.recipe.training import StageQuantize
     from nota_cli.training.loop import Trained
 
 app = typer.Typer()
@@ -37,7 +38,7 @@ def train(
     ] = False,
     settings: SetOption = None,
 ) -> None:
-    """Train what the recipe trains, stage by stage if it has stages; resume an interrupted run with `--resume`."""
+    """Train a recipe's model, stage by stage if it has stages; resume an interrupted run with `--resume`."""
     from nota_cli.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, settings)

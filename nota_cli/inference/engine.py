@@ -14,7 +14,7 @@ from nota_cli.data.annotation import Row
 from nota_cli.data.audio.clip import AudioNote
 from nota_cli.data.row_batches import Batch, Decoded, RowBatches, tolerant_loader
 from nota_cli.data.workers import AHEAD, explain_worker_crash
-from nota_cli.errors import NotaError
+from nota_cli.errors import NotaError, first_line
 from nota_cli.inference.batching import Segments, groups, segments
 from nota_cli.inference.long_audio import join
 from nota_cli.inference.results import Result, Tally, timed
@@ -200,9 +200,9 @@ class Engine:
             if len(rows) == 1:
                 raise _TooLargeError(
                     f"{_name(rows[0])} does not fit the memory of {self.model.device} even alone: "
-                    f"{_first_line(error)}. Free some, or choose another --device."
+                    f"{first_line(error)}. Free some, or choose another --device."
                 ) from error
-            reason = _first_line(error)
+            reason = first_line(error)
         self._halve(len(rows), reason)  # here, where the error no longer holds what the batch allocated
         return None
 
@@ -252,7 +252,3 @@ def spare_workers(device: str) -> int:
 
 def _name(row: Row) -> str:
     return f"row {row.index} ({row.path})" if row.listed else row.path
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

@@ -18,7 +18,7 @@ from nota_cli.recipe.connectors import CONNECTORS
 from nota_cli.recipe.encoders import ENCODERS, kinds
 from nota_cli.recipe.quantizers import QUANTIZERS
 from nota_cli.recipe.section import Dtype, PathText, Positive, Probability, Section
-from nota_cli.recipe.training import Data, Train
+from nota_cli.recipe.training import Data, StageQuantize, Train
 
 
 def _one_of(known: Callable[[], list[str]]) -> Callable[[str], str]:
@@ -326,15 +326,6 @@ class BaseRecipe(Section):
         last = ("prompts", "generate", "data", "train", "quantize", "stages")
         own = [name for name in cls.model_fields if name not in (*first, *last)]
         return (*first, *own, *last).index(key)
-
-
-class StageQuantize(Section):
-    """What becomes of the decoder that a stage trained: 4-bit GPTQ, as `nota quantize` makes it."""
-
-    bits: Literal[2, 3, 4, 8] = 4
-    group_size: Positive = 32
-    clips: Positive = 256
-    """Calibration clips, drawn from the stage's training data."""
 
 
 class Recipe(BaseRecipe):

@@ -149,3 +149,12 @@ class Train(Section):
                 "`distill` is a loss of the decoder's, which `decoder_weight` 0 never runs; set it above 0"
             )
         return self
+
+
+class StageQuantize(Section):
+    """What becomes of the decoder that a stage trained: 4-bit GPTQ, as `nota quantize` makes it."""
+
+    bits: Literal[2, 3, 4, 8] = 4
+    group_size: Positive = 32
+    clips: Positive = 256
+    """Calibration clips, drawn from the stage's training data."""

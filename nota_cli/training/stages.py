@@ -11,7 +11,8 @@ from accelerate import PartialState
 from nota_cli.console import say
 from nota_cli.errors import CheckpointError, UsageError
 from nota_cli.files import write_text
-from nota_cli.recipe.schema import Recipe, StageQuantize
+from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.training import StageQuantize
 from nota_cli.training.loop import Trained, run_stamp, train
 from nota_cli.training.state import STATE_FILE, drop_states
 
