@@ -151,7 +151,9 @@ def made_tiny(
         shipped = load_recipe(name)
         kind = shipped.audio_encoder.kind
         free = shipped.speech_encoder.quantization == "none"  # encoders in 8 bits stay as they are
-        audio: dict[str, Any] = {} if kind == "none" else {"path": None, "config": AUDIO[kind], "train": free}
+        audio: dict[str, Any] = (
+            {"kind": "none"} if kind == "none" else {"path": None, "config": AUDIO[kind], "train": free}
+        )
         values = {
             "base": name,
             "checkpoint": None,
