@@ -85,7 +85,7 @@ def check_tracker(name: str) -> None:
 
 
 def start_tracker(accelerator: Accelerator, recipe: Recipe, run: str) -> Track | None:
-    """Begin a run of the recipe's tracker, by accelerate; end it with `accelerator.end_training()`.
+    """Begin a run of the recipe's tracker, by accelerate; end it with `finish()` of each of its `trackers`.
 
     Args:
         accelerator: made with the tracker's name as `log_with`.
