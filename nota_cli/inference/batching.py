@@ -74,7 +74,7 @@ def longest_first(positions: Sequence[int], seconds: Sequence[float], most: floa
 def segments(positions: Sequence[int], seconds: Sequence[float], most: float, *, chunk: bool) -> Segments:
     """The rows' clips; with `chunk` those that are longer than `most` as overlapping windows, one behind the other."""
 
-    def found() -> Iterator[Segment]:
+    def clips() -> Iterator[Segment]:
         for position, length in zip(positions, seconds, strict=True):
             if chunk and most < length and isfinite(length):
                 for start, stop in windows(length, window=most):
@@ -82,7 +82,7 @@ def segments(positions: Sequence[int], seconds: Sequence[float], most: float, *,
             else:
                 yield Segment(position, min(length, most))
 
-    return Segments(found())
+    return Segments(clips())
 
 
 def groups(
@@ -91,7 +91,7 @@ def groups(
     settings: Callable[[str], Generate],
     size: Callable[[Generate], int],
 ) -> list[Sequence[int]]:
-    """Places in `members`, a batch each: same settings, neighbours in length; the batch with the longest clip first.
+    """Indices into `members`, a batch each: same settings, neighbours in length; the batch with the longest clip first.
 
     Args:
         members: longest first.
@@ -100,13 +100,13 @@ def groups(
         size: clips of a batch with given settings.
     """
     by_settings: dict[str, array[int]] = {}
-    known: dict[str, tuple[str, Generate]] = {}
+    settings_of: dict[str, tuple[str, Generate]] = {}
     for index, segment in enumerate(members):
         task = rows[segment.row].task
-        if task not in known:
-            known[task] = (settings(task).model_dump_json(), settings(task))
-        by_settings.setdefault(known[task][0], array("q")).append(index)
-    sizes = {key: size(values) for key, values in known.values()}
+        if task not in settings_of:
+            settings_of[task] = (settings(task).model_dump_json(), settings(task))
+        by_settings.setdefault(settings_of[task][0], array("q")).append(index)
+    sizes = {key: size(values) for key, values in settings_of.values()}
     batches: list[Sequence[int]] = [
         indices[start : start + sizes[key]]
         for key, indices in by_settings.items()
