@@ -3,8 +3,8 @@
     python benchmarks/paired.py --annotation data/small/l2-dev.json --task asr full=full.csv int8=int8.csv
     python benchmarks/paired.py --annotation data/small/esc10-dev.json --task aac full=full.csv int8=int8.csv
 
-Prints a Markdown table: the figure (WER in percent by the organisers' profile, or the percent of captions that name the
-right one of ESC-10's classes), its difference to the first version with a 95% interval, paired by clip (bootstrap, 2,000
+Prints a Markdown table: the figure (WER in percent by the organisers' profile, or the percent of captions that name
+the right one of ESC-10's classes), its difference to the first version with a 95% interval, paired by clip (bootstrap, 2,000
 samples, seed 0), how many texts differ, and how many are empty or repeat themselves.
 """
 
@@ -54,10 +54,8 @@ def main() -> None:
         differing = sum(one != other for one, other in zip(texts, first_texts, strict=True))
         empty = sum(not text.strip() for text in texts)
         looped = sum(is_looped(text) for text in texts)
-        print(
-            f"| {name} | {value:.1f}% | {change:+.1f} [{low:+.1f}, {high:+.1f}] | {differing} of {len(texts)} | {empty} "
-            f"| {looped} |"
-        )
+        cells = [name, f"{value:.1f}%", f"{change:+.1f} [{low:+.1f}, {high:+.1f}]", f"{differing} of {len(texts)}"]
+        print(f"| {' | '.join(cells)} | {empty} | {looped} |")
 
 
 if __name__ == "__main__":
