@@ -4,8 +4,8 @@
     python benchmarks/paired.py --annotation data/small/esc10-dev.json --task aac full=full.csv int8=int8.csv
 
 Prints a Markdown table: the figure (WER in percent by the organisers' profile, or the percent of captions that name
-the right one of ESC-10's classes), its difference to the first version with a 95% interval, paired by clip (bootstrap, 2,000
-samples, seed 0), how many texts differ, and how many are empty or repeat themselves.
+the right one of ESC-10's classes), its difference to the first version with a 95% interval, paired by clip (bootstrap,
+2,000 samples, seed 0), how many texts differ, and how many are empty or repeat themselves.
 """
 
 import argparse
