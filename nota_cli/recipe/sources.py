@@ -37,7 +37,7 @@ def without_absent_sources(recipe: AnyRecipe) -> AnyRecipe:
     there = []
     for source in recipe.data.train:
         if source.optional and not os.path.isfile(source.annotation):
-            warn(f"recipe {recipe.name!r} is taken without {source.annotation}, which is not there")
+            warn(f"recipe {recipe.name!r} is trained without {source.annotation}, which is not there")
         else:
             there.append(source)
     return recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": there})})
