@@ -25,7 +25,7 @@ from nota_cli.inference.predict import predict
 from nota_cli.models.loading import load
 from nota_cli.recipe.load import load_system
 from nota_cli.recipe.public import PublicRecipe
-from nota_cli.score.report import score_clips
+from nota_cli.score.report import ScoreOptions, score_clips
 from nota_cli.submission import write_submission
 
 SAMPLES = 1000  # bootstrap samples of the intervals
@@ -71,7 +71,7 @@ def main() -> None:
         speed = len(rows) / (time.monotonic() - started)
         csv = arguments.out / f"{name}-{arguments.set}-{arguments.limit}.csv"
         write_submission(csv, [(row.id or "", text) for row, text in zip(rows, texts, strict=True)])
-        report = score_clips(csv, annotation, "asr", samples=SAMPLES).report
+        report = score_clips(csv, annotation, "asr", ScoreOptions(samples=SAMPLES)).report
         low, high = report["intervals"]["wer"]
         same = ["", ""]
         if isinstance(recipe, PublicRecipe):

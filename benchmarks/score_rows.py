@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from nota_cli.score.report import score_clips
+from nota_cli.score.report import ScoreOptions, score_clips
 from nota_cli.score.wer import word_edits, words
 from nota_cli.submission import write_submission
 
@@ -67,7 +67,7 @@ def main() -> None:
             seconds = []
             for _ in range(given.rounds):
                 start = time.process_time()
-                report = score_clips(csv_path, annotation, task, samples=1000).report
+                report = score_clips(csv_path, annotation, task, ScoreOptions(samples=1000)).report
                 seconds.append(round(time.process_time() - start, 3))
             result[f"{task}_cpu_s"] = sorted(seconds)[len(seconds) // 2]
             result[f"{task}_printed"] = report["printed"]

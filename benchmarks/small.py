@@ -31,7 +31,7 @@ from nota_cli.hub import local_path
 from nota_cli.inference.predict import predict
 from nota_cli.models.loading import load
 from nota_cli.score.intervals import interval
-from nota_cli.score.report import score_clips
+from nota_cli.score.report import ScoreOptions, score_clips
 from nota_cli.submission import write_submission
 
 SETS = ("l2-dev", "reader-dev", "esc10-dev", "sounds-dev", "qa-dev")
@@ -105,7 +105,7 @@ def figures(name: str, texts: list[str], rows: list[Row], csv: Path, annotation:
             right[kind_of(row.question or "")].append(clip.measures["exact_match"] == 1)
         found = {f"right answer, {kind}": share(hits) for kind, hits in sorted(right.items())}
     else:
-        report = score_clips(csv, annotation, "asr", samples=SAMPLES).report
+        report = score_clips(csv, annotation, "asr", ScoreOptions(samples=SAMPLES)).report
         low, high = report["intervals"]["wer"]
         found = {"WER": f"{report['wer']:.1f}% [{low:.1f}, {high:.1f}], {report['reference_words']:,} words"}
     empty, looped = (100 * sum(map(test, texts)) / len(texts) for test in (lambda text: not text.strip(), is_looped))

@@ -51,7 +51,7 @@ def measure(recipe: Recipe, steps: int) -> tuple[dict[str, float], list[float], 
     trainer = Trainer(recipe, Accelerator())
     order = list(range((steps + 1) * recipe.train.accumulation))
     filled = time.monotonic()
-    trainer.fill_cache(order)
+    trainer.fill_caches(order)
     before = time.monotonic() - filled
     print(f"  model and data in {filled - started:.0f} s, states in {before:.0f} s", flush=True)
     batches = loader(trainer.batches, order, recipe.train.workers)

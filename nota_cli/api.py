@@ -234,7 +234,7 @@ class AudioLM:
             on_part(path, 0.0, 0.0)
             yield load_clip([path], max_seconds=limit)
             return
-        found: dict[str, AudioNote] = {}
+        notes_by_kind: dict[str, AudioNote] = {}
         notes: list[AudioNote] = []
         silent = True
         seconds = duration(path)
@@ -246,11 +246,11 @@ class AudioLM:
             on_part(path, start, seconds)
             yield load_clip([path], max_seconds=limit, start=start, stop=stop, notes=notes)
             silent = silent and any(note.kind == "silent" for note in notes)
-            found |= {note.kind: note for note in notes}
+            notes_by_kind |= {note.kind: note for note in notes}
             notes.clear()
         if not silent:
-            found.pop("silent", None)
-        warn_of(found.values())
+            notes_by_kind.pop("silent", None)
+        warn_of(notes_by_kind.values())
 
 
 @dataclass(eq=False)

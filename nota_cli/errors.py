@@ -89,6 +89,12 @@ def row_numbers(rows: Sequence[int]) -> str:
     return f"{'row' if rows[0] == rows[-1] else 'rows'} {', '.join(named)}"
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message without its full stop; the name of its class where it has no message."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__
+
+
 def printable(text: str) -> str:
     """`text` on one line for any terminal and encoding: controls, and bytes of names that are not UTF-8, escaped."""
     if text.isprintable():

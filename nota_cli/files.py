@@ -156,6 +156,14 @@ def sweep(target: Path) -> None:
         _remove(path)
 
 
+def sweep_folder(folder: Path) -> None:
+    """Remove what killed processes have left of `atomic_path` anywhere in a folder that one process alone writes."""
+    ours = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
+    for path in Path(folder).rglob(".*.part"):
+        if ours.fullmatch(path.name):
+            _remove(path)
+
+
 def leavings(target: Path) -> list[Path]:
     """What killed processes have left of `atomic_path`, beside `target`."""
     target = Path(target)

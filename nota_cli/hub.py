@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nota_cli.console import say
-from nota_cli.errors import CheckpointError, NotaError, listing
+from nota_cli.errors import CheckpointError, NotaError, first_line, listing
+from nota_cli.hub_names import FILE_SUFFIXES, HubName, hub_name
 from nota_cli.paths import path_note
 from nota_cli.recipe.load import recipe_names
 from nota_cli.recipe.schema import BaseRecipe
 
 Kind = Literal["model", "tokenizer", "checkpoint"]
 
-NAME = re.compile(r"(?!.*(--|\.\.))(?!.*\.git$)[A-Za-z0-9_]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")  # the hub's own rule
-FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")  # config and tokenizer; .model is SentencePiece's
 CHECKPOINT_SUFFIXES = (".safetensors", ".yaml", *TEXT_SUFFIXES)
 # A file that tells that a repository is in the cache at all.
@@ -57,14 +56,6 @@ class AbsentWeightsError(CheckpointError):
 
 
 @dataclass(frozen=True)
-class HubName:
-    """A model repository on the hub, and a file in it or None for all that nota reads of it."""
-
-    repo: str
-    file: str | None = None
-
-
-@dataclass(frozen=True)
 class Downloaded:
     """A part of a recipe that is here now.
 
@@ -83,24 +74,20 @@ class Downloaded:
     files: int
 
 
-def hub_name(path: str) -> HubName | None:
-    """`org/name` or `org/name/file.pt` taken apart; None for anything that cannot be a name on the hub."""
-    owner, *names = path.split("/")
-    inside = names[1:]
-    if not names or not NAME.fullmatch(owner) or not NAME.fullmatch(names[0]):
-        return None
-    if bool(inside) != path.endswith(FILE_SUFFIXES) or any(piece in ("", ".", "..") for piece in inside):
-        return None
-    return HubName(f"{owner}/{names[0]}", "/".join(inside) or None)
+def _absent_name(path: str) -> HubName | None:
+    """The hub's name for a path that is not here; a folder in a folder that is here is a slip, not a repository's."""
+    name = hub_name(path)
+    return None if name is not None and name.folder is not None and Path(Path(path).parts[0]).is_dir() else name
 
 
 def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     """Where the weights that a recipe names lie on this machine; what is not here yet is fetched from the hub.
 
-    A folder `weights/NAME` in the working folder (or in `$NOTA_WEIGHTS`) stands in for `ORG/NAME` of the hub.
+    A folder `weights/NAME` in the working folder (or in `$NOTA_WEIGHTS`) stands in for `ORG/NAME` of the hub, and what
+    lies in it for that repository's files and folders.
 
     Args:
-        path: a folder or file, which is returned as it is; `org/name`; or `org/name/file.pt`.
+        path: a folder or file, which is returned as it is; `org/name`; `org/name/file.pt`; or `org/name/folder`.
         kind: what of a repository is needed: config, tokenizer and weights; the tokenizer alone; a checkpoint folder.
 
     Raises:
@@ -110,14 +97,17 @@ def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     here = Path(path).expanduser()
     if str(path) and here.exists():
         return here
-    name = hub_name(str(path))
+    name = _absent_name(str(path))
     if name is None:
         raise CheckpointError(
             f"there is no file or folder {str(path)!r}. "
-            + (path_note(str(path)) or "Name one that is there, or one on the hub as ORG/NAME or ORG/NAME/FILE.pt.")
+            + (
+                path_note(str(path))
+                or "Name one that is there, or one on the hub as ORG/NAME, ORG/NAME/FILE.pt or ORG/NAME/FOLDER."
+            )
         )
-    own = Path(os.environ.get("NOTA_WEIGHTS", "weights")) / name.repo.split("/")[1]
-    if name.file is None and own.is_dir():
+    own = Path(os.environ.get("NOTA_WEIGHTS", "weights")) / name.repo.split("/")[1] / name.inside
+    if own.is_dir() if name.file is None else own.is_file():
         return own
     if kind == "checkpoint" and here.parent.is_dir() and _cached(name, kind) is None:
         # A folder of checkpoints is here, so a slip of the hand is likelier than an owner of that name on the hub.
@@ -170,7 +160,7 @@ def download(recipe: BaseRecipe, on_part: Callable[[str, str], None] | None = No
         if on_part is not None:
             on_part(part, source)
         here = Path(source).expanduser()
-        name = None if here.exists() else hub_name(source)
+        name = None if here.exists() else _absent_name(source)
         if name is None and not here.exists():
             absent.append(f"{part}: there is no {source}, and it is no name on the hub")
         elif name is None:
@@ -189,11 +179,14 @@ def download(recipe: BaseRecipe, on_part: Callable[[str, str], None] | None = No
     return done
 
 
-def wanted_files(names: list[str], kind: Kind) -> list[str]:
+def wanted_files(names: list[str], kind: Kind, folder: str | None = None) -> list[str]:
     """Which of a repository's files nota reads: config and tokenizer, weights once and as safetensors if there are any.
 
-    Copies for other frameworks, in other formats and precisions stay where they are.
+    Copies for other frameworks, in other formats and precisions stay where they are; so does what is not in `folder`.
     """
+    if folder is not None:
+        inside = [name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")]
+        return [f"{folder}/{name}" for name in wanted_files(inside, kind)]
     if kind == "checkpoint":
         return [name for name in names if name.endswith(CHECKPOINT_SUFFIXES)]
     top = [name for name in names if "/" not in name]
@@ -222,8 +215,9 @@ def _cached(name: HubName, kind: Kind) -> Path | None:
     """The file or folder in the hub's cache, if all of it is there; asks nobody."""
     from huggingface_hub import try_to_load_from_cache
 
+    prefix = "" if name.folder is None else f"{name.folder}/"
     for marker in MARKERS[kind] if name.file is None else (name.file,):
-        cached = try_to_load_from_cache(name.repo, marker)
+        cached = try_to_load_from_cache(name.repo, marker if name.file is not None else prefix + marker)
         if isinstance(cached, str) and (name.file is not None or _whole(Path(cached).parent, kind)):
             return Path(cached) if name.file is not None else Path(cached).parent
     return None
@@ -254,10 +248,11 @@ def _fetch(name: HubName, kind: Kind) -> tuple[Path, list[int]]:
     if name.file is not None and name.file not in files:
         near = [file for file in files if file.endswith(FILE_SUFFIXES)]
         raise CheckpointError(f"{name.repo} on the hub has no {name.file}; its weights:\n{listing(near)}")
-    names = [name.file] if name.file is not None else wanted_files(list(files), kind)
+    names = [name.file] if name.file is not None else wanted_files(list(files), kind, name.folder)
     if not (names if kind == "tokenizer" else [file for file in names if file.endswith(FILE_SUFFIXES)]):
         raise CheckpointError(
-            f"{name.repo} on the hub holds nothing that nota can read as a {kind}; its files:\n{listing(list(files))}"
+            f"{name.spelled} on the hub holds nothing that nota can read as a {kind}; files of {name.repo}:\n"
+            f"{listing(list(files))}"
         )
     _check_room(name, {file: files[file].size or 0 for file in names})
     with _explained(name):
@@ -271,7 +266,7 @@ def _fetch(name: HubName, kind: Kind) -> tuple[Path, list[int]]:
     flaws = [f"{file}: {flaw}" for file in names if (flaw := _flaw(folder / file, files[file]))]
     if flaws:
         raise CheckpointError(f"{name.repo}: what came is not what the hub lists; try again later:\n{listing(flaws)}")
-    return folder / (name.file or ""), [(folder / file).stat().st_size for file in names]
+    return folder / name.inside, [(folder / file).stat().st_size for file in names]
 
 
 def _flaw(path: Path, listed: Any) -> str | None:
@@ -298,7 +293,7 @@ def _check_room(name: HubName, sizes: dict[str, int]) -> None:
     if needed > free:
         raise _full(name, f"it needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
     if needed:
-        say(f"fetching {_spelt(name)} from the hub, {needed / 1e6:,.1f} MB")
+        say(f"fetching {name.spelled} from the hub, {needed / 1e6:,.1f} MB")
 
 
 def _full(name: HubName, why: str) -> CheckpointError:
@@ -328,20 +323,20 @@ def _explained(name: HubName) -> Iterator[None]:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"there is no file or folder {_spelt(name)} here, and the hub has no public model {name.repo}. Look for a "
+            f"there is no file or folder {name.spelled} here, and the hub has no public model {name.repo}. Look for a "
             "typo; if it is private, log in: `hf auth login`, or HF_TOKEN=... before the command."
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise _unreachable(name, "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else _cause(error)) from error
     except errors.HfHubHTTPError as error:
-        raise CheckpointError(f"{name.repo}: the hub refused: {_first_line(error)}. See {page}") from error
+        raise CheckpointError(f"{name.repo}: the hub refused: {first_line(error)}. See {page}") from error
     except errors.HTTPError as error:  # type: ignore[attr-defined]  # httpx's or httpx2's, as the hub's library has it
         raise _unreachable(name, _cause(error)) from error
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise _full(name, "it is full") from error
         raise CheckpointError(
-            f"{name.repo} could not be fetched to {constants.HF_HUB_CACHE}: {_first_line(error)}. Run the command "
+            f"{name.repo} could not be fetched to {constants.HF_HUB_CACHE}: {first_line(error)}. Run the command "
             "again; files that came whole are kept."
         ) from error
 
@@ -350,7 +345,7 @@ def _unreachable(name: HubName, why: str) -> AbsentWeightsError:
     from huggingface_hub import constants
 
     return AbsentWeightsError(
-        f"{_spelt(name)} is no path here and not (or not whole) in the hub's cache {constants.HF_HUB_CACHE}, and the "
+        f"{name.spelled} is no path here and not (or not whole) in the hub's cache {constants.HF_HUB_CACHE}, and the "
         f"hub cannot be reached ({why}).",
         f"run `nota download {{recipe}}` where there is network{_other_way(name)}, or name a local folder or file with "
         "--set, for example --set decoder.path=FOLDER.",
@@ -361,20 +356,11 @@ def _other_way(name: HubName) -> str:
     return f", or `{OTHER_WAY}` in a clone of nota" if name.repo in REPACKAGED else ""
 
 
-def _spelt(name: HubName) -> str:
-    return name.repo if name.file is None else f"{name.repo}/{name.file}"
-
-
 def _cause(error: BaseException) -> str:
     """The library wraps the network's own words in paragraphs of its own."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(". ") if lines else type(error).__name__
+    return first_line(error)
 
 
 def _bars() -> type:

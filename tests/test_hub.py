@@ -9,7 +9,8 @@ import pytest
 
 from helpers.hub import RECIPE, Hub, run, small_hub
 from nota_cli.errors import CheckpointError
-from nota_cli.hub import HubName, hub_name, local_path, recipe_parts, wanted_files
+from nota_cli.hub import local_path, recipe_parts, wanted_files
+from nota_cli.hub_names import HubName, hub_name
 from nota_cli.recipe.schema import Recipe
 
 DOWNLOAD = "answer = [[d.part, d.source, str(d.folder), d.bytes, d.files] for d in download(recipe)]"

@@ -115,9 +115,9 @@ def _variants(rows: Sequence[Row], audio_root: Path, folder: Path, seed: int) ->
         beginnings.append(replace(row, path=f"{number}-first.wav", expand=()))
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
-    place = {row: order[(order.index(row) + 1) % len(order)] for row in order}  # nobody keeps their own
+    next_row = {row: order[(order.index(row) + 1) % len(order)] for row in order}  # nobody keeps their own
     others = [
-        replace(row, path=rows[place[number]].path, expand=rows[place[number]].expand)
+        replace(row, path=rows[next_row[number]].path, expand=rows[next_row[number]].expand)
         for number, row in enumerate(rows)
     ]
     return {

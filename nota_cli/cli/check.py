@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from nota_cli.cli.options import DeviceOption, JsonOption, RecipeArgument, SetOption, pick_recipe, pick_task
+from nota_cli.cli.options import (
+    DeviceOption,
+    GivenTaskOption,
+    JsonOption,
+    RecipeArgument,
+    SetOption,
+    pick_recipe,
+    pick_task,
+)
 from nota_cli.console import print_json, progress, say, table
 from nota_cli.errors import UsageError
 
@@ -24,13 +32,13 @@ def check_batch(
     recipe: RecipeArgument,
     annotation: AnnotationOption = None,
     audio_root: RootOption = None,
-    task: Annotated[str, typer.Option(help="asr, aac or qa.")] = "asr",
-    clips: Annotated[int, typer.Option(min=2, help="Number of clips of unlike lengths in the batch.")] = 4,
+    task: GivenTaskOption = "asr",
+    clips: Annotated[int, typer.Option(min=2, help="Number of clips in the batch, chosen to differ in length.")] = 4,
     settings: SetOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Compare each clip's text alone with its text in a batch of unlike lengths. Exit status 1 if any differs."""
+    """Compare each clip's text alone with its text in a batch of other lengths. Exit status 1 if any differs."""
     from nota_cli.data.audio.headers import scan
     from nota_cli.imports import heavy_imports
     from nota_cli.inference.batch_gate import differences, unlike
@@ -44,26 +52,26 @@ def check_batch(
     with heavy_imports():
         model = load(chosen, device_for(chosen, device))
     positions = unlike(range(len(selected.rows)), seconds, clips)
-    found = differences(model, selected.rows, selected.audio_root, positions)
+    differing = differences(model, selected.rows, selected.audio_root, positions)
     if as_json:
-        paths = [selected.rows[each.position].path for each in found]
-        differing = [
+        paths = [selected.rows[each.position].path for each in differing]
+        entries = [
             {"clip": path, "alone": each.alone, "together": each.together}
-            for path, each in zip(paths, found, strict=True)
+            for path, each in zip(paths, differing, strict=True)
         ]
-        print_json({"recipe": chosen.name, "clips": len(positions), "differing": differing})
-    elif found:
-        rows = [[selected.rows[each.position].path, each.alone, each.together] for each in found]
+        print_json({"recipe": chosen.name, "clips": len(positions), "differing": entries})
+    elif differing:
+        rows = [[selected.rows[each.position].path, each.alone, each.together] for each in differing]
         table("Texts that depend on the batch", ["clip", "alone", "in the batch"], rows)
-    say(f"{len(positions) - len(found)} of {len(positions)} clips have the same text alone and in a batch")
-    if found:
+    say(f"{len(positions) - len(differing)} of {len(positions)} clips have the same text alone and in a batch")
+    if differing:
         raise typer.Exit(1)
 
 
 @app.command("listening", epilog="Example: `nota check listening tiny --task aac`")
 def check_listening(
     recipe: RecipeArgument,
-    task: Annotated[str, typer.Option(help="asr, aac or qa.")],
+    task: GivenTaskOption,
     annotation: AnnotationOption = None,
     audio_root: RootOption = None,
     limit: Annotated[int | None, typer.Option(min=2, help="Use only the first N rows.")] = None,
@@ -92,7 +100,7 @@ def check_listening(
     with heavy_imports():
         model = load(chosen, device_for(chosen, device))
     with TemporaryDirectory(prefix="nota-check-") as folder, progress() as bar:
-        shown = bar.add_task("listening", total=len(selected.rows) * len(VARIANTS), detail=chosen.name)
+        bar_task = bar.add_task("listening", total=len(selected.rows) * len(VARIANTS), detail=chosen.name)
         file = Path(folder) / "rows.json"
         named = [{**items[row.index], "testset_id": row_id(row)} for row in selected.rows]
         write_annotation(file, named)
@@ -102,7 +110,7 @@ def check_listening(
             selected.audio_root,
             file,
             family,
-            on_rows=lambda count: bar.advance(shown, count),
+            on_rows=lambda count: bar.advance(bar_task, count),
         )
     sentence = verdict(results, family)
     if as_json:

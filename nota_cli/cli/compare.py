@@ -11,7 +11,7 @@ from nota_cli.console import print_json, say, table, warn
 from nota_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from nota_cli.leaderboard.ranking import Standing
+    from nota_cli.leaderboard.ranking import RankedRun
 
 app = typer.Typer()
 
@@ -29,7 +29,10 @@ def compare(
         ),
     ] = None,
     missing: Annotated[
-        str, typer.Option(help="worst: rank a missing figure last. skip: leave its run out of the ranking.")
+        str,
+        typer.Option(
+            metavar="<worst|skip>", help="worst: rank a missing figure last. skip: leave its run out of the ranking."
+        ),
     ] = "worst",
     references: Annotated[
         bool, typer.Option(help="Include the figures that the teams of the seed systems reported.")
@@ -51,36 +54,36 @@ def compare(
     if not runs and not references:
         raise UsageError("nothing to compare: give reports or folders, or leave --no-references out")
     known = [*read_runs(runs or []), *(tool.reference_runs() if references else [])]
-    standings = tool.standings(known, weighed, missing)
+    ranked_runs = tool.rank_runs(known, weighed, missing)
     if out is not None:
         check_compare(out, [file for run in known for file in run.files])
-        _write(out, standings, weighed, missing, plot)
-    notes, cautions = tool.explain(standings, weighed, missing), tool.cautions(known)
+        _write(out, ranked_runs, weighed, missing, plot)
+    notes, cautions = tool.explain(ranked_runs, weighed, missing), tool.cautions(known)
     if as_json:
-        ranked = [tool.record(one) for one in standings]
+        ranked = [tool.record(row) for row in ranked_runs]
         print_json({"weights": weighed, "missing": missing, "runs": ranked, "notes": notes, "cautions": cautions})
         return
-    _show_ranks(standings)
+    _show_ranks(ranked_runs)
     for line in notes:
         say(line)
     for line in cautions:
         warn(line)
 
 
-def _show_ranks(standings: "list[Standing]") -> None:
+def _show_ranks(ranked_runs: "list[RankedRun]") -> None:
     """One table, or one of ranks and one of figures where the terminal is too narrow for both together."""
     from nota_cli.leaderboard.ranking import cells
 
-    heads, rows = cells(standings)
+    heads, rows = cells(ranked_runs)
     widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
     if sum(widths) + 3 * len(widths) + 1 <= terminal.width:
         table("Weighted ranks, best first", heads, rows)
     else:
-        table("Weighted ranks, best first", *cells(standings, content="ranks"))
-        table("Figures", *cells(standings, content="figures"))
+        table("Weighted ranks, best first", *cells(ranked_runs, content="ranks"))
+        table("Figures", *cells(ranked_runs, content="figures"))
 
 
-def _write(out: Path, standings: "list[Standing]", weights: dict[str, float], missing: str, plot: bool) -> None:
+def _write(out: Path, ranked_runs: "list[RankedRun]", weights: dict[str, float], missing: str, plot: bool) -> None:
     from nota_cli.files import write_text
     from nota_cli.leaderboard import ranking as tool
 
@@ -91,12 +94,12 @@ def _write(out: Path, standings: "list[Standing]", weights: dict[str, float], mi
         from nota_cli.leaderboard.plot import check_matplotlib, draw
 
         check_matplotlib()  # so that nothing is written where it is not there
-    write_text(out / "compare.md", tool.markdown(standings, weights, missing))
-    write_text(out / "compare.csv", tool.csv_text(standings))
+    write_text(out / "compare.md", tool.markdown(ranked_runs, weights, missing))
+    write_text(out / "compare.csv", tool.csv_text(ranked_runs))
     drawn = False
     if plot:
         try:
-            draw(standings, out / "compare.png")
+            draw(ranked_runs, out / "compare.png")
             drawn = True
         except Exception as error:  # fonts, a full disk: the figures themselves are written
             warn(f"compare.png cannot be drawn ({type(error).__name__}: {error}); --no-plot leaves it out")

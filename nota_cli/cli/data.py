@@ -55,14 +55,14 @@ def data_check(
     others = [] if against is None else read_annotation(against)
     root = audio_root or annotation.parent
     with progress() as bar:
-        shown = bar.add_task("check", total=len(rows) * (2 if full else 1), detail="")
+        bar_task = bar.add_task("check", total=len(rows) * (2 if full else 1), detail="")
         findings = check_rows(
             rows,
             root,
             full=full,
             against=others,
             against_root=against_root or (None if against is None else against.parent),
-            on_progress=lambda count: bar.advance(shown, count),
+            on_progress=lambda count: bar.advance(bar_task, count),
         )
     number = counts(findings)
     kept = usable(rows, findings)
@@ -106,17 +106,17 @@ def data_stats(
             _check_output("--out", out / name, annotation)
     rows = read_annotation(annotation)
     with progress() as bar:
-        shown = bar.add_task("stats", total=len(rows) * (2 if loudness else 1), detail="")
-        found = statistics(
+        bar_task = bar.add_task("stats", total=len(rows) * (2 if loudness else 1), detail="")
+        summary = statistics(
             rows,
             audio_root or annotation.parent,
             loudness=loudness,
-            on_progress=lambda count: bar.advance(shown, count),
+            on_progress=lambda count: bar.advance(bar_task, count),
         )
-    table(annotation.name, COLUMNS, group_rows(found))
-    table("Clips", ["", "least", "median", "most"], summary_rows(found))
+    table(annotation.name, COLUMNS, group_rows(summary))
+    table("Clips", ["", "least", "median", "most"], summary_rows(summary))
     if out is not None:
-        for path in write_statistics(found, annotation.name, out):
+        for path in write_statistics(summary, annotation.name, out):
             say(f"wrote {path}")
 
 
@@ -141,8 +141,8 @@ def data_to_flac(
         raise UsageError(f"{folder}: no recordings in it ({' '.join(AUDIO)})")
     items = None if annotation is None else annotation_items(annotation)
     with progress() as bar:
-        shown = bar.add_task("flac", total=len(sources), detail="")
-        done = to_flac(list(targets(sources, folder, out)), on_done=lambda _: bar.advance(shown))
+        bar_task = bar.add_task("flac", total=len(sources), detail="")
+        done = to_flac(list(targets(sources, folder, out)), on_done=lambda _: bar.advance(bar_task))
     failed = [each for each in done if each.status == "failed"]
     for each in failed:
         warn(f"{each.source}: {each.problem}")
@@ -254,7 +254,13 @@ def _check_output(option: str, out: Path, *inputs: Path | None) -> None:
 
 @app.command("prepare", epilog="Example: `nota data prepare librispeech LibriSpeech --split dev-clean --out dev.json`")
 def data_prepare(
-    corpus: Annotated[str, typer.Argument(help="Corpus name, or a table: FILE.csv, .tsv, .jsonl or .parquet.")],
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            help="Corpus: librispeech, gigaspeech, common-voice, speechocean762, clotho, audiocaps, wavcaps, musicnet "
+            "or esc50; or a table: FILE.csv, .tsv, .jsonl or .parquet."
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(help="Folder of the corpus, or that a table's paths are relative to.")],
     out: Annotated[Path, typer.Option(help="The annotation file to write; a manifest goes beside it.")],
     split: Annotated[str | None, typer.Option(help="Official split (default: the corpus's first).")] = None,
@@ -263,9 +269,21 @@ def data_prepare(
         list[Path] | None, typer.Option(help="File of clip names to leave out (text or JSON). Repeatable.")
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=COLUMN", help="Column of a table for path, text, task, Q ...")
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=COLUMN",
+            help="Read a key of the rows (path, text, task, Q ...) from this column of the table. Repeatable.",
+        ),
     ] = None,
-    task: Annotated[str | None, typer.Option(help="Task of a table's rows that name none (default: asr).")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Task of a table's rows that name none (default: asr), or gender_QA of a corpus that has it."
+        ),
+    ] = None,
+    hashes: Annotated[
+        bool, typer.Option("--hashes", help="Write the SHA-256 of every recording too, for `sha256sum --check`.")
+    ] = False,
 ) -> None:
     """Write the annotation of a published corpus, or of a table of your own, with a manifest and the missing clips."""
     from nota_cli.data.corpora.reader import excluded_names, prepare
@@ -278,14 +296,15 @@ def data_prepare(
         reader = table_reader(table_file, columns, task)
     else:
         reader = reader_of(corpus)
+    corpus_task = None if table_file.suffix and table_file.is_file() else task
     inputs = [folder, *([table_file] if table_file.is_file() else []), *(exclude or ())]
-    for written in (out, out.with_suffix(".manifest.json"), out.with_suffix(".missing.txt")):
+    for written in (out, *(out.with_suffix(suffix) for suffix in (".manifest.json", ".missing.txt", ".sha256"))):
         _check_output("--out", written, *inputs)
-        if written.exists() and _is_recording(written):
+        if written.exists() and _is_sound_file(written):
             raise UsageError(f"--out {written} is a recording; name an annotation file to write")
     names: set[str] = set().union(*(excluded_names(path) for path in exclude or ()))
     with progress() as bar:
-        shown = bar.add_task("prepare", total=None, detail=reader.title)
+        bar_task = bar.add_task("prepare", total=None, detail=reader.title)
         report = prepare(
             reader,
             folder,
@@ -293,16 +312,20 @@ def data_prepare(
             split=split,
             limit=limit,
             exclude=names,
-            on_row=lambda count: bar.advance(shown, count),
+            task=corpus_task,
+            hashes=hashes,
+            on_row=lambda count: bar.advance(bar_task, count),
         )
     if report.missing:
-        warn(f"{len(report.missing)} clips of {reader.title} are not there: {report.files[-1]}")
+        warn(f"{len(report.missing)} clips of {reader.title} are not there: {out.with_suffix('.missing.txt')}")
     say(f"license of {reader.title}: {reader.license}")
+    if report.root != folder:
+        say(f"the clips were written to {out.with_suffix('.clips')}; --audio-root of this annotation is {report.root}")
     rows = [["rows", str(report.rows)], ["missing", str(len(report.missing))], ["excluded", str(report.excluded)]]
     table("Prepared", ["", ""], [*rows, *(["file", str(path)] for path in report.files)])
 
 
-def _is_recording(path: Path) -> bool:
+def _is_sound_file(path: Path) -> bool:
     """Whether a file is a sound: no annotation is written over one, whatever its name."""
     import soundfile
 

@@ -54,14 +54,14 @@ AudioRootOption = Annotated[
     Path | None,
     typer.Option(help="Folder that the paths in --annotation are relative to (default: the annotation's folder)."),
 ]
-TaskOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="<asr|aac|qa>",  # not a Literal: capitals are taken too, and near words get a hint
-        help="asr: what is said, word for word. aac: a caption of what is heard. qa: answers to questions.",
-        autocompletion=complete_task,
-    ),
-]
+_TASK = typer.Option(
+    metavar="<asr|aac|qa>",  # not a Literal: capitals are taken too, and near words get a hint
+    help="asr: what is said, word for word. aac: a caption of what is heard. qa: answers to questions.",
+    autocompletion=complete_task,
+)
+TaskOption = Annotated[str | None, _TASK]
+GivenTaskOption = Annotated[str, _TASK]
+"""Of commands that need a task, or have a default one."""
 DeviceOption = Annotated[
     str,
     typer.Option(
@@ -81,8 +81,8 @@ AllowMissingOption = Annotated[
 RuntimeOption = Annotated[
     Literal["auto", "torch", "onnx"],
     typer.Option(
-        help="Who computes. auto: onnx for a folder that `nota export` wrote, with llama.cpp for a decoder in GGUF; "
-        "torch for everything else."
+        help="Library that runs the model. auto: onnx for a folder that `nota export` wrote, with llama.cpp for a "
+        "decoder in GGUF; else torch."
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]

@@ -36,7 +36,9 @@ def prepare_fsdd(
 def prepare_esc10(
     folder: Annotated[Path, typer.Argument(help="Folder of ESC-10, with one folder per class.")],
     out: Annotated[Path, typer.Option(help="Folder for esc10-train.json and esc10-dev.json.")] = Path("data"),
-    hold_out_fold: Annotated[int, typer.Option(help="The fold kept out of training.")] = 4,
+    hold_out_fold: Annotated[
+        int, typer.Option(help="Number of the fold that is kept out of training, from 1 to 5.")
+    ] = 4,
 ) -> None:
     """Environmental sounds with a caption each."""
     from nota_cli.cli.guards import check_prepare

@@ -16,7 +16,7 @@ def quantize(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint folder with a full-precision decoder.")],
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write, its decoder quantized by GPTQ.")],
     recipe: RecipeOption = None,
-    bits: Annotated[int, typer.Option(help="Number of bits per weight: 2, 3, 4 or 8.")] = 4,
+    bits: Annotated[int, typer.Option(metavar="<2|3|4|8>", help="Number of bits per weight.")] = 4,
     group_size: Annotated[int, typer.Option(help="Number of weights that share a scale; -1: a whole column.")] = 32,
     clips: Annotated[
         int, typer.Option(min=1, help="Number of calibration clips, drawn from the recipe's training data.")

@@ -30,7 +30,11 @@ app = typer.Typer(
 @app.command("list", epilog="Example: `nota recipes list`")
 def recipes_list(
     family: Annotated[
-        str | None, typer.Option(help="Only recipes of this model family: salmonn or transformers (public models).")
+        str | None,
+        typer.Option(
+            metavar="<salmonn|transformers>",
+            help="List only recipes of this model family; transformers: public models.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -1,19 +1,12 @@
 """`nota score`: a CSV against its references."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from nota_cli.cli.completion import complete_task
-from nota_cli.cli.options import (
-    JsonOption,
-    pick_task,
-)
+from nota_cli.cli.options import GivenTaskOption, JsonOption, pick_task
 from nota_cli.console import print_json, table
-
-if TYPE_CHECKING:
-    pass
 
 app = typer.Typer()
 
@@ -22,13 +15,12 @@ app = typer.Typer()
 def score(
     csv: Annotated[Path, typer.Argument(help="The submission CSV.")],
     annotation: Annotated[Path, typer.Option(help="Annotation JSON with the references.")],
-    task: Annotated[
-        str, typer.Option(help="asr: transcripts. aac: captions. qa: answers.", autocompletion=complete_task)
-    ],
+    task: GivenTaskOption,
     profile: Annotated[
         str,
         typer.Option(
-            help="organisers: the competition's figures. standard: those of papers (aac needs the extra `spider`)."
+            metavar="<organisers|standard>",
+            help="organisers: the competition's figures. standard: those of papers (aac needs the extra `spider`).",
         ),
     ] = "organisers",
     bootstrap: Annotated[
@@ -45,12 +37,12 @@ def score(
     from nota_cli.cli.guards import check_score
     from nota_cli.files import check_writable
     from nota_cli.score import details as tool
-    from nota_cli.score.report import score_clips
+    from nota_cli.score.report import ScoreOptions, score_clips
 
     check_score(details, csv, annotation)
     if details is not None:
         check_writable(details)
-    scored = score_clips(csv, annotation, pick_task(task) or task, profile=profile, samples=bootstrap)
+    scored = score_clips(csv, annotation, pick_task(task) or task, ScoreOptions(profile=profile, samples=bootstrap))
     if details is not None:
         tool.write_details(details, scored.clips)
     if as_json:

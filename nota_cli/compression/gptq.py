@@ -369,13 +369,7 @@ def _save(model: Any, tokenizer: Any, settings: Any, folder: Path, dtype: torch.
         module.scales = module.scales.half()
         if module.bias is not None:
             module.bias = module.bias.half()
-    state = model.state_dict()
-    if dtype is not None:
-        inside = tuple(f"{name}." for name in packed)
-        state = {
-            name: value if name.startswith(inside) or not value.is_floating_point() else value.to(dtype)
-            for name, value in state.items()
-        }
+    state = model.state_dict() if dtype is None else _in_dtype(model.state_dict(), tuple(packed), dtype)
     model.config.quantization_config = described
     try:
         model.save_pretrained(folder, state_dict=state)
@@ -384,3 +378,16 @@ def _save(model: Any, tokenizer: Any, settings: Any, folder: Path, dtype: torch.
     write_json(folder / OLD_CONFIG, described)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+
+
+def _in_dtype(state: Mapping[str, Tensor], packed: Sequence[str], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights in `dtype`, those of packed layers as they are; what shares memory still does, and is stored once."""
+    inside = tuple(f"{name}." for name in packed)
+    converted: dict[int, Tensor] = {}
+    changed = {}
+    for name, value in state.items():
+        if name.startswith(inside) or not value.is_floating_point():
+            changed[name] = value
+        else:
+            changed[name] = converted.setdefault(value.data_ptr(), value.to(dtype))
+    return changed

@@ -78,7 +78,7 @@ def quantize_checkpoint(
     )
     changes = {"decoder": decoder} | ({"lora": None} if merged else {})
     model.recipe = model.recipe.model_copy(update=changes)
-    save_checkpoint(model, out)
+    save_checkpoint(model, out, getattr(torch, recipe.train.save_dtype))
     return report
 
 
@@ -86,7 +86,7 @@ def _calibration_batches(model: "Salmonn", clips: int, calibration: Calibration)
     """Batches of decoder inputs `[batch, length, width]` and their masks, drawn from the recipe's training data."""
     recipe = model.recipe
     batches = TrainingBatches(recipe.data.train, model.preprocessor(), Augment(), BATCH, recipe.train.seed + 1)
-    made = []
+    calibration_batches = []
     with torch.no_grad(), progress() as bar:
         task = bar.add_task("calibrate", total=clips, detail="")
         for batch in loader(batches, range(-(-clips // BATCH)), recipe.train.workers):
@@ -94,9 +94,9 @@ def _calibration_batches(model: "Salmonn", clips: int, calibration: Calibration)
                 embeds, mask = model.answer_embeds(batch.features, batch.queries, batch.texts)
             else:
                 embeds, mask = _text_embeds(model, batch)
-            made.append({"inputs_embeds": embeds, "attention_mask": mask})
+            calibration_batches.append({"inputs_embeds": embeds, "attention_mask": mask})
             bar.advance(task, len(batch.texts))
-    return made
+    return calibration_batches
 
 
 def _text_embeds(model: "Salmonn", batch: Batch) -> tuple[Tensor, Tensor]:

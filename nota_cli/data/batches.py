@@ -19,9 +19,13 @@ from nota_cli.data.row_batches import Batch, query_of
 from nota_cli.errors import DataError
 from nota_cli.features.batch import Features, FeatureSpec, extract
 from nota_cli.features.constants import SAMPLE_RATE
+from nota_cli.features.soft_targets import SoftTargets
 from nota_cli.features.states import States
+from nota_cli.prompts import Query
 from nota_cli.recipe.training import Augment, Source
 
+SoftTargetsOf = Callable[[Sequence[tuple[int, int]], Sequence[Query], Sequence[str]], SoftTargets]
+"""What a teacher says of the answers of (source, row) clips, from what is asked of them and their texts."""
 STATES_PER_SECOND = 50  # of the speech encoder
 CACHE_BYTES = 512 * 2**20  # decoded clips kept by each worker, so that a small corpus is decoded once
 
@@ -35,11 +39,15 @@ class TrainingBatch(Batch):
         seconds: how long each clip is, as the encoders see it.
         spare: the batch has fewer clips than there are processes, and this one's clip is another's too: do not count
             its loss.
+        teacher_features: what a teacher's encoders see of the clips, without masks, where that is not `features`.
+        soft_targets: what a teacher says of the answers, where that was computed before.
     """
 
     names: tuple[str, ...] = ()
     seconds: tuple[float, ...] = ()
     spare: bool = False
+    teacher_features: Features | None = None
+    soft_targets: SoftTargets | None = None
 
     @property
     def audio_seconds(self) -> float:
@@ -74,8 +82,8 @@ class Corpus:
 
     def measure(self) -> None:
         """Read how long each row's clip is from the headers of its files; what they do not say counts as longest."""
-        found = scan(self.rows, self.source.audio_root).durations
-        self.durations = [self.max_seconds if seconds is None else seconds for seconds in found]
+        durations = scan(self.rows, self.source.audio_root).durations
+        self.durations = [self.max_seconds if seconds is None else seconds for seconds in durations]
 
     def pick(self, rng: Generator) -> tuple[int, ...]:
         """A random row, and those of its speaker that are joined to it."""
@@ -161,6 +169,8 @@ class TrainingBatches(Dataset[Batch]):
         batch_seconds: with `buckets`, how much padded audio a batch has, instead of `batch_size`.
         share: number of this process and of all processes; each gets its part of every batch.
         states: what gives the encoders' states of the clips of (source, row) pairs; without it, features are made.
+        teacher: what makes the features of a teacher that runs with each batch.
+        soft_targets: what gives a teacher's answers where it does not.
     """
 
     def __init__(
@@ -176,6 +186,8 @@ class TrainingBatches(Dataset[Batch]):
         batch_seconds: float | None = None,
         share: tuple[int, int] = (0, 1),
         states: Callable[[Sequence[tuple[int, int]]], States] | None = None,
+        teacher: FeatureSpec | None = None,
+        soft_targets: SoftTargetsOf | None = None,
     ) -> None:
         self.corpora = [Corpus(source, spec.max_seconds) for source in sources]
         if buckets or batch_seconds:
@@ -185,11 +197,22 @@ class TrainingBatches(Dataset[Batch]):
         self.plan = BatchPlan(self.corpora, weights, batch_size, seed, buckets=buckets, batch_seconds=batch_seconds)
         self.spec, self.augment, self.seed, self.ramp = spec, augment, seed, ramp
         self.share, self.states = share, states
+        self.teacher, self.soft_targets = teacher, soft_targets
 
     @property
     def label_names(self) -> list[str]:
         """Every `label` of the sources, sorted."""
         return sorted({row.label for corpus in self.corpora for row in corpus.rows if row.label is not None})
+
+    def answers(self, index: int) -> list[tuple[tuple[int, int], Query, str]]:
+        """Of a batch's clips, whosever share they are, source and row, what is asked, and the text."""
+        found = []
+        for draw in self.plan[index]:
+            corpus, rng = self.corpora[draw.source], np.random.default_rng([self.seed, *draw.number])
+            found.append(
+                ((draw.source, draw.rows[0]), query_of(corpus.rows[draw.rows[0]]), corpus.text(draw.rows, rng))
+            )
+        return found
 
     def __getitem__(self, index: int) -> TrainingBatch:
         strength = min(1.0, index / self.ramp) if self.ramp else 1.0
@@ -197,11 +220,13 @@ class TrainingBatches(Dataset[Batch]):
         process, processes = self.share
         planned = self.plan[index]
         draws = planned[process::processes] or planned[:1]
+        numbers = [(draw.source, draw.rows[0]) for draw in draws]
         rngs = [np.random.default_rng([self.seed, *draw.number]) for draw in draws]
         features: Features | States
+        heard: Features | None = None
         if self.states is not None:
             texts = [self.corpora[d.source].text(d.rows, rng) for d, rng in zip(draws, rngs, strict=True)]
-            features = self.states([(draw.source, draw.rows[0]) for draw in draws])
+            features = self.states(numbers)
             seconds = (features.speech_mask.sum(-1) / STATES_PER_SECOND).tolist()
         else:
             clips = [
@@ -212,18 +237,24 @@ class TrainingBatches(Dataset[Batch]):
             waves = [wave for wave, _ in clips]
             seconds = [len(wave) / SAMPLE_RATE for wave in waves]
             features = extract(waves, self.spec.mel_bins, front_end=self.spec.front_end, pad=self.spec.pad)
-            if augment.mask_time or augment.mask_frequency:
+            masked = bool(augment.mask_time or augment.mask_frequency)
+            if self.teacher is not None and (masked or self.teacher != self.spec):
+                heard = self.teacher.features(waves)
+            if masked:
                 _mask(features, augment, rngs)
         rows = [self.corpora[draw.source].rows[draw.rows[0]] for draw in draws]
+        queries = [query_of(row) for row in rows]
         return TrainingBatch(
             features,
-            [query_of(row) for row in rows],
+            queries,
             texts,
             [row.label for row in rows],
             [],
             names=tuple(name for draw in draws for name in self._names(draw)),
             seconds=tuple(seconds),
             spare=process >= len(planned),
+            teacher_features=heard,
+            soft_targets=None if self.soft_targets is None else self.soft_targets(numbers, queries, texts),
         )
 
     def _names(self, draw: Draw) -> list[str]:

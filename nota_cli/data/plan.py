@@ -59,41 +59,43 @@ class BatchPlan:
         self.buckets, self.batch_seconds = max(1, buckets), batch_seconds
         self.shares = np.array(weights) / np.sum(weights)
         self._starts = [0]  # number of the first batch of each group, as far as known; with `batch_seconds` alone
-        self._kept: tuple[int, list[list[Draw]]] = (-1, [])
+        self._last_group: tuple[int, list[list[Draw]]] = (-1, [])
 
     def __getitem__(self, index: int) -> list[Draw]:
         if self.batch_seconds is None:
-            group, place = divmod(index, self.buckets)
+            group, batch = divmod(index, self.buckets)
         else:
-            group, place = self._located(index)
-        return self._group(group)[place]
+            group, batch = self._located(index)
+        return self._group(group)[batch]
 
     def _located(self, index: int) -> tuple[int, int]:
-        """Group and place of a batch; how many batches the groups before it have is known by making them."""
+        """Group of a batch and its index there; how many batches the groups before it have is known by making them."""
         while self._starts[-1] <= index:
             self._starts.append(self._starts[-1] + len(self._group(len(self._starts) - 1)))
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
         return group, index - self._starts[group]
 
     def _group(self, number: int) -> list[list[Draw]]:
-        if self._kept[0] != number:
-            self._kept = number, self._made(number)
-        return self._kept[1]
+        if self._last_group[0] != number:
+            self._last_group = number, self._draw_group(number)
+        return self._last_group[1]
 
-    def _made(self, number: int) -> list[list[Draw]]:
+    def _draw_group(self, number: int) -> list[list[Draw]]:
         rng = np.random.default_rng([self.seed, number])  # the same as of [seed, number, 0]: clips count from 1
         choices = rng.choice(len(self.pools), size=self.size * self.buckets, p=self.shares).tolist()
-        draws = [Draw(choice, self.pools[choice].pick(rng), (number, at + 1)) for at, choice in enumerate(choices)]
+        draws = [
+            Draw(choice, self.pools[choice].pick(rng), (number, index + 1)) for index, choice in enumerate(choices)
+        ]
         if self.buckets == 1 and self.batch_seconds is None:
             return [draws]
         seconds = [self.pools[draw.source].seconds(draw.rows) for draw in draws]
-        longest_first = sorted(range(len(draws)), key=lambda at: (-seconds[at], at))
+        longest_first = sorted(range(len(draws)), key=lambda index: (-seconds[index], index))
         batches: list[list[Draw]] = []
         room = 0
-        for at in longest_first:
+        for index in longest_first:
             if not room:
                 batches.append([])
-                room = self.size if self.batch_seconds is None else max(1, int(self.batch_seconds / seconds[at]))
-            batches[-1].append(draws[at])
+                room = self.size if self.batch_seconds is None else max(1, int(self.batch_seconds / seconds[index]))
+            batches[-1].append(draws[index])
             room -= 1
-        return [batches[at] for at in rng.permutation(len(batches))]
+        return [batches[index] for index in rng.permutation(len(batches))]

@@ -18,7 +18,7 @@ from nota_cli.data.annotation import read_annotation
 from nota_cli.demo.markup import CSS, EMPTY_PICTURE, TITLE, waiting_card
 from nota_cli.demo.recording import Limits
 from nota_cli.demo.session import System
-from nota_cli.demo.visit import NONE, TASKS, listen, look
+from nota_cli.demo.visit import NONE, TASKS, draw_recording, listen
 from nota_cli.errors import UsageError
 
 KEPT_SECONDS = 600  # that a recording lies in the temporary folder
@@ -88,7 +88,7 @@ def build_page(systems: Sequence[System], limits: Limits, samples: Sequence[Samp
     several = len(systems) > 1
 
     def on_recording(path: str | None) -> str:
-        return look(path_of(path), systems, limits)
+        return draw_recording(path_of(path), systems, limits)
 
     def on_task(task: str) -> Any:
         return gr.update(visible=TASKS[task] == "qa")

@@ -47,8 +47,8 @@ def wave_path(waveform: np.ndarray[Any, Any]) -> str:
     middle = WAVE_HEIGHT / 2
     high = middle - np.maximum.reduceat(waveform, starts) / peak * (middle - 2)
     low = middle - np.minimum.reduceat(waveform, starts) / peak * (middle - 2) + 0.6
-    places = np.linspace(0, COLUMNS, columns)
-    points = [*zip(places, high, strict=True), *zip(places[::-1], low[::-1], strict=True)]
+    edges = np.linspace(0, COLUMNS, columns)
+    points = [*zip(edges, high, strict=True), *zip(edges[::-1], low[::-1], strict=True)]
     return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "Z"
 
 

@@ -18,7 +18,7 @@ NONE = "none"
 UNEXPECTED = "Something went wrong here, and it is not your recording's fault. Whoever runs this page sees why."
 
 
-def look(path: Path | None, systems: Sequence[System], limits: Limits) -> str:
+def draw_recording(path: Path | None, systems: Sequence[System], limits: Limits) -> str:
     """A recording's picture and length, or why it cannot be heard, as HTML."""
     if path is None:
         return EMPTY_PICTURE

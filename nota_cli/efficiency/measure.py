@@ -77,7 +77,6 @@ def measure(
 
 def measure_model(
     model: AudioModel,
-    device: str | None = None,
     settings: Settings | None = None,
     *,
     on_round: OnRound = lambda done, total: None,
@@ -91,7 +90,6 @@ def measure_model(
 
     Args:
         model: in evaluation mode.
-        device: where it lies, if not where it says itself.
         settings: how to measure.
         on_round: told how many rounds are done, and of how many.
         gauge: the memory's meter, where one watched the loading.
@@ -110,30 +108,30 @@ def measure_model(
     Raises:
         NotaError: the device's memory is too small; the message holds what is known so far.
     """
-    settings, place = settings or Settings(), model.device
-    gauge = gauge or meter(place)
+    settings, device = settings or Settings(), model.device
+    gauge = gauge or meter(device)
     parts = model.parts()
     times = Times()
     gc.collect()
     after = gauge.now()
     gauge.restart()
     try:
-        clip = Round(model, place, settings, times)
+        clip = Round(model, device, settings, times)
         begun = time.perf_counter()
         counts = _operations(model, clip)
         first_peak, idle = gauge.peak(), gauge.now()
         gauge.restart()
         counted = run_rounds(clip, time.perf_counter() - begun, on_round)
         peak = gauge.peak()
-        floor = _floor(model, place, counts, clip)
+        floor = _floor(model, device, counts, clip)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-        raise _too_large(parts, str(place), gauge, times.running or "running", times) from error
+        raise _too_large(parts, str(device), gauge, times.running or "running", times) from error
     memory = {**(loading or {}), "after_loading": after, "idle": idle, "running_peak": peak}
     if peak is not None and first_peak is not None and after is not None and idle is not None:
         # A first pass brings the code of libraries into a process; on CUDA what it leaves behind is the model's own.
-        memory["activations_and_cache"] = peak - (after if place.type == "cuda" else idle)
+        memory["activations_and_cache"] = peak - (after if device.type == "cuda" else idle)
         memory["running_peak"] = peak = max(peak, first_peak)
     memory["kv_cache"] = times.cache_bytes
     what = gauge.what
@@ -141,7 +139,7 @@ def measure_model(
     if settings.protocol == "organisers":
         peak = max((value for value in (memory.get("load_peak"), peak) if value is not None), default=None)
         what += ", loading included"
-    elif place.type == "cuda":
+    elif device.type == "cuda":
         what += " after loading"
     sizes = {part.name: part.bytes for part in parts}
     return {
@@ -149,8 +147,8 @@ def measure_model(
         "recipe_hash": recipe_hash(model.recipe),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "protocol": settings.protocol,
-        "device": _device_name(str(place)),
-        "machine": _machine(str(place)),
+        "device": _device_name(str(device)),
+        "machine": _machine(str(device)),
         "versions": _versions(),
         "python": platform.python_version(),
         "torch": versions(("torch",)).get("torch"),

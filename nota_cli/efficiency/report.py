@@ -155,8 +155,8 @@ def _ms(seconds: float | None) -> str:
     if seconds is None:
         return ""
     value = seconds * 1000
-    places = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
-    return f"{value:,.{places}f}"
+    decimals = 0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:,.{decimals}f}"
 
 
 def _mb(value: float | None) -> str:

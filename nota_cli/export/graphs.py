@@ -60,9 +60,9 @@ class _Connector(nn.Module):
         audio_mask: Tensor | None = None,
     ) -> Tensor:
         connector = self.connector
-        states = connector.ln_speech(speech) * speech_mask.unsqueeze(-1)
-        if audio is not None and audio_mask is not None and connector.ln_audio is not None:
-            states = torch.cat([states, connector.ln_audio(audio) * audio_mask.unsqueeze(-1)], dim=-1)
+        states = connector.normed_speech(speech) * speech_mask.unsqueeze(-1)
+        if audio is not None and audio_mask is not None:
+            states = torch.cat([states, connector.normed_audio(audio) * audio_mask.unsqueeze(-1)], dim=-1)
         return connector.query_windows(states, real)[0] * self.scale
 
 

@@ -166,7 +166,9 @@ def _manifest(recipe: Recipe, model: Salmonn, bits: Bits, files: dict[str, FileE
             audio=front_end,
             longest_bank=0 if audio is None else longest_bank(audio),
         ),
-        windows=Windows(window=model.connector.window, stride=model.connector.stride),
+        windows=Windows(
+            window=model.connector.window, stride=model.connector.stride, keeps_rest=model.connector.keeps_rest
+        ),
         decoder=DecoderEntry(
             layers=layers,
             heads=heads,

@@ -61,11 +61,22 @@ def htk_filters(n_mels: int, n_fft: int) -> MelBank:
 
 @functools.lru_cache(maxsize=8)
 def kaldi_filters(n_mels: int, n_fft: int, low_hz: float) -> MelBank:
-    """Triangles of height 1, straight in mel; the Nyquist bin counts for nothing."""
+    """The bank of `kaldi_triangles`."""
+    return MelBank.of(kaldi_triangles(n_mels, n_fft, low_hz))
+
+
+def kaldi_triangles(n_mels: int, n_fft: int, low_hz: float) -> Array:
+    """`[n_fft / 2 + 1, n_mels]` triangles of height 1, straight in mel; the Nyquist bin counts for nothing.
+
+    Args:
+        n_mels: number of filters.
+        n_fft: size of the transform.
+        low_hz: where the first filter begins; the last one ends at 8,000 Hz.
+    """
     low, high = _to_kaldi(np.array([low_hz, SAMPLE_RATE / 2]))
     edges = np.linspace(low, high, n_mels + 2)
     bins = _to_kaldi(np.arange(n_fft // 2) * SAMPLE_RATE / n_fft)
-    return MelBank.of(np.pad(_slopes(bins, edges), ((0, 1), (0, 0))))
+    return np.pad(_slopes(bins, edges), ((0, 1), (0, 0)))
 
 
 def _triangles(edges_hz: Array, n_fft: int) -> Array:

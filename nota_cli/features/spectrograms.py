@@ -27,6 +27,7 @@ from nota_cli.features.constants import (
     WHISPER_SAMPLES,
     WINDOW,
 )
+from nota_cli.features.mel_filters import kaldi_triangles
 
 
 def log_mel(waveform: torch.Tensor, n_mels: int, pad_to: int | None = WHISPER_SAMPLES) -> torch.Tensor:
@@ -199,14 +200,4 @@ def _htk_filters(n_mels: int, device: torch.device) -> torch.Tensor:
 @functools.lru_cache(maxsize=16)
 def _kaldi_filters(n_mels: int, device: torch.device) -> torch.Tensor:
     """`[257, n_mels]` triangles of height 1, straight in mel, 20 Hz to 8,000 Hz; the Nyquist bin counts for nothing."""
-    low, high = _kaldi_mel(np.array([KALDI_LOW_HZ, SAMPLE_RATE / 2]))
-    edges = np.linspace(low, high, n_mels + 2)
-    bins = _kaldi_mel(np.arange(KALDI_FFT // 2) * SAMPLE_RATE / KALDI_FFT)[:, None]
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    filters = np.maximum(0.0, np.minimum(rising, falling))
-    return _constant(np.pad(filters, ((0, 1), (0, 0))), device)
-
-
-def _kaldi_mel(hertz: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return 1127.0 * np.log1p(hertz / 700.0)
+    return _constant(kaldi_triangles(n_mels, KALDI_FFT, KALDI_LOW_HZ), device)

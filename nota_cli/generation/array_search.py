@@ -91,15 +91,15 @@ class _Row:
         parents, tokens = best // vocabulary, best % vocabulary
         ends = np.isin(tokens, options.end_ids) | last
         divisor = np.float32(float(length) ** length_penalty)
-        for place in np.flatnonzero(ends[:beams]):
-            ids = [*self.running[parents[place]], int(tokens[place])]
-            self.ended.append((totals[best[place]] / divisor, ids))
+        for beam in np.flatnonzero(ends[:beams]):
+            ids = [*self.running[parents[beam]], int(tokens[beam])]
+            self.ended.append((totals[best[beam]] / divisor, ids))
         self.ended = sorted(self.ended, key=lambda each: -each[0])[:beams]  # stable: the earlier of two equals
         going_on = np.flatnonzero(~ends)[:beams]
         if last or len(going_on) < beams:
             return False
         self.parents = parents[going_on].tolist()
-        self.running = [[*self.running[parents[place]], int(tokens[place])] for place in going_on]
+        self.running = [[*self.running[parents[beam]], int(tokens[beam])] for beam in going_on]
         self.scores = totals[best[going_on]]
         return len(self.ended) < beams or bool(self.scores[0] / divisor > self.ended[-1][0])
 
@@ -127,10 +127,10 @@ def beam_search(
         histories = [ids for row in going_on for ids in rows[row].running]
         log_probs = _penalized(_log_softmax(logits), histories, options.repetition_penalty)
         left, chosen = [], list[int]()
-        for place, row in enumerate(going_on):
-            if rows[row].advance(log_probs[place * beams : (place + 1) * beams], options, length_penalty):
+        for index, row in enumerate(going_on):
+            if rows[row].advance(log_probs[index * beams : (index + 1) * beams], options, length_penalty):
                 left.append(row)
-                chosen += [place * beams + parent for parent in rows[row].parents]
+                chosen += [index * beams + parent for parent in rows[row].parents]
         going_on = left
         if going_on:
             decoder.choose(np.array(chosen))
@@ -140,8 +140,8 @@ def beam_search(
 
 def _largest(values: Array, count: int) -> Array:
     """Places of the largest values, the largest first, of equals the first."""
-    places = np.sort(np.argpartition(values, len(values) - count)[len(values) - count :])
-    ordered: Array = places[np.argsort(-values[places], kind="stable")]
+    indices = np.sort(np.argpartition(values, len(values) - count)[len(values) - count :])
+    ordered: Array = indices[np.argsort(-values[indices], kind="stable")]
     return ordered
 
 
@@ -157,6 +157,8 @@ def _penalized(scores: Array, generated: Sequence[list[int]], penalty: float) ->
         return scores
     scores = scores.astype(np.float32)
     for row, ids in zip(scores, generated, strict=True):
-        places = list(dict.fromkeys(ids))
-        row[places] = np.where(row[places] < 0, row[places] * np.float32(penalty), row[places] / np.float32(penalty))
+        written = list(dict.fromkeys(ids))
+        row[written] = np.where(
+            row[written] < 0, row[written] * np.float32(penalty), row[written] / np.float32(penalty)
+        )
     return scores

@@ -7,7 +7,7 @@ class FixedCache:
     """Keys and values `[batch, heads, length, width]` of every layer, at addresses that never change.
 
     Attributes:
-        place: where `update` writes: a slice, or one slot as a tensor `[1]` on the device.
+        slots: where `update` writes: a slice, or one slot as a tensor `[1]` on the device.
         seen: how many slots attention looks at.
     """
 
@@ -15,7 +15,7 @@ class FixedCache:
         self.batch, self.length = batch, length
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
-        self.place: slice | Tensor = slice(0)
+        self.slots: slice | Tensor = slice(0)
         self.seen = length
 
     def update(self, keys: Tensor, values: Tensor, layer: int, *_: object, **__: object) -> tuple[Tensor, Tensor]:
@@ -24,10 +24,10 @@ class FixedCache:
             for new, store in ((keys, self.keys), (values, self.values)):
                 store.append(new.new_zeros(self.batch, new.size(1), self.length, new.size(3)))
         for new, all_of_them in ((keys, self.keys[layer]), (values, self.values[layer])):
-            if isinstance(self.place, slice):
-                all_of_them[:, :, self.place] = new
+            if isinstance(self.slots, slice):
+                all_of_them[:, :, self.slots] = new
             else:
-                all_of_them.index_copy_(2, self.place, new)
+                all_of_them.index_copy_(2, self.slots, new)
         return self.keys[layer][:, :, : self.seen], self.values[layer][:, :, : self.seen]
 
     def clear(self) -> None:

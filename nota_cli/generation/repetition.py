@@ -22,7 +22,7 @@ def find_loop(words: Sequence[str]) -> tuple[int, int] | None:
     Returns:
         The place where the shortest repeating n-gram stands first, and its length; or None if nothing repeats.
     """
-    plain = [_plain(word) for word in words]
+    plain = [plain_word(word) for word in words]
     return _repeated(plain, LONGEST, TIMES, LEAST)
 
 
@@ -42,14 +42,15 @@ def _cut_once(text: str) -> str | None:
     words = list(_WORD.finditer(text))
     if not words:
         return None
-    if found := find_loop([word[0] for word in words]):
-        return text[: words[sum(found) - 1].end()].rstrip(" ,;:")
+    if loop := find_loop([word[0] for word in words]):
+        return text[: words[sum(loop) - 1].end()].rstrip(" ,;:")
     start, end = words[-1].span()
     inside = _repeated(text[start:end], LONGEST_PART, PART_TIMES, LEAST_LETTERS)
     return None if inside is None else text[: start + sum(inside)]
 
 
-def _plain(word: str) -> str:
+def plain_word(word: str) -> str:
+    """A word as repetitions are compared: no capitals, no punctuation round it, unless it is nothing else."""
     return word.casefold().strip(punctuation) or word
 
 

@@ -10,30 +10,30 @@ from torch import Tensor
 from nota_cli.generation.draws import BITS, MIX, STEP, TOKEN, Sampling
 
 
-def perturb(logits: Tensor, seeds: Tensor, step: Tensor, how: Sampling) -> Tensor:
+def perturb(logits: Tensor, seeds: Tensor, step: Tensor, sampling: Sampling) -> Tensor:
     """Logits whose largest is a token drawn as `how` says.
 
     Args:
         logits: `[batch, vocabulary]`, penalties included.
         seeds: `[batch, 1]`, of `row_seeds`.
         step: `[1]`, the token's place in the answer.
-        how: temperature and what is left out.
+        sampling: temperature and what is left out.
 
     Returns:
         float32 `[batch, vocabulary]`.
     """
-    scores = logits.float() / how.temperature
-    return _nucleus(scores, how) + _gumbel(seeds, step, logits.size(-1))
+    scores = logits.float() / sampling.temperature
+    return _nucleus(scores, sampling) + _gumbel(seeds, step, logits.size(-1))
 
 
-def _nucleus(scores: Tensor, how: Sampling) -> Tensor:
+def _nucleus(scores: Tensor, sampling: Sampling) -> Tensor:
     """Scores of tokens beyond the `top_k` likeliest, then of those beyond `top_p` of what is left, at -inf."""
-    count = min(how.top_k or scores.size(-1), scores.size(-1))
-    if count == scores.size(-1) and how.top_p == 1.0:
+    count = min(sampling.top_k or scores.size(-1), scores.size(-1))
+    if count == scores.size(-1) and sampling.top_p == 1.0:
         return scores
     best = scores.topk(count).values
     likely = best.softmax(-1)
-    outside = likely.cumsum(-1) - likely >= how.top_p
+    outside = likely.cumsum(-1) - likely >= sampling.top_p
     outside[:, 0] = False
     least = best.masked_fill(outside, torch.inf).amin(-1, keepdim=True)
     return scores.masked_fill(scores < least, -torch.inf)
@@ -54,6 +54,6 @@ def _mix(value: Tensor) -> Tensor:
     return value ^ _shift(value, 31)
 
 
-def _shift(value: Tensor, places: int) -> Tensor:
+def _shift(value: Tensor, bits: int) -> Tensor:
     """To the right with zeros from the left, which torch's shift of signed numbers does not do."""
-    return (value >> places) & ((1 << (64 - places)) - 1)
+    return (value >> bits) & ((1 << (64 - bits)) - 1)

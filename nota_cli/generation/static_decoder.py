@@ -161,11 +161,11 @@ class StaticCacheDecoder:
             Token ids `[batch, tokens]`, ends included and `options.pad_id` behind them.
         """
         self.begin(embeds, mask, options, heads, seeds)
-        look = LOOK_EVERY if self._device.type == "cuda" and on_token is None else 1
-        for made in range(1, options.max_new_tokens):
+        sync_every = LOOK_EVERY if self._device.type == "cuda" and on_token is None else 1
+        for step in range(1, options.max_new_tokens):
             if on_token is not None:
-                on_token(self._state.tokens[0, :made].tolist())
-            if made % look == 0 and bool(self._state.done.all()):
+                on_token(self._state.tokens[0, :step].tolist())
+            if step % sync_every == 0 and bool(self._state.done.all()):
                 break
             self.step()
         else:
@@ -194,13 +194,13 @@ class StaticCacheDecoder:
         batch, total = mask.shape
         cache, order = state.cache, mask.cumsum(1)
         if known:
-            cache.place = slice(0, known)
+            cache.slots = slice(0, known)
             assert self._prefix is not None
             for layer, (keys, values) in enumerate(self._prefix.pairs):
                 cache.update(keys[:, :, :known], values[:, :, :known], layer)
         # The prefix comes first, then the padding: a row's places are those that the prefix has not taken.
         real = torch.cat([mask.new_ones(batch, known), order[:, known:] > known], dim=1).bool()
-        cache.place, cache.seen = slice(known, total), total
+        cache.slots, cache.seen = slice(known, total), total
         prompt = self._prompt_mask(real, known, embeds.dtype)
         logits = self._logits(prompt, (order - 1).clamp(min=0)[:, known:], inputs_embeds=embeds[:, known:])
         if common and not known:
@@ -223,7 +223,7 @@ class StaticCacheDecoder:
         state.seeds.copy_(torch.tensor(seeds or [0] * batch)[:, None])
         if state.generated_mask is not None:
             state.generated_mask.zero_()
-        cache.place = state.slot
+        cache.slots = state.slot
         if self._device.type == "cuda":
             cache.seen = cache.length
         self._choose(logits)
@@ -292,9 +292,9 @@ class StaticCacheDecoder:
 
         Padding looks at itself alone: a place that may look nowhere would be no number in half precision.
         """
-        places = torch.arange(real.size(1), device=real.device)
-        queries = places[known:, None]
-        visible = (places <= queries) & real[:, None, None, :] | (places == queries)
+        positions = torch.arange(real.size(1), device=real.device)
+        queries = positions[known:, None]
+        visible = (positions <= queries) & real[:, None, None, :] | (positions == queries)
         return torch.zeros(visible.shape, dtype=dtype, device=real.device).masked_fill_(
             ~visible, torch.finfo(dtype).min
         )
@@ -384,16 +384,16 @@ def _stamps(decoder: Any) -> tuple[int, int]:
 
     Changes in place through `.data` are not seen; nothing here makes any between two calls.
     """
-    places: list[object] = []
+    addresses: list[object] = []
     versions: list[int] = []
     modules: list[nn.Module] = [decoder]
     while modules:
         module = modules.pop()
         modules += [child for child in module._modules.values() if child is not None]
-        places.append(module.__dict__.get("_disable_adapters"))  # peft's switch
+        addresses.append(module.__dict__.get("_disable_adapters"))  # peft's switch
         for tensor in (*module._parameters.values(), *module._buffers.values()):
             if tensor is not None:
-                places.append(tensor.data_ptr())
+                addresses.append(tensor.data_ptr())
                 versions.append(0 if tensor.is_inference() else tensor._version)
-    structure = hash(tuple(places))
+    structure = hash(tuple(addresses))
     return structure, hash((structure, tuple(versions)))

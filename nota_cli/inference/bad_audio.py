@@ -36,12 +36,12 @@ class Policy:
         if not bad:
             return []
         count = len({each.row for each in bad})
-        said = f"{count} {'row has' if count == 1 else 'rows have'} audio that cannot be used"
+        problem = f"{count} {'row has' if count == 1 else 'rows have'} audio that cannot be used"
         if not bad[0].listed:
-            said = f"{count} {'recording' if count == 1 else 'recordings'} cannot be used"
+            problem = f"{count} {'recording' if count == 1 else 'recordings'} cannot be used"
         if self.on_error == "stop":
-            raise DataError(f"{said}:\n{describe(bad)}\n{REMEDY}")
-        warn(f"{said} and {self._fate(count)}:\n{describe(bad)}")
+            raise DataError(f"{problem}:\n{describe(bad)}\n{REMEDY}")
+        warn(f"{problem} and {self._fate(count)}:\n{describe(bad)}")
         reasons: dict[int, str] = {}
         for each in bad:
             reasons[each.row] = f"{reasons[each.row]} {each.problem}" if each.row in reasons else each.problem

@@ -51,12 +51,12 @@ class Segments(Sequence[Segment]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, place: int) -> Segment:  # type: ignore[override]  # nobody takes slices
-        return Segment(self._rows[place], self._seconds[place], self._windows.get(place))
+    def __getitem__(self, index: int) -> Segment:  # type: ignore[override]  # nobody takes slices
+        return Segment(self._rows[index], self._seconds[index], self._windows.get(index))
 
-    def without(self, places: Collection[int]) -> "Segments":
+    def without(self, indices: Collection[int]) -> "Segments":
         """The others."""
-        return Segments(segment for place, segment in enumerate(self) if place not in places)
+        return Segments(segment for index, segment in enumerate(self) if index not in indices)
 
 
 def longest_first(positions: Sequence[int], seconds: Sequence[float], most: float) -> "array[int]":
@@ -67,14 +67,14 @@ def longest_first(positions: Sequence[int], seconds: Sequence[float], most: floa
         seconds: for each of them its clip's length.
         most: what of a clip is heard at once.
     """
-    order = sorted(range(len(positions)), key=lambda place: -min(seconds[place], most))
-    return array("q", (positions[place] for place in order))
+    order = sorted(range(len(positions)), key=lambda index: -min(seconds[index], most))
+    return array("q", (positions[index] for index in order))
 
 
 def segments(positions: Sequence[int], seconds: Sequence[float], most: float, *, chunk: bool) -> Segments:
     """The rows' clips; with `chunk` those that are longer than `most` as overlapping windows, one behind the other."""
 
-    def found() -> Iterator[Segment]:
+    def clips() -> Iterator[Segment]:
         for position, length in zip(positions, seconds, strict=True):
             if chunk and most < length and isfinite(length):
                 for start, stop in windows(length, window=most):
@@ -82,7 +82,7 @@ def segments(positions: Sequence[int], seconds: Sequence[float], most: float, *,
             else:
                 yield Segment(position, min(length, most))
 
-    return Segments(found())
+    return Segments(clips())
 
 
 def groups(
@@ -91,7 +91,7 @@ def groups(
     settings: Callable[[str], Generate],
     size: Callable[[Generate], int],
 ) -> list[Sequence[int]]:
-    """Places in `members`, a batch each: same settings, neighbours in length; the batch with the longest clip first.
+    """Indices into `members`, a batch each: same settings, neighbours in length; the batch with the longest clip first.
 
     Args:
         members: longest first.
@@ -100,17 +100,17 @@ def groups(
         size: clips of a batch with given settings.
     """
     by_settings: dict[str, array[int]] = {}
-    known: dict[str, tuple[str, Generate]] = {}
-    for place, segment in enumerate(members):
+    settings_of: dict[str, tuple[str, Generate]] = {}
+    for index, segment in enumerate(members):
         task = rows[segment.row].task
-        if task not in known:
-            known[task] = (settings(task).model_dump_json(), settings(task))
-        by_settings.setdefault(known[task][0], array("q")).append(place)
-    sizes = {key: size(values) for key, values in known.values()}
-    found: list[Sequence[int]] = [
-        places[start : start + sizes[key]]
-        for key, places in by_settings.items()
-        for start in range(0, len(places), sizes[key])
+        if task not in settings_of:
+            settings_of[task] = (settings(task).model_dump_json(), settings(task))
+        by_settings.setdefault(settings_of[task][0], array("q")).append(index)
+    sizes = {key: size(values) for key, values in settings_of.values()}
+    batches: list[Sequence[int]] = [
+        indices[start : start + sizes[key]]
+        for key, indices in by_settings.items()
+        for start in range(0, len(indices), sizes[key])
     ]
     # Not by a last window's own length: the windows of a row stay in order.
-    return sorted(found, key=lambda group: -members[group[0]].sort_key)
+    return sorted(batches, key=lambda group: -members[group[0]].sort_key)

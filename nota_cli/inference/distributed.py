@@ -110,13 +110,13 @@ class Ranks:
         Raises:
             StoppedElsewhereError: a process has failed, or the sender has given no sign of life for two minutes.
         """
-        beat, heard = b"", time.monotonic()
+        beat, last_beat = b"", time.monotonic()
         while not self._ask("check", [name]):
             self.check()
-            found = self._ask("get", f"beat.{sender}") if self._ask("check", [f"beat.{sender}"]) else b""
-            if found != beat:
-                beat, heard = found, time.monotonic()
-            elif time.monotonic() - heard > LOST_SECONDS:
+            current = self._ask("get", f"beat.{sender}") if self._ask("check", [f"beat.{sender}"]) else b""
+            if current != beat:
+                beat, last_beat = current, time.monotonic()
+            elif time.monotonic() - last_beat > LOST_SECONDS:
                 raise StoppedElsewhereError(
                     f"rank {sender} has given no sign of life for {LOST_SECONDS:.0f} s. What it and the others have "
                     "finished is kept: the same command goes on with the rest."

@@ -14,7 +14,7 @@ from nota_cli.data.annotation import Row
 from nota_cli.data.audio.clip import AudioNote
 from nota_cli.data.row_batches import Batch, Decoded, RowBatches, tolerant_loader
 from nota_cli.data.workers import AHEAD, explain_worker_crash
-from nota_cli.errors import NotaError
+from nota_cli.errors import NotaError, first_line
 from nota_cli.inference.batching import Segments, groups, segments
 from nota_cli.inference.long_audio import join
 from nota_cli.inference.results import Result, Tally, timed
@@ -138,9 +138,9 @@ class Engine:
                     item = next(stream, None)
                 if item is None:
                     return
-                for place, note in item.notes:
-                    if todo[place].row not in self._bad:
-                        self._pieces.setdefault(todo[place].row, _Pieces()).notes.append(note)
+                for index, note in item.notes:
+                    if todo[index].row not in self._bad:
+                        self._pieces.setdefault(todo[index].row, _Pieces()).notes.append(note)
                 if item.bad:
                     finished(self._unusable(item, todo))  # first, for it may be the end of the run
                 with timed(self.tally, "generate"):
@@ -150,7 +150,7 @@ class Engine:
 
     def _unusable(self, item: Decoded | Batch, todo: Segments) -> list[Result]:
         """Rows whose audio turned out bad, each once."""
-        reasons = {todo[place].row: reason for place, reason in item.bad}
+        reasons = {todo[index].row: reason for index, reason in item.bad}
         return [result for row, reason in reasons.items() for result in self._reject(row, reason)]
 
     def _reject(self, row: int, reason: str) -> list[Result]:
@@ -173,7 +173,7 @@ class Engine:
                 parts.extendleft(part.part(chosen) for chosen in reversed(slices))
                 continue
             try:
-                answers = self._attempt(dataset, part, [self.rows[todo[place].row] for place in part.rows])
+                answers = self._attempt(dataset, part, [self.rows[todo[index].row] for index in part.rows])
             except _TooLargeError as error:
                 results += self._reject(todo[part.rows[0]].row, str(error))
                 continue
@@ -181,8 +181,8 @@ class Engine:
                 parts.appendleft(part)
                 continue
             self.tally.batch_size = max(self.tally.batch_size, count)
-            for place, (text, looped) in zip(part.rows, answers, strict=True):
-                results += self._piece(todo, place, text, looped)
+            for index, (text, looped) in zip(part.rows, answers, strict=True):
+                results += self._piece(todo, index, text, looped)
         return results
 
     def _attempt(
@@ -200,9 +200,9 @@ class Engine:
             if len(rows) == 1:
                 raise _TooLargeError(
                     f"{_name(rows[0])} does not fit the memory of {self.model.device} even alone: "
-                    f"{_first_line(error)}. Free some, or choose another --device."
+                    f"{first_line(error)}. Free some, or choose another --device."
                 ) from error
-            reason = _first_line(error)
+            reason = first_line(error)
         self._halve(len(rows), reason)  # here, where the error no longer holds what the batch allocated
         return None
 
@@ -218,16 +218,16 @@ class Engine:
 
             torch.cuda.empty_cache()
 
-    def _piece(self, todo: Segments, place: int, text: str, looped: bool) -> list[Result]:
+    def _piece(self, todo: Segments, index: int, text: str, looped: bool) -> list[Result]:
         """The row that an answer finishes, if it does."""
-        segment = todo[place]
+        segment = todo[index]
         self.tally.audio_seconds += segment.seconds if isfinite(segment.seconds) else 0.0
         if segment.row in self._bad:
             return []  # another window of it cannot be used
         pieces = self._pieces.setdefault(segment.row, _Pieces())
         pieces.texts.append(text)
         pieces.looped |= looped
-        if place + 1 < len(todo) and todo[place + 1].row == segment.row:
+        if index + 1 < len(todo) and todo[index + 1].row == segment.row:
             return []
         del self._pieces[segment.row]
         self.tally.rows += 1
@@ -252,7 +252,3 @@ def spare_workers(device: str) -> int:
 
 def _name(row: Row) -> str:
     return f"row {row.index} ({row.path})" if row.listed else row.path
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")

@@ -50,8 +50,8 @@ def journal_path(out: Path, rank: int | None = None) -> Path:
 def rank_journals(out: Path) -> list[Path]:
     """The journals of processes that were one of many, by number."""
     first = journal_path(out).name + "."
-    found = [path for path in out.parent.glob("*") if path.name.startswith(first)]
-    return sorted((path for path in found if path.suffix[1:].isdigit()), key=lambda path: int(path.suffix[1:]))
+    files = [path for path in out.parent.glob("*") if path.name.startswith(first)]
+    return sorted((path for path in files if path.suffix[1:].isdigit()), key=lambda path: int(path.suffix[1:]))
 
 
 class Journal:
@@ -189,10 +189,10 @@ class Journal:
 
     def _lines(self) -> Iterator[bytes]:
         """Every line. Not by opening the file again: closing that would give up the lock."""
-        rest, place = b"", 0
-        while place < self._end:
-            block = os.pread(self._file, min(1 << 20, self._end - place), place)
-            place += len(block)
+        rest, offset = b"", 0
+        while offset < self._end:
+            block = os.pread(self._file, min(1 << 20, self._end - offset), offset)
+            offset += len(block)
             *lines, rest = (rest + block).split(b"\n")
             yield from lines
 

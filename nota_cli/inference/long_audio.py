@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from string import punctuation
 
 from nota_cli.errors import UsageError
+from nota_cli.generation.repetition import plain_word
 
 WINDOW_SECONDS = 30.0
 OVERLAP_SECONDS = 5.0
@@ -36,11 +37,11 @@ def windows(seconds: float, window: float = WINDOW_SECONDS, overlap: float | Non
     if not (window > 0 and 0 <= overlap < window):
         raise UsageError(f"windows of {window} s that overlap by {overlap} s never end; the overlap has to be shorter")
     step = window - overlap
-    found: list[tuple[float, float]] = []
-    while not found or found[-1][1] < seconds:
-        start = len(found) * step
-        found.append((start, min(start + window, seconds)))
-    return found
+    spans: list[tuple[float, float]] = []
+    while not spans or spans[-1][1] < seconds:
+        start = len(spans) * step
+        spans.append((start, min(start + window, seconds)))
+    return spans
 
 
 def join(texts: Sequence[str], task: str = "asr") -> str:
@@ -83,7 +84,7 @@ def join_sentences(texts: Sequence[str]) -> str:
     once: dict[str, str] = {}
     for text in texts:
         for sentence in _SENTENCE_END.split(text.strip()):
-            plain = " ".join(_plain(word) for word in sentence.split())
+            plain = " ".join(plain_word(word) for word in sentence.split())
             if plain:
                 once.setdefault(plain, " ".join(sentence.split()))
     joined = ""
@@ -94,8 +95,8 @@ def join_sentences(texts: Sequence[str]) -> str:
 
 def _overlap(before: Sequence[str], after: Sequence[str]) -> tuple[int, int, int]:
     """Words wrong at the end of `before`, words shared, words wrong at the beginning of `after`."""
-    ends = [_plain(word) for word in before[-MOST_SHARED - 1 :]]
-    starts = [_plain(word) for word in after[: MOST_SHARED + 1]]
+    ends = [plain_word(word) for word in before[-MOST_SHARED - 1 :]]
+    starts = [plain_word(word) for word in after[: MOST_SHARED + 1]]
     best = (0, 0, 0)
     for wrong in ((0, 0), (1, 0), (0, 1), (1, 1)):
         last, first = wrong
@@ -107,10 +108,6 @@ def _overlap(before: Sequence[str], after: Sequence[str]) -> tuple[int, int, int
                 best = (last, shared, first)
                 break
     return best
-
-
-def _plain(word: str) -> str:
-    return word.casefold().strip(punctuation) or word
 
 
 def _ending_like(word: str, other: str) -> str:

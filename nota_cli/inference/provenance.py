@@ -37,7 +37,7 @@ MACHINE_LOCAL_KEYS = ("audio_root", "recordings", "large_files")
 PATH_KEYS = ("path", "tokenizer")  # of a part: where its files lie
 
 
-def recipe_values(recipe: BaseRecipe, *, places: bool = False) -> dict[str, Any]:
+def recipe_values(recipe: BaseRecipe, *, paths: bool = False) -> dict[str, Any]:
     """The recipe without what no text depends on: descriptions, data, training, the size of batches.
 
     Nor do texts depend on where weights lie, which have hashes of their own; `places` keeps it.
@@ -47,7 +47,7 @@ def recipe_values(recipe: BaseRecipe, *, places: bool = False) -> dict[str, Any]
         settings.pop("batch_size", None)
         settings.pop("fallback_text", None)
     for part in values.values():
-        if isinstance(part, dict) and not places:
+        if isinstance(part, dict) and not paths:
             for name in PATH_KEYS:
                 part.pop(name, None)
     return values
@@ -77,13 +77,13 @@ def file_hash(path: Path) -> str:
             status = os.fstat(file.fileno())
             if status.st_size <= WHOLE:
                 return hashlib.file_digest(file, "sha256").hexdigest()[:DIGITS]
-            found = hashlib.sha256(str(status.st_size).encode())
+            digest = hashlib.sha256(str(status.st_size).encode())
             step = status.st_size // SAMPLES
             pieces = [(0, EDGE), *((i * step, SAMPLE) for i in range(1, SAMPLES)), (status.st_size - EDGE, EDGE)]
             for start, size in pieces:
                 file.seek(start)
-                found.update(file.read(size))
-            return found.hexdigest()[:DIGITS]
+                digest.update(file.read(size))
+            return digest.hexdigest()[:DIGITS]
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}.") from error
 
@@ -135,22 +135,24 @@ def _weight_paths(recipe: BaseRecipe) -> dict[str, Path]:
 def combined(hashes: Mapping[str, Mapping[str, str]]) -> str:
     """One hash of all."""
     lines = [
-        f"{part} {name} {found}" for part, files in sorted(hashes.items()) for name, found in sorted(files.items())
+        f"{part} {name} {file_digest}"
+        for part, files in sorted(hashes.items())
+        for name, file_digest in sorted(files.items())
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:DIGITS]
 
 
 def recordings_hash(names: Iterable[str], audio_root: Path) -> str:
     """Hexadecimal digits that change with a recording's name, size or time of last change, not with the root."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in dict.fromkeys(names):
         try:
             status = os.stat(audio_path(audio_root, name))
             about = f"{status.st_size} {status.st_mtime_ns}"
         except (OSError, ValueError):  # the scan reports it
             about = "absent"
-        found.update(f"{name}\0{about}\0".encode("utf-8", "surrogatepass"))
-    return found.hexdigest()[:DIGITS]
+        digest.update(f"{name}\0{about}\0".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:DIGITS]
 
 
 def run_provenance(
@@ -169,7 +171,7 @@ def run_provenance(
     """
     dummy = options["load_format"] == "dummy"  # its weights are none; of what shape they are, places tell
     parts = {} if dummy else weight_paths(recipe)
-    weights, values = weight_hashes(parts), recipe_values(recipe, places=dummy)
+    weights, values = weight_hashes(parts), recipe_values(recipe, paths=dummy)
     run_key = {
         "recipe": values,
         "weights": weights,

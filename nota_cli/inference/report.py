@@ -66,7 +66,7 @@ def run_report(
         both = zip(rows, outcomes, strict=True)
         return [row_id(row) for row, entry in both if entry.status == DONE and which(entry)]
 
-    heard = sum(tally.audio_seconds for tally in tallies)
+    audio_seconds = sum(tally.audio_seconds for tally in tallies)
     busy = max(tally.wait + tally.generate + tally.write for tally in tallies)
     computed = sum(tally.rows for tally in tallies)
     most = facts.most_seconds if facts.long == "cut" else float("inf")
@@ -83,10 +83,10 @@ def run_report(
         "resumed_rows": facts.resumed,
         "computed_rows": computed,
         "audio_seconds": round(sum(entry.seconds for entry in outcomes if entry.status == DONE), 3),
-        "heard_seconds": round(heard, 3),
+        "heard_seconds": round(audio_seconds, 3),
         "seconds": round(seconds, 3),
         "clips_per_second": round(computed / busy, 3) if busy else None,
-        "real_time_factor": round(busy / heard, 5) if heard else None,
+        "real_time_factor": round(busy / audio_seconds, 5) if audio_seconds else None,
         "stages": {
             "scan": round(stages.scan, 3),
             "load": round(stages.load, 3),

@@ -192,15 +192,15 @@ def _take_over(run: _Run, journal: Journal) -> bytearray:
 def _divide(run: _Run, journal: Journal, left: Sequence[int]) -> _Share:
     """Look at the headers of what is left, deal with what is bad, and give every process its share."""
     with timed(run.stages, "scan"), progress(bool(left)) as bar:
-        shown = bar.add_task("scan", total=len(left), detail="")
-        found = scan(
+        bar_task = bar.add_task("scan", total=len(left), detail="")
+        headers = scan(
             [run.rows[position] for position in left],
             run.audio_root,
             whole=run.options.chunk,
-            on_progress=lambda count: bar.advance(shown, count),
+            on_progress=lambda count: bar.advance(bar_task, count),
         )
-        seconds = _lengths(run, found, left)
-    unusable = run.policy.before(found)
+        seconds = _lengths(run, headers, left)
+    unusable = run.policy.before(headers)
     journal.append(unusable)
     bad = {entry.row for entry in unusable}
     good = array("q", (position for position in left if position not in bad))
@@ -215,14 +215,14 @@ def _divide(run: _Run, journal: Journal, left: Sequence[int]) -> _Share:
     return shares[0]
 
 
-def _lengths(run: _Run, found: Scan, left: Sequence[int]) -> "array[float]":
+def _lengths(run: _Run, headers: Scan, left: Sequence[int]) -> "array[float]":
     """Seconds of each good row's clip, by position; where a header does not tell, the clip is decoded and counted.
 
     If that shows that it is bad, it is added to `found`.
     """
     seconds = array("d", bytes(8 * len(run.rows)))
-    bad = {each.row for each in found}
-    for position, known in zip(left, found.durations, strict=True):
+    bad = {each.row for each in headers}
+    for position, known in zip(left, headers.durations, strict=True):
         row = run.rows[position]
         if known is not None:
             seconds[position] = known
@@ -231,8 +231,8 @@ def _lengths(run: _Run, found: Scan, left: Sequence[int]) -> "array[float]":
                 paths = clip_paths(row, run.audio_root)
                 seconds[position] = duration(*paths, row=row.number, exact=run.options.chunk)
             except AudioError as error:
-                found.append(bad_file(row, error))
-    found.sort(key=lambda each: each.row)
+                headers.append(bad_file(row, error))
+    headers.sort(key=lambda each: each.row)
     return seconds
 
 
@@ -256,7 +256,7 @@ def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
     )
     with progress(run.ranks.rank == 0) as bar:
         many = "" if run.ranks.world == 1 else f"rank 0 of {run.ranks.world}"
-        shown = bar.add_task("infer", total=len(share.rows), detail=many)
+        bar_task = bar.add_task("infer", total=len(share.rows), detail=many)
 
         def finished(results: list[Result]) -> None:
             entries = policy.during([(result.row, result.reason) for result in results if result.reason is not None])
@@ -266,7 +266,7 @@ def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
                     entry = Entry(result.row, result.text, looped=result.looped, seconds=seconds, notes=result.notes)
                     entries.append(entry)
             journal.append(entries)
-            bar.advance(shown, len(entries))
+            bar.advance(bar_task, len(entries))
             run.ranks.check()
 
         engine.run(share.rows, share.seconds, finished)
@@ -281,14 +281,14 @@ def _depends_on_batch(run: _Run, model: AudioModel, share: _Share) -> bool:
     positions = unlike([row for row, _ in known], [seconds for _, seconds in known])
     if len(positions) < 2:
         return False
-    found = differences(model, run.rows, run.audio_root, positions)
-    if found:
-        names = ", ".join(run.rows[each.position].path for each in found)
+    differing = differences(model, run.rows, run.audio_root, positions)
+    if differing:
+        names = ", ".join(run.rows[each.position].path for each in differing)
         warn(
-            f"recipe {run.recipe.name} gives {len(found)} of {len(positions)} clips another text in a batch than alone "
-            f"({names}), so it runs at batch 1; nota check batch {run.recipe.name} shows them"
+            f"recipe {run.recipe.name} gives {len(differing)} of {len(positions)} clips another text in a batch than "
+            f"alone ({names}), so it runs at batch 1; nota check batch {run.recipe.name} shows them"
         )
-    return bool(found)
+    return bool(differing)
 
 
 def _gather(run: _Run, journal: Journal) -> Outcomes:
@@ -339,8 +339,8 @@ def _write_report(
     if len(report["skipped"]) == report["rows"]:
         warn(f"{run.out} has no row, which the organisers reject: the audio of all of them cannot be used")
     if report["empty"]:
-        shown = ", ".join(report["empty"][:10])
-        warn(f"{len(report['empty'])} rows got an empty text, which the organisers reject: {shown}")
+        first_ids = ", ".join(report["empty"][:10])
+        warn(f"{len(report['empty'])} rows got an empty text, which the organisers reject: {first_ids}")
     for kind, meaning in ODD_AUDIO.items():
         if odd := report[kind]:
             names = ", ".join(each["id"] for each in odd[:10]) + (", ..." if len(odd) > 10 else "")

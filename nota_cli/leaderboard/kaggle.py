@@ -19,7 +19,7 @@ CREDENTIALS = (
     "run kaggle auth login, or make a token at https://www.kaggle.com/settings/api and put it into KAGGLE_API_TOKEN or "
     "~/.kaggle/access_token"
 )
-LOOK_SECONDS = 60.0
+LIST_SECONDS = 60.0
 """The client waits for ever for an answer; after so long one look at the score counts as lost."""
 
 LONGEST_WAIT = 60.0
@@ -148,7 +148,9 @@ def _send(client: Any, request: SubmissionRequest) -> int:
     """The number that the service gives the submission."""
     from requests.exceptions import HTTPError, RequestException
 
-    unknown = f"it is not known whether {request.file.name} arrived. Before sending it again look: {_where(request)}"
+    unknown = (
+        f"it is not known whether {request.file.name} arrived. Before sending it again look: {_listing_hint(request)}"
+    )
     try:
         with _silence_stdout():
             answer = client.competition_submit(str(request.file), request.message, request.competition, quiet=True)
@@ -164,7 +166,7 @@ def _send(client: Any, request: SubmissionRequest) -> int:
     if answer.message == client.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
         raise NotaError(f"{request.file} could not be uploaded, so nothing was submitted; try again")
     if not answer.ref:
-        raise NotaError(f"Kaggle gave the submission no number, so it cannot be followed: {_where(request)}")
+        raise NotaError(f"Kaggle gave the submission no number, so it cannot be followed: {_listing_hint(request)}")
     return int(answer.ref)
 
 
@@ -177,7 +179,7 @@ def _follow(
     while True:
         polls += 1
         try:
-            entry = _look(client, request, ref)
+            entry = _submission(client, request, ref)
         except _Lost as error:
             lost += 1
             state = f"connection lost: {error}"
@@ -200,7 +202,7 @@ def _follow(
         time.sleep(min(left, max(poll_seconds, min(LONGEST_WAIT, poll_seconds * 2**lost))))
 
 
-def _look(client: Any, request: SubmissionRequest, ref: int) -> Any:
+def _submission(client: Any, request: SubmissionRequest, ref: int) -> Any:
     """The submission in the list of its team's, or None while it is not there.
 
     Raises:
@@ -211,7 +213,7 @@ def _look(client: Any, request: SubmissionRequest, ref: int) -> Any:
 
     try:
         with _silence_stdout():
-            entries = _within(LOOK_SECONDS, lambda: client.competition_submissions(request.competition))
+            entries = _within(LIST_SECONDS, lambda: client.competition_submissions(request.competition))
     except HTTPError as error:
         if _code(error) in (408, 429) or _code(error) >= 500:
             raise _Lost(f"status {_code(error)}") from None
@@ -284,13 +286,13 @@ def _remedy(code: int, request: SubmissionRequest) -> str:
     return f"See {page}"
 
 
-def _where(request: SubmissionRequest) -> str:
+def _listing_hint(request: SubmissionRequest) -> str:
     name = request.competition
     return f"kaggle competitions submissions {name}, or https://www.kaggle.com/competitions/{name}/submissions"
 
 
 def _sent(request: SubmissionRequest, ref: int) -> str:
-    return f"{request.file.name} was submitted (number {ref}); do not send it again, look: {_where(request)}"
+    return f"{request.file.name} was submitted (number {ref}); do not send it again, look: {_listing_hint(request)}"
 
 
 def _score(text: str | None) -> float | None:

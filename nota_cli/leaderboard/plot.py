@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from nota_cli.errors import UsageError
 from nota_cli.files import atomic_path
-from nota_cli.leaderboard.ranking import METRICS, Standing, error_metric
+from nota_cli.leaderboard.ranking import METRICS, RankedRun, error_metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,13 +31,13 @@ _TURNS = (0, 8, 4, 12, 2, 6, 14, 10, 1, 3, 5, 7, 9, 11, 13, 15)
 _DISTANCES = (9, 16, 26, 38, 54, 72, 92, 115, 140, 170, 200)
 
 
-def draw(standings: list[Standing], path: Path) -> None:
+def draw(ranked_runs: list[RankedRun], path: Path) -> None:
     """Write `picture` as a PNG.
 
     Raises:
         UsageError: matplotlib is not installed, or the file cannot be written.
     """
-    figure = picture(standings)
+    figure = picture(ranked_runs)
     with atomic_path(path) as part:
         figure.savefig(part, format="png", metadata={"Software": None})
 
@@ -54,7 +54,7 @@ def check_matplotlib() -> None:
         raise UsageError(f"the plot needs matplotlib: {INSTALL}; or leave it out with --no-plot") from absent
 
 
-def picture(standings: list[Standing]) -> "Figure":
+def picture(ranked_runs: list[RankedRun]) -> "Figure":
     """Every run that has the figures of a panel; a panel says whom it lacks.
 
     Every run has a marker of its own shape, as far as there are shapes: filled for measured runs, hollow for reported
@@ -68,7 +68,7 @@ def picture(standings: list[Standing]) -> "Figure":
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = [_short(one.run.name) for one in standings]
+    names = [_short(ranked.run.name) for ranked in ranked_runs]
     crowded = sum(map(len, names)) > CROWD
     key_lines = -(-len(names) // KEY_COLUMNS) if crowded else 0
     key_height = KEY_LINE * (key_lines + 0.5) if crowded else 0.0
@@ -76,57 +76,57 @@ def picture(standings: list[Standing]) -> "Figure":
     figure = Figure(figsize=(12, height), dpi=150)
     canvas = FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2, sharey=True)
-    ordered = sorted(standings, key=lambda one: (one.run.reference, one.run.name))
-    shapes = {id(one): MARKERS[index % len(MARKERS)] for index, one in enumerate(ordered)}
-    error = error_metric([one.run for one in standings])
+    ordered = sorted(ranked_runs, key=lambda ranked: (ranked.run.reference, ranked.run.name))
+    shapes = {id(ranked): MARKERS[index % len(MARKERS)] for index, ranked in enumerate(ordered)}
+    error = error_metric([ranked.run for ranked in ranked_runs])
     for axes, cost in zip(panels, COSTS, strict=True):
         _panel(axes, ordered, shapes, error, cost)
-    if not any(_point(one, error, cost) for one in standings for cost in COSTS):
+    if not any(_point(ranked, error, cost) for ranked in ranked_runs for cost in COSTS):
         panels[0].set_yticks([])
     legend = "filled: measured    hollow: as reported by the teams    bold: Pareto-best in error, memory and latency"
     below = key_height / height
     figure.text(0.5, below + 0.084 / height, legend, ha="center", fontsize=9, color="#333333")
     figure.subplots_adjust(left=0.065, right=0.985, top=1 - 0.672 / height, bottom=below + 0.84 / height, wspace=0.17)
-    labels = {id(one): name for one, name in zip(standings, names, strict=True)}
+    labels = {id(ranked): name for ranked, name in zip(ranked_runs, names, strict=True)}
     if crowded:
-        labels = {id(one): str(number) for number, one in enumerate(standings, 1)}
-        for index, (one, name) in enumerate(zip(standings, names, strict=True)):
+        labels = {id(ranked): str(number) for number, ranked in enumerate(ranked_runs, 1)}
+        for index, (ranked, name) in enumerate(zip(ranked_runs, names, strict=True)):
             figure.text(
                 0.04 + index // key_lines * 0.96 / KEY_COLUMNS,
                 below - (index % key_lines + 1) * KEY_LINE / height,
                 f"{index + 1}  {name}",
                 fontsize=8,
-                fontweight="bold" if one.pareto else "normal",
+                fontweight="bold" if ranked.pareto else "normal",
                 parse_math=False,
             )
     canvas.draw()  # type: ignore[no-untyped-call]
     for axes, cost in zip(panels, COSTS, strict=True):
-        _label(figure, axes, [one for one in ordered if _point(one, error, cost)], labels, error, cost)
+        _label(figure, axes, [ranked for ranked in ordered if _point(ranked, error, cost)], labels, error, cost)
     return figure
 
 
-def _point(one: Standing, error: str, cost: str) -> tuple[float, float] | None:
-    x, y = one.run.figures[cost], one.run.figures[error]
+def _point(ranked: RankedRun, error: str, cost: str) -> tuple[float, float] | None:
+    x, y = ranked.run.figures[cost], ranked.run.figures[error]
     return None if x is None or y is None else (x, y)
 
 
-def _panel(axes: "Axes", ordered: list[Standing], shapes: dict[int, str], error: str, cost: str) -> None:
+def _panel(axes: "Axes", ordered: list[RankedRun], shapes: dict[int, str], error: str, cost: str) -> None:
     xs, ys, lacking = [], [], []
-    for one in ordered:
-        point = _point(one, error, cost)
+    for ranked in ordered:
+        point = _point(ranked, error, cost)
         if point is None:
-            lacking.append(one.run.name)
+            lacking.append(ranked.run.name)
             continue
         xs.append(point[0])
         ys.append(point[1])
-        color = REPORTED if one.run.reference else OWN
+        color = REPORTED if ranked.run.reference else OWN
         axes.plot(
             *point,
-            shapes[id(one)],
+            shapes[id(ranked)],
             markersize=9,
             markeredgewidth=1.6,
             markeredgecolor=color,
-            markerfacecolor="none" if one.run.reference else color,
+            markerfacecolor="none" if ranked.run.reference else color,
             zorder=3,
         )
     what, goal = METRICS[error], METRICS[cost]
@@ -170,21 +170,21 @@ def _short(name: str) -> str:
 
 
 def _label(
-    figure: "Figure", axes: "Axes", standings: list[Standing], labels: dict[int, str], error: str, cost: str
+    figure: "Figure", axes: "Axes", ranked_runs: list[RankedRun], labels: dict[int, str], error: str, cost: str
 ) -> None:
     """Names beside their markers, where they cover neither a marker nor another name; a line leads to far ones."""
     from matplotlib.transforms import Bbox
 
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    points = [_point(one, error, cost) or (0.0, 0.0) for one in standings]
+    points = [_point(ranked, error, cost) or (0.0, 0.0) for ranked in ranked_runs]
     centers = [tuple(axes.transData.transform(point)) for point in points]
     pixels = figure.dpi / 72
     radius = 8 * pixels
     taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in centers]
     frame = axes.get_window_extent(renderer)
-    for one, point, center in zip(standings, points, centers, strict=True):
+    for ranked, point, center in zip(ranked_runs, points, centers, strict=True):
         text = axes.annotate(
-            labels[id(one)],
+            labels[id(ranked)],
             point,
             parse_math=False,
             xytext=(0, 0),
@@ -192,7 +192,7 @@ def _label(
             ha="center",
             va="center",
             fontsize=9,
-            fontweight="bold" if one.pareto else "normal",
+            fontweight="bold" if ranked.pareto else "normal",
             color="#111111",
             zorder=4,
         )

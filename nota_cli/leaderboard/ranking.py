@@ -19,7 +19,7 @@ class Metric:
     label: str
     short: str
     unit: str
-    places: int
+    decimals: int
     lower: bool = True
 
 
@@ -37,21 +37,21 @@ MISSING = ("worst", "skip")
 
 
 @dataclass(frozen=True)
-class Standing:
+class RankedRun:
     """Where a run stands.
 
     Attributes:
         run: the run.
         ranks: of each figure, from 1; None where it is not ranked.
         total: the weighted sum of the ranks, less is better; None for a run that is left out of the ranking.
-        place: the rank of that sum.
+        overall_rank: the rank of that sum.
         pareto: no other run is as good in error, memory and latency and better in one; None where a figure lacks.
     """
 
     run: Run
     ranks: dict[str, int | None]
     total: float | None
-    place: int | None
+    overall_rank: int | None
     pareto: bool | None
 
 
@@ -92,7 +92,7 @@ def reference_runs() -> list[Run]:
 
 
 def rank(values: list[float | None], lower: bool = True, missing: str = "worst") -> list[int | None]:
-    """Competition ranking: equal figures share the best rank of their places (1, 2, 2, 4).
+    """Competition ranking: equal figures share the best rank among them (1, 2, 2, 4).
 
     A missing figure comes after all that are there (`worst`), several of them share that rank; or it has none (`skip`).
     """
@@ -103,8 +103,8 @@ def rank(values: list[float | None], lower: bool = True, missing: str = "worst")
     ]
 
 
-def standings(runs: list[Run], weights: dict[str, float] | None = None, missing: str = "worst") -> list[Standing]:
-    """Every run's place, best first; runs of equal sums share a place and keep their order.
+def rank_runs(runs: list[Run], weights: dict[str, float] | None = None, missing: str = "worst") -> list[RankedRun]:
+    """Every run's overall rank, best first; runs of equal sums share a rank and keep their order.
 
     A figure that no run has counts for none. With `worst` a run without a figure is ranked last in it; with `skip` it
     is left out of the whole ranking, and the others are ranked without it.
@@ -119,7 +119,7 @@ def standings(runs: list[Run], weights: dict[str, float] | None = None, missing:
     counted = [name for name in known if weights[name] > 0]
     if not counted:
         raise UsageError("no run has a figure whose weight is above zero; change --weights or give more reports")
-    # By their place in the list: two runs may be equal in everything.
+    # By their index in the list: two runs may be equal in everything.
     ranked = [
         index
         for index, run in enumerate(runs)
@@ -134,11 +134,11 @@ def standings(runs: list[Run], weights: dict[str, float] | None = None, missing:
     totals = {index: round(sum(weights[name] * (ranks[index][name] or 0) for name in counted), 9) for index in ranked}
     positions = dict(zip(totals, rank(list(totals.values())), strict=True))
     best = pareto(runs)
-    standings = [
-        Standing(run, ranks[index], totals.get(index), positions.get(index), best[index])
+    ranked_runs = [
+        RankedRun(run, ranks[index], totals.get(index), positions.get(index), best[index])
         for index, run in enumerate(runs)
     ]
-    return sorted(standings, key=lambda one: (one.place is None, one.place or 0))
+    return sorted(ranked_runs, key=lambda ranked: (ranked.overall_rank is None, ranked.overall_rank or 0))
 
 
 def error_metric(runs: list[Run]) -> str:
@@ -184,9 +184,9 @@ def cautions(runs: list[Run]) -> list[str]:
     return reasons
 
 
-def explain(table: list[Standing], weights: dict[str, float], missing: str) -> list[str]:
+def explain(table: list[RankedRun], weights: dict[str, float], missing: str) -> list[str]:
     """How the table is to be read, one sentence a line."""
-    runs = [one.run for one in table]
+    runs = [ranked.run for ranked in table]
     known = [name for name in METRICS if any(run.figures[name] is not None for run in runs)]
     none = [name for name in METRICS if name not in known and weights[name] > 0]
     lines = ["sum: the ranks times " + ", ".join(f"{name} {weights[name]:g}" for name in known)]
@@ -203,26 +203,28 @@ def explain(table: list[Standing], weights: dict[str, float], missing: str) -> l
     return lines
 
 
-def cells(table: list[Standing], *, labels: bool = False, content: str = "both") -> tuple[list[str], list[list[str]]]:
+def cells(table: list[RankedRun], *, labels: bool = False, content: str = "both") -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the table as text; figures that no run has are left out.
 
     `labels` gives headings in full; `content` is what stands under them: `figures`, `ranks`, or both.
     """
-    known = [name for name in METRICS if any(one.run.figures[name] is not None for one in table)]
+    known = [name for name in METRICS if any(ranked.run.figures[name] is not None for ranked in table)]
     heads = []
     for name in known:
         metric = METRICS[name]
         text = metric.label if labels else metric.short
         heads.append(f"{text}, {metric.unit}" if metric.unit and content != "ranks" else text)
     rows = []
-    for one in table:
-        row = [one.run.name + (" †" if one.run.reference else "")]
+    for ranked in table:
+        row = [ranked.run.name + (" †" if ranked.run.reference else "")]
         if content != "figures":
-            row.append(("-" if one.place is None else str(one.place)) + (" *" if one.pareto else ""))
-            row.append("-" if one.total is None else f"{one.total:g}")
+            row.append(
+                ("-" if ranked.overall_rank is None else str(ranked.overall_rank)) + (" *" if ranked.pareto else "")
+            )
+            row.append("-" if ranked.total is None else f"{ranked.total:g}")
         for name in known:
-            value, position = one.run.figures[name], one.ranks[name]
-            text = "-" if value is None else f"{value:,.{METRICS[name].places}f}"
+            value, position = ranked.run.figures[name], ranked.ranks[name]
+            text = "-" if value is None else f"{value:,.{METRICS[name].decimals}f}"
             if content == "ranks":
                 text = "-" if position is None else str(position)
             elif content == "both" and position is not None:
@@ -232,18 +234,18 @@ def cells(table: list[Standing], *, labels: bool = False, content: str = "both")
     return ["run", *([] if content == "figures" else ["rank", "sum"]), *heads], rows
 
 
-def markdown(table: list[Standing], weights: dict[str, float], missing: str) -> str:
+def markdown(table: list[RankedRun], weights: dict[str, float], missing: str) -> str:
     """The table with its explanation and the runs' sources."""
     heads, rows = cells(table, labels=True)
     extra = ["TTFT, s", "TPOT, s", "measured on"]
     rows = [
-        [*row, _number(one.run.figures["ttft"]), _number(one.run.figures["tpot"]), one.run.device or "-"]
-        for row, one in zip(rows, table, strict=True)
+        [*row, _number(ranked.run.figures["ttft"]), _number(ranked.run.figures["tpot"]), ranked.run.device or "-"]
+        for row, ranked in zip(rows, table, strict=True)
     ]
     heads = [*heads, *extra]
     lines = ["# Weighted ranks", "", _line(heads), _line(["---", *["---:"] * (len(heads) - 2), "---"])]
     lines += [_line(row) for row in rows]
-    runs = [one.run for one in table]
+    runs = [ranked.run for ranked in table]
     lines += ["", *(f"- {_escape(line)}" for line in explain(table, weights, missing))]
     lines += [f"- Caution: {_escape(line)}" for line in cautions(runs)]
     lines += [f"- {_escape(run.name)}: {_escape(run.note)}" for run in runs if run.note and run.reference]
@@ -251,10 +253,10 @@ def markdown(table: list[Standing], weights: dict[str, float], missing: str) -> 
     return "\n".join(lines) + "\n"
 
 
-def csv_text(table: list[Standing]) -> str:
+def csv_text(table: list[RankedRun]) -> str:
     """Every figure and rank as CSV, one run a row; what is missing is an empty cell."""
     written = io.StringIO()
-    rows = [record(one) for one in table]
+    rows = [record(ranked) for ranked in table]
     writer = csv.DictWriter(written, list(rows[0]) if rows else ["run"], lineterminator="\n")
     writer.writeheader()
     for row in rows:
@@ -262,10 +264,10 @@ def csv_text(table: list[Standing]) -> str:
     return written.getvalue()
 
 
-def record(one: Standing) -> dict[str, Any]:
+def record(ranked: RankedRun) -> dict[str, Any]:
     """A standing as plain values, for JSON and CSV."""
-    run = one.run
-    ranks = {f"{name}_rank": one.ranks[name] for name in METRICS}
+    run = ranked.run
+    ranks = {f"{name}_rank": ranked.ranks[name] for name in METRICS}
     names = {
         "wer": "wer",
         "spider": "cider_d_x100",
@@ -276,9 +278,9 @@ def record(one: Standing) -> dict[str, Any]:
     figures = {names[name]: run.figures[name] for name in METRICS}
     return {
         "run": run.name,
-        "rank": one.place,
-        "weighted_sum": one.total,
-        "pareto": one.pareto,
+        "rank": ranked.overall_rank,
+        "weighted_sum": ranked.total,
+        "pareto": ranked.pareto,
         "reference": run.reference,
         **figures,
         "ttft_s": run.figures["ttft"],

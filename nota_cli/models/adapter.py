@@ -159,16 +159,16 @@ def adopt(recipe: Recipe, config: AdapterConfig) -> Recipe:
 def differing(config: AdapterConfig, lora: Lora) -> list[str]:
     """What an adapter's config says otherwise than a recipe's `lora`."""
     pairs = [("r", config.rank, "lora.rank", lora.rank), ("lora_alpha", config.alpha, "lora.alpha", lora.alpha)]
-    found = [f"{key} {own:g}, {theirs} {other}" for key, own, theirs, other in pairs if own != other]
-    found += [f"{key} true" for key, on in (("use_rslora", config.rslora), ("use_dora", config.dora)) if on]
+    differences = [f"{key} {own:g}, {theirs} {other}" for key, own, theirs, other in pairs if own != other]
+    differences += [f"{key} true" for key, on in (("use_rslora", config.rslora), ("use_dora", config.dora)) if on]
     patterns = (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern))
-    found += [f"{key} {dict(pattern)}" for key, pattern in patterns if pattern]
+    differences += [f"{key} {dict(pattern)}" for key, pattern in patterns if pattern]
     targets = config.where.get("target_modules")
     if targets is not None and (not isinstance(targets, list) or set(targets) != set(lora.targets)):
         named = ", ".join(sorted(targets)) if isinstance(targets, list) else targets
-        found.append(f"target_modules {named}, lora.targets {', '.join(sorted(lora.targets))}")
+        differences.append(f"target_modules {named}, lora.targets {', '.join(sorted(lora.targets))}")
     others = ("exclude_modules", "layers_to_transform", "layers_pattern")
-    return found + [f"{key} {config.where[key]}" for key in others if key in config.where]
+    return differences + [f"{key} {config.where[key]}" for key in others if key in config.where]
 
 
 def read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -209,8 +209,8 @@ def check_ranks(config: AdapterConfig, file: Path, tensors: Mapping[str, Tensor]
 
 def layer_name(name: str) -> str | None:
     """The layer that a LoRA weight belongs to, without PEFT's prefix; None for other weights."""
-    found = re.fullmatch(r"(.*)\.lora_(?:[AB]|magnitude_vector)(?:\.default)?(?:\.weight)?", name)
-    return None if found is None else found[1].removeprefix(PEFT_PREFIX)
+    match = re.fullmatch(r"(.*)\.lora_(?:[AB]|magnitude_vector)(?:\.default)?(?:\.weight)?", name)
+    return None if match is None else match[1].removeprefix(PEFT_PREFIX)
 
 
 def own_name(name: str) -> str:

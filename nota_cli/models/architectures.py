@@ -18,7 +18,8 @@ def architecture(path: str, kind: str | None = None) -> dict[str, Any]:
 
     Args:
         path: a local folder with `config.json`, whose values count before all; else a hub id or file name, of which
-            the last component, in lower case and without `.pt`, is looked up in `configs/architectures/`.
+            the last component, in lower case and without `.pt`, is looked up in `configs/architectures/`; of a folder
+            in a repository the last two with a hyphen between.
         kind: what the recipe takes it for, if it matters; a folder's own config.json is not held against it.
 
     Returns:
@@ -40,16 +41,18 @@ def architecture(path: str, kind: str | None = None) -> dict[str, Any]:
     for suffix in WEIGHT_SUFFIXES:
         name = name.removesuffix(suffix)
     known = names()
+    pair = "-".join(Path(path).parts[-2:]).lower()
+    name = pair if pair in known else name
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3)
         raise RecipeError(
             f"{path}: dummy weights need its architecture, a file configs/architectures/{name}.json or a local folder "
             f"with config.json, and there is neither. {'Near' if near else 'Known'}: {', '.join(near or known)}"
         )
-    found = _resolve(name)
-    if kind not in (None, found["kind"]):
-        raise RecipeError(f"{path}: the recipe takes it for kind {kind}, but it is of kind {found['kind']}")
-    return found
+    resolved = _resolve(name)
+    if kind not in (None, resolved["kind"]):
+        raise RecipeError(f"{path}: the recipe takes it for kind {kind}, but it is of kind {resolved['kind']}")
+    return resolved
 
 
 def names() -> list[str]:

@@ -58,6 +58,8 @@ STATED = {
     "second_per_window": ("connector", "window_seconds"),
     "second_stride": ("connector", "stride_seconds"),
 }
+FREQUENCIES = ".rotary_emb.inv_freq"
+TABLES = (FREQUENCIES, ".embeddings.position_ids")
 # The organisers' and the teams' names, and ours.
 RENAMES = [
     (re.compile(r"^speech_gemma_proj\."), "connector.speech_llama_proj."),
@@ -67,6 +69,8 @@ RENAMES = [
     ),
     (re.compile(r"^(llama_model|gemma_model|qwen_model|llm_model)\."), "decoder.model."),
     (re.compile(r"^beats\."), "audio_encoder."),
+    (re.compile(r"^multi_modal_projector\."), "connector."),  # Ultravox's, and the next one
+    (re.compile(r"^audio_tower\."), "speech_encoder."),
 ]
 
 
@@ -135,8 +139,8 @@ def _self_contained(model: "Salmonn", folder: Path) -> Recipe:
     Published weights stay where they are: they are many times larger than what was trained, and not the run's own.
     """
     # Where this machine keeps its corpora is nothing that whoever loads the weights can use.
-    train = model.recipe.train.model_copy(update={"init": None})
-    recipe = model.recipe.model_copy(update={"checkpoint": None, "data": Data(), "train": train})
+    train = model.recipe.train.model_copy(update={"init": None, "distill": None})
+    recipe = model.recipe.model_copy(update={"checkpoint": None, "data": Data(), "train": train, "stages": []})
     parts = {name: _from_anywhere(getattr(recipe, name)) for name in ("speech_encoder", "audio_encoder", "decoder")}
     recipe = recipe.model_copy(update=parts)
     if recipe.decoder.tokenizer is not None and (Path(recipe.decoder.tokenizer) / MAPPING).is_file():
@@ -194,7 +198,7 @@ def load_checkpoint(model: "Salmonn", path: Path, *, allow_missing: bool = False
     if path.is_file():
         content = read_safetensors(path) if path.suffix == ".safetensors" else read_torch_file(path)
         _check_stated(content, model.recipe, path, allow_missing)
-        state = plain_names(find_weights(content, path), path, known, _our_name)
+        state = _without_tables(plain_names(find_weights(content, path), path, known, _our_name), model, path)
         expected = set(own_state(model)) | {name for name in known if "lora_" in name}
         return _load(model, state, expected, path, allow_missing)
     if not path.exists():
@@ -239,10 +243,32 @@ def _check_stated(content: Any, recipe: Recipe, path: Path, allow_missing: bool)
 
 def _our_name(name: str) -> str:
     for pattern, ours in RENAMES:
-        name, found = pattern.subn(ours, name)
-        if found:
+        name, substitutions = pattern.subn(ours, name)
+        if substitutions:
             break
     return name
+
+
+def _without_tables(state: dict[str, Tensor], model: "Salmonn", path: Path) -> dict[str, Tensor]:
+    """The weights without tables that older libraries stored beside them and that follow from the configs.
+
+    Raises:
+        CheckpointError: such a table is not what follows, so the weights were trained on another model.
+    """
+    wrong = []
+    for name in [name for name in state if name.endswith(TABLES) and name not in model.state_dict()]:
+        table = state.pop(name).float().flatten()
+        expected = torch.arange(len(table), dtype=torch.float32)
+        if name.endswith(FREQUENCIES):
+            expected = model.decoder.base.model.rotary_emb.inv_freq.float().cpu()
+        if table.shape != expected.shape or not torch.allclose(table, expected, rtol=0.01):  # some are half precision
+            wrong.append(name)
+    if wrong:
+        raise CheckpointError(
+            f"checkpoint {path}: these tables are not those of recipe {model.recipe.name!r}; name the decoder that it "
+            f"was trained on with --set decoder.path=FOLDER:\n{listing(wrong)}"
+        )
+    return state
 
 
 def _read_adapter(folder: Path, model: "Salmonn") -> dict[str, Tensor]:

@@ -214,6 +214,14 @@ def _feed_forward(part: PartSize, width: int, hidden: int) -> None:
 
 def _connector(recipe: Recipe, speech: int, audio: int, decoder: int) -> PartSize:
     spec, part = recipe.connector, PartSize("connector")
+    if spec.kind not in ("qformer", "stack_mlp"):
+        raise RecipeError(f"connector: the size of a {spec.kind} is not known without building it")
+    if spec.kind == "stack_mlp":
+        stacked, gated = spec.stack * (speech + audio), spec.hidden_size // 2
+        part.plain(stacked + gated)  # norms without a bias
+        part.linear(stacked, spec.hidden_size, bias=False)
+        part.linear(gated, decoder, bias=False)
+        return part
     part.norm(speech)
     if audio:
         part.norm(audio)

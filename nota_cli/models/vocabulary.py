@@ -73,7 +73,7 @@ def keep_tokens(model: Any, tokenizer_folder: Path) -> None:
     kept = torch.tensor(old_ids)
     tables = [table for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None]
     rows_kept = [table.weight.detach()[kept.to(table.weight.device)] for table in tables]
-    padding, new = tables[0].padding_idx, {old: place for place, old in enumerate(old_ids)}
+    padding, new = tables[0].padding_idx, {old: new_id for new_id, old in enumerate(old_ids)}
     model.resize_token_embeddings(len(old_ids), mean_resizing=False)  # minds the sizes that are written elsewhere, too
     tables = [table for table in (model.get_input_embeddings(), model.get_output_embeddings()) if table is not None]
     with torch.no_grad():

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nota_cli.quantization.weight_only import unpack_nibbles
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -60,18 +62,12 @@ class StoredGptqLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]`; unpacks the whole weight, for the few shapes that no faster layer takes."""
-        codes, zeros = _nibbles(self.qweight.T), _nibbles(self.qzeros)
+        codes, zeros = unpack_nibbles(self.qweight.T), unpack_nibbles(self.qzeros)
         if self._zeros_less_one:
             zeros = (zeros + 1) & 15
         groups = self.g_idx.long()
         weight = (codes.to(self.scales.dtype) - zeros.to(self.scales.dtype)[groups].T) * self.scales[groups].T
         return F.linear(x, weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
-
-
-def _nibbles(words: Tensor) -> Tensor:
-    """int32 `[rows, n]` to the eight codes of each word, lowest first: `[rows, 8 n]`."""
-    shifts = torch.arange(0, CODES * BITS, BITS, dtype=torch.int32)
-    return ((words.unsqueeze(-1) >> shifts) & 15).flatten(1)
 
 
 def stored_config(layers: Iterable[str], group_size: int, checkpoint_format: str) -> dict[str, Any]:

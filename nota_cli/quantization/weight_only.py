@@ -250,7 +250,7 @@ def _two_a_byte(codes: Tensor) -> Tensor:
     return low | (high << 4)
 
 
-def _nibbles(words: Tensor) -> Tensor:
+def unpack_nibbles(words: Tensor) -> Tensor:
     """int32 `[rows, n]` to the eight codes of each word, lowest first: uint8 `[rows, 8 n]`."""
     pairs = words.contiguous().view(torch.uint8)  # bytes come lowest first, as on every processor that torch is for
     return torch.stack([pairs & 15, pairs >> 4], dim=2).flatten(1)
@@ -260,7 +260,7 @@ def _nibbles(words: Tensor) -> Tensor:
 def _from_gptq(layer: Any) -> PackedLinear | None:
     """A layer of gptqmodel's torch kernel, its codes, scales and zero points unchanged."""
     size = layer.group_size if layer.group_size > 0 else layer.in_features
-    codes, zeros = _nibbles(layer.qweight.T), _nibbles(layer.qzeros).T
+    codes, zeros = unpack_nibbles(layer.qweight.T), unpack_nibbles(layer.qzeros).T
     if layer.qzero_format() == 1:  # held less one, as in files
         zeros = (zeros + 1) & 15
     groups = layer.g_idx.long()

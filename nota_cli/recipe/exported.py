@@ -47,6 +47,8 @@ class Windows(Section):
 
     window: int
     stride: int
+    keeps_rest: bool = False
+    """Whether the last, part-filled window counts in clips that were padded to 30 s, too."""
 
 
 class DecoderEntry(Section):

@@ -22,6 +22,7 @@ def recipe_inputs(recipe: BaseRecipe) -> Iterator[Input]:
     weights = {"the checkpoint": recipe.checkpoint}
     if isinstance(recipe, Recipe):
         weights["the checkpoint of train.init"] = recipe.train.init
+        weights["the teacher"] = None if recipe.train.distill is None else recipe.train.distill.teacher
     weights |= {PARTS.get(key, key): path for key, path in recipe.weight_paths().items()}
     for label, path in weights.items():
         if path is not None and Path(path).expanduser().exists():  # else a name on the hub

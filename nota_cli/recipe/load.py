@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from nota_cli.errors import RecipeError, listing
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import decode, dump_yaml, parse_yaml
 from nota_cli.paths import expand_path, near_paths
+from nota_cli.recipe.connectors import CONNECTORS, ConnectorKind
+from nota_cli.recipe.encoders import ENCODERS, EncoderKind
 from nota_cli.recipe.families import DEFAULT_FAMILY, family_of
 from nota_cli.recipe.schema import BaseRecipe, Decoder, Recipe
 
@@ -75,16 +78,24 @@ def load_any_recipe(name: str = DEFAULT_RECIPE, settings: list[str] | None = Non
     """
     file = find_recipe(name)
     chain = _chain(file)
-    values = _merge(_merged(chain), parse_settings(settings or []))
+    given = parse_settings(settings or [])
+    stage_settings = given.pop("stages", None)
+    values = _over(_merged(chain), given)
     values.setdefault("name", file.stem)
+    stage_files: list[list[Path]] = []
+    if stage_settings is not None or values.get("stages"):
+        stage_files = _expand_stages(values, chain, given, stage_settings)
     try:
         schema = family_of(values.get("family", DEFAULT_FAMILY)).recipe_class()
     except RecipeError as error:
         raise RecipeError(f"recipe {file}:\n{listing([str(error)])}") from None
     try:
-        return schema.model_validate(values).read_from([each for each, _ in reversed(chain)])
+        loaded = schema.model_validate(values).read_from([each for each, _ in reversed(chain)])
     except ValidationError as error:
         raise RecipeError(f"recipe {file}:\n{listing(_problems(error, schema))}") from None
+    for stage, files in zip(getattr(loaded, "stages", []), stage_files, strict=True):
+        stage.read_from([*files, *loaded.files])
+    return loaded
 
 
 def load_recipe(name: str = DEFAULT_RECIPE, settings: list[str] | None = None) -> Recipe:
@@ -149,8 +160,77 @@ def _merged(chain: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
     """A recipe's values over those of its bases."""
     merged: dict[str, Any] = {}
     for _, values in chain:
-        merged = _merge(merged, values)
+        merged = _over(merged, values)
     return merged
+
+
+def _expand_stages(
+    values: dict[str, Any], chain: list[tuple[Path, dict[str, Any]]], given: dict[str, Any], of_stages: Any
+) -> list[list[Path]]:
+    """Make every stage of a recipe's values a whole recipe; returns the files that each stage's `base` was read from.
+
+    Args:
+        values: of the recipe, settings included; its `stages` are replaced.
+        chain: the recipe's own and its bases' files.
+        given: settings for the recipe; they hold in every stage, whatever its file says.
+        of_stages: settings under `stages`: a list in their place, or what differs by the number of a stage.
+
+    Raises:
+        RecipeError: settings name a stage that is not there, or a `base` is not a recipe.
+    """
+    stages = of_stages if isinstance(of_stages, list) else values.get("stages", [])
+    if not isinstance(stages, list):
+        return []  # the schema says what is wrong
+    numbered = of_stages if isinstance(of_stages, dict) else {}
+    unknown = [key for key in numbered if key not in map(str, range(len(stages)))]
+    if unknown or not (of_stages is None or isinstance(of_stages, list | dict)):
+        raise RecipeError(
+            f"--set stages.{unknown[0] if unknown else ''}: the recipe has {len(stages)} stages, numbered from 0: "
+            "write stages.0.train.steps=10, say"
+        )
+    whole = {key: value for key, value in values.items() if key != "stages"}
+    by = next((each for each, named in reversed(chain) if "stages" in named), chain[-1][0])
+    files: list[list[Path]] = []
+    expanded: list[Any] = []
+    for number, written in enumerate(stages):
+        setting = numbered.get(str(number), {})
+        files.append([])
+        if not isinstance(written, dict | None) or not isinstance(setting, dict):
+            expanded.append(written if not isinstance(written, dict | None) else setting)
+            continue
+        own = dict(written or {})
+        below = whole
+        if own.get("base") is not None:
+            base_chain = _chain(_find_base(str(own["base"]), by))
+            files[-1] = [each for each, _ in reversed(base_chain)]
+            below = {"name": base_chain[-1][0].stem, **_merged(base_chain)}
+        own.pop("base", None)
+        stage = _over(_over(_over(below, own), given), setting)
+        stage.pop("stages", None)
+        for part in (own, setting):
+            if "stages" in part:
+                stage["stages"] = part["stages"]
+        starts = any(isinstance(part.get("train"), dict) and "init" in part["train"] for part in (own, setting))
+        if number and not starts and isinstance(stage.get("train", {}), dict):
+            stage["train"] = {**stage.get("train", {}), "init": None}  # from where the stage before it ends
+        expanded.append(stage)
+    values["stages"] = expanded
+    return files
+
+
+KINDS: dict[str, Mapping[str, EncoderKind | ConnectorKind]] = {"audio_encoder": ENCODERS, "connector": CONNECTORS}
+"""Sections whose `kind` says which of their keys count."""
+
+
+def _over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Values over those of a base; where they name another kind, the base's settings of other kinds are left behind."""
+    base = dict(base)
+    for section, registry in KINDS.items():
+        ours, theirs = values.get(section), base.get(section)
+        if isinstance(ours, dict) and isinstance(theirs, dict) and ours.get("kind") in registry:
+            others = {key for kind, entry in registry.items() if kind != ours["kind"] for key in entry.settings}
+            base[section] = {key: value for key, value in theirs.items() if key not in others}
+    return _merge(base, values)
 
 
 def _chain(file: Path, seen: tuple[Path, ...] = ()) -> list[tuple[Path, dict[str, Any]]]:
@@ -188,6 +268,7 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 PATH_KEYS = {"path", "tokenizer", "checkpoint", "annotation", "audio_root", "background", "background_root", "init"}
+PATH_KEYS |= {"teacher"}
 
 
 RENAMED_KEYS = {"quantisation": "quantization"}
@@ -267,7 +348,10 @@ def _is_under(key: str, section: str) -> bool:
 
 def _problems(error: ValidationError, schema: type[BaseRecipe]) -> list[str]:
     problems = []
+    of_recipe = {(item["loc"], item["msg"]) for item in error.errors()}
     for item in error.errors():
+        if item["loc"][:1] == ("stages",) and (item["loc"][2:], item["msg"]) in of_recipe:
+            continue  # what a stage has from the recipe itself
         where = ".".join(str(part) for part in item["loc"]) or "recipe"
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(item["loc"][-1]), _known_keys(schema, item["loc"][:-1]), n=1)

@@ -1,8 +1,8 @@
 """The recipe's typed fields, their defaults and checks, and nothing else."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import (
     AfterValidator,
@@ -14,10 +14,11 @@ from pydantic import (
     model_validator,
 )
 
+from nota_cli.recipe.connectors import CONNECTORS
 from nota_cli.recipe.encoders import ENCODERS, kinds
 from nota_cli.recipe.quantizers import QUANTIZERS
 from nota_cli.recipe.section import Dtype, PathText, Positive, Probability, Section
-from nota_cli.recipe.training import Data, Train
+from nota_cli.recipe.training import Data, StageQuantize, Train
 
 
 def _one_of(known: Callable[[], list[str]]) -> Callable[[str], str]:
@@ -35,7 +36,21 @@ def _one_of(known: Callable[[], list[str]]) -> Callable[[str], str]:
 
 _speech_kind = _one_of(lambda: kinds("speech"))
 _audio_kind = _one_of(lambda: [*kinds("audio"), "none"])
+_connector_kind = _one_of(lambda: list(CONNECTORS))
 _decoder_quantization = _one_of(lambda: ["none", *QUANTIZERS])
+
+
+class _Kind(Protocol):
+    @property
+    def settings(self) -> tuple[str, ...]: ...
+
+
+def _refuse_others(section: Section, registry: Mapping[str, _Kind], kind: str) -> None:
+    """Refuse settings that are for another kind than the section's alone."""
+    for name, entry in registry.items():
+        given = [key for key in entry.settings if getattr(section, key) != type(section).model_fields[key].default]
+        if given and name != kind:
+            raise ValueError(f"{', '.join(given)}: of {name} alone, and the kind is {kind}")
 
 
 class Audio(Section):
@@ -89,19 +104,21 @@ class AudioEncoder(Encoder):
 
     @model_validator(mode="after")
     def _settings_of_its_kind(self) -> "AudioEncoder":
-        for name, kind in ENCODERS.items():
-            given = [key for key in kind.settings if getattr(self, key) != type(self).model_fields[key].default]
-            if given and self.kind not in ("none", name):
-                raise ValueError(f"{', '.join(given)}: of {name.upper()} alone, and the kind is {self.kind}")
+        if self.kind != "none":
+            _refuse_others(self, ENCODERS, self.kind)
         if self.heads is not None and self.config is not None:
             raise ValueError("`heads` is for a file; in `config` it is num_heads")
         return self
 
 
 class Connector(Section):
-    """The window-level Q-Former (SALMONN) and its window, in seconds of audio."""
+    """What turns encoder states into decoder embeddings, window by window."""
 
+    kind: Annotated[str, AfterValidator(_connector_kind)] = "qformer"
+    """One of `nota_cli.recipe.connectors`: `qformer`, the window-level Q-Former (SALMONN), with its window and stride
+    in seconds of audio; or `stack_mlp`, neighbouring states stacked and projected (Ultravox)."""
     hidden_size: Positive = 768
+    """The Q-Former's width; of `stack_mlp` the outputs of its first layer, half of which gate the other half."""
     layers: Positive = 2
     heads: Positive = 12
     intermediate_size: Positive = 3072
@@ -109,7 +126,14 @@ class Connector(Section):
     window_seconds: float = Field(0.333333, gt=0)
     stride_seconds: float = Field(0.333333, gt=0)
     dropout: Probability = 0.1
+    stack: Positive = 8
+    """`stack_mlp` alone: how many states, 20 ms each, become one embedding."""
     train: bool = True
+
+    @model_validator(mode="after")
+    def _settings_of_its_kind(self) -> "Connector":
+        _refuse_others(self, CONNECTORS, self.kind)
+        return self
 
 
 class Decoder(Section):
@@ -298,7 +322,8 @@ class BaseRecipe(Section):
     @classmethod
     def _rank(cls, key: str) -> int:
         """Place of a key: those up to the audio, the family's own ones, those from the prompts on; training last."""
-        first, last = ("name", "family", "description", "checkpoint", "audio"), ("prompts", "generate", "data", "train")
+        first = ("name", "family", "description", "checkpoint", "audio")
+        last = ("prompts", "generate", "data", "train", "quantize", "stages")
         own = [name for name in cls.model_fields if name not in (*first, *last)]
         return (*first, *own, *last).index(key)
 
@@ -312,6 +337,28 @@ class Recipe(BaseRecipe):
     decoder: Decoder
     lora: Lora | None = None
     train: Train = Train()
+    stages: list["Stage"] = []
+    """Stages that `nota train` runs in turn, each from where the one before it ended. A stage is written as what
+    differs from the recipe itself, or from another one that its `base` names; once read it is a whole recipe."""
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> "Recipe":
+        for number, stage in enumerate(self.stages):
+            if stage.stages:
+                raise ValueError(f"stages.{number}: a stage has no stages of its own")
+            if stage.quantize is None:
+                continue
+            if number + 1 == len(self.stages):
+                raise ValueError(f"stages.{number}.quantize: the last stage is not quantized; use nota quantize on it")
+            if stage.decoder.quantization != "none":
+                raise ValueError(f"stages.{number}.quantize: the stage's decoder is quantized already")
+            following = self.stages[number + 1]
+            if following.train.init is None and following.decoder.quantization != "gptq":
+                raise ValueError(
+                    f"stages.{number + 1}.decoder.quantization is {following.decoder.quantization}, and the stage "
+                    "before it ends with a GPTQ decoder; set it to gptq"
+                )
+        return self
 
     def weight_paths(self) -> dict[str, str]:
         """As every recipe's."""
@@ -331,3 +378,20 @@ class Recipe(BaseRecipe):
             return changed
         decoder = self.decoder.model_copy(update={"path": str(checkpoint / "decoder")})
         return changed.model_copy(update={"decoder": decoder})
+
+
+class Stage(Recipe):
+    """One stage of a recipe's training: a whole recipe, and what becomes of its result.
+
+    `train.init` of a stage after the first is None where it starts from the result of the stage before.
+    """
+
+    quantize: StageQuantize | None = None
+
+    def recipe(self) -> Recipe:
+        """The stage as a recipe that can be trained by itself."""
+        own = {name: getattr(self, name) for name in Recipe.model_fields if name not in ("stages", "checkpoint")}
+        return Recipe(**own).read_from(self.files)
+
+
+Recipe.model_rebuild()

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from nota_cli.console import warn
 from nota_cli.errors import RecipeError, listing, printable
@@ -11,8 +12,27 @@ from nota_cli.recipe.load import named_in, recipe_names
 from nota_cli.recipe.schema import Recipe
 from nota_cli.recipe.training import Source
 
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
-def with_data_there(recipe: Recipe, name: str) -> Recipe:
+
+def stages_with_data_there(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with every stage as `with_data_there` has it; what is missing is named for all stages at once.
+
+    Raises:
+        RecipeError: as `with_data_there`.
+    """
+    stages, problems = [], []
+    for number, stage in enumerate(recipe.stages, start=1):
+        try:
+            stages.append(with_data_there(stage, name))
+        except RecipeError as error:
+            problems.append(f"stage {number}, {error}")
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return recipe.model_copy(update={"stages": stages})
+
+
+def with_data_there(recipe: AnyRecipe, name: str) -> AnyRecipe:
     """The recipe as it can be trained: optional sources that are not there are left out, with a warning.
 
     Args:

@@ -56,6 +56,24 @@ class Data(Section):
     test: dict[str, Source] = {}
 
 
+class Distill(Section):
+    """A teacher whose probabilities for the tokens of the answers the student is trained towards (Hinton et al. 2015).
+
+    The decoder's loss becomes (1 - `weight`) x cross-entropy + `weight` x divergence from the teacher.
+    """
+
+    teacher: PathText
+    """A recipe with a checkpoint, or a checkpoint folder, of SALMONN's family and with the student's vocabulary."""
+    weight: Probability = 0.5
+    temperature: float = Field(2.0, gt=0)
+    """What the logits of both are divided by; the divergence is multiplied by its square."""
+    top_k: int = Field(0, ge=0)
+    """Of each token the teacher's so many most likely entries, all others as one; 0: the whole vocabulary."""
+    cache: PathText | None = None
+    """Folder where the teacher's answers are kept, so that it is asked once about each clip. Takes clips that are not
+    changed at random."""
+
+
 class Train(Section):
     """Optimizer, schedule and what is kept."""
 
@@ -69,6 +87,12 @@ class Train(Section):
     weight_decay: float = Field(0.05, ge=0)
     beta2: float = Field(0.999, gt=0, lt=1)
     clip_norm: float = Field(1.0, gt=0)
+    """The gradient's norm over all that is trained is cut to this."""
+    adaptive_clip: float = Field(0.0, ge=0)
+    """Before that, each row of a weight's gradient is cut to this share of the row's own norm (AGC, Brock et al. 2021;
+    0.01 is usual); 0 does not."""
+    gradient_checkpointing: bool = False
+    """Layers keep their inputs alone and are run again in the backward pass: less memory, about a third more time."""
     autocast: bool = True
     """bfloat16 autocast in the forward pass."""
     decoder_weight: float = Field(1.0, ge=0)
@@ -106,6 +130,8 @@ class Train(Section):
     """With `buckets`: a batch has as many clips as fit into so many seconds, padding included, not `batch_size`."""
     max_skipped_steps: int = Field(3, ge=0)
     """Steps whose loss or gradient is not finite are skipped, their files named; one more than this ends the run."""
+    distill: Distill | None = None
+    """Train towards a teacher's probabilities as well."""
     seed: int = Field(0, ge=0)
     init: PathText | None = None
     """Checkpoint folder to start from (stage 2 starts from stage 1's weights)."""
@@ -115,7 +141,20 @@ class Train(Section):
     weights first has to hear anything at all."""
 
     @model_validator(mode="after")
-    def _seconds_take_buckets(self) -> "Train":
+    def _settings_go_together(self) -> "Train":
         if self.batch_seconds is not None and not self.buckets:
             raise ValueError("`batch_seconds` cuts batches out of clips sorted by length; set `buckets` too, say to 64")
+        if self.distill is not None and self.decoder_weight == 0:
+            raise ValueError(
+                "`distill` is a loss of the decoder's, which `decoder_weight` 0 never runs; set it above 0"
+            )
         return self
+
+
+class StageQuantize(Section):
+    """What becomes of the decoder that a stage trained: 4-bit GPTQ, as `nota quantize` makes it."""
+
+    bits: Literal[2, 3, 4, 8] = 4
+    group_size: Positive = 32
+    clips: Positive = 256
+    """Calibration clips, drawn from the stage's training data."""

@@ -67,28 +67,32 @@ class _Figures:
     versions: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ScoreOptions:
+    """How a CSV is scored.
+
+    Attributes:
+        profile: `organisers` or `standard`.
+        samples: bootstrap samples; with none the report has no `intervals`.
+        end_symbols: where the decoder's texts end, for example `</s>`; what follows the first of them is cut.
+    """
+
+    profile: str = "organisers"
+    samples: int = 0
+    end_symbols: Sequence[str] = ()
+
+
+PLAIN = ScoreOptions()
+
+
 def score_submission(
-    csv_path: Path | str,
-    annotation_path: Path | str,
-    task: str,
-    end_symbols: Sequence[str] = (),
-    *,
-    profile: str = "organisers",
-    samples: int = 0,
+    csv_path: Path | str, annotation_path: Path | str, task: str, options: ScoreOptions = PLAIN
 ) -> dict[str, Any]:
     """The report of `score_clips`, without the clips."""
-    return score_clips(csv_path, annotation_path, task, end_symbols, profile=profile, samples=samples).report
+    return score_clips(csv_path, annotation_path, task, options).report
 
 
-def score_clips(
-    csv_path: Path | str,
-    annotation_path: Path | str,
-    task: str,
-    end_symbols: Sequence[str] = (),
-    *,
-    profile: str = "organisers",
-    samples: int = 0,
-) -> Scored:
+def score_clips(csv_path: Path | str, annotation_path: Path | str, task: str, options: ScoreOptions = PLAIN) -> Scored:
     """Score a CSV: hypotheses cut at the first end symbol and lower-cased, references as they are.
 
     Profile `organisers` is the competition's. `standard` is what papers publish: WER with Whisper's normalizer alone;
@@ -100,9 +104,7 @@ def score_clips(
             Further references of a row stand in its list `texts`: captions are compared with all of them, answers of
             the standard profile with the best of them, and words with `text` alone.
         task: `asr`, `aac` or `qa`; rows of other tasks are left out and counted.
-        end_symbols: where the decoder's texts end, for example `</s>`.
-        profile: `organisers` or `standard`.
-        samples: bootstrap samples; with none the report has no `intervals`.
+        options: the profile, the bootstrap, and where texts end.
 
     Returns:
         In the report, for every task: `task`, `rows` (scored), `other_rows` (of the annotation, left out),
@@ -122,18 +124,18 @@ def score_clips(
     """
     if task not in FAMILY_TASK:
         raise UsageError(f"unknown task {task!r}; choose one of {', '.join(FAMILY_TASK)}")
-    if profile not in PROFILES:
-        raise UsageError(f"unknown profile {profile!r}; choose one of {', '.join(PROFILES)}")
+    if options.profile not in PROFILES:
+        raise UsageError(f"unknown profile {options.profile!r}; choose one of {', '.join(PROFILES)}")
     rows = read_annotation(annotation_path, default_task=FAMILY_TASK[task])
     wanted = [row for row in rows if family(row.task) == task]
     if not wanted:
         raise DataError(f"{annotation_path}: none of its {len(rows)} rows belongs to task {task}; choose another task")
     given = _answers(Path(csv_path))
-    hypotheses = [_cut(text, end_symbols).lower() for text in _join(wanted, given, csv_path)]
+    hypotheses = [_cut(text, options.end_symbols).lower() for text in _join(wanted, given, csv_path)]
     references = _references(wanted, annotation_path)
     known = {row_id(row) for row in rows}
     try:
-        figures = _SCORERS[task, profile](hypotheses, references)
+        figures = _SCORERS[task, options.profile](hypotheses, references)
     except DataError as error:
         origin = _unreadable(wanted, hypotheses, references, csv_path, annotation_path)
         raise DataError(f"{origin}: {error}") from error
@@ -145,13 +147,13 @@ def score_clips(
         "empty_texts": sum(not text.strip() for text in hypotheses),
         **figures.entries,
     }
-    several = task == "aac" or (task == "qa" and profile == "standard")
+    several = task == "aac" or (task == "qa" and options.profile == "standard")
     if several and any(len(own) > 1 for own in references):
         report["references"] = sum(map(len, references))
-    if samples and len(wanted) > 1:
-        report["intervals"] = _intervals(figures, samples)
+    if options.samples and len(wanted) > 1:
+        report["intervals"] = _intervals(figures, options.samples)
     report |= {
-        "profile": profile,
+        "profile": options.profile,
         "normalizer": figures.normalizer,
         "versions": versions(_LIBRARIES) | figures.versions,
     }

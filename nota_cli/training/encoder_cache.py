@@ -7,30 +7,24 @@ another folder is used. In it lie safetensors files, each with a checksum over t
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from nota_cli.console import progress, say, warn
+from nota_cli.console import progress, say
 from nota_cli.data.annotation import Row, clip_paths
 from nota_cli.data.batches import Corpus, TrainingBatches
 from nota_cli.data.row_batches import RowBatches, loader
-from nota_cli.errors import NotaError, RecipeError, listing
+from nota_cli.errors import RecipeError, listing
 from nota_cli.features.states import States
-from nota_cli.files import atomic_path
 from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.schema import Recipe
 from nota_cli.recipe.training import Augment, Source
+from nota_cli.training.shards import SHARD_BYTES, Shards, digest_tensors
 
 FORMAT = 1  # counts up when states are made in another way
-SHARD_BYTES = 64 * 2**20
 CHANGES = ("join", "background", "crop_seconds", "mix_same_label")  # of a source: no clip is twice the same
 
 
@@ -45,19 +39,34 @@ def check_cacheable(recipe: Recipe) -> None:
         for name in ("speech_encoder", "audio_encoder")
         if getattr(recipe, name).train
     ]
+    problems += random_changes(recipe)
+    if problems:
+        raise RecipeError(
+            f"train.cache keeps what frozen encoders make of clips that do not change:\n{listing(problems)}\n"
+            "Take these out of the recipe, or train without train.cache."
+        )
+
+
+def random_changes(recipe: Recipe) -> list[str]:
+    """The values of a recipe that make a clip another one each time that it is drawn."""
     changed = [name for name, value in recipe.train.augment if value != Augment.model_fields[name].default]
-    problems += [f"train.augment.{name} changes clips at random" for name in changed]
+    problems = [f"train.augment.{name} changes clips at random" for name in changed]
     problems += [
         f"data.train.{number}.{name} makes another clip every time"
         for number, source in enumerate(recipe.data.train)
         for name in CHANGES
         if getattr(source, name) != Source.model_fields[name].default
     ]
-    if problems:
-        raise RecipeError(
-            f"train.cache keeps what frozen encoders make of clips that do not change:\n{listing(problems)}\n"
-            "Take these out of the recipe, or train without train.cache."
-        )
+    return problems
+
+
+def clip_key(corpus: Corpus, row: int) -> str:
+    """What changes whenever a file of a row's clip does."""
+    parts = []
+    for path in clip_paths(corpus.rows[row], corpus.source.audio_root):
+        status = os.stat(path)
+        parts.append([os.path.realpath(path), status.st_size, status.st_mtime_ns])
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 def encoder_key(model: Salmonn, autocast: bool) -> str:
@@ -68,18 +77,8 @@ def encoder_key(model: Salmonn, autocast: bool) -> str:
     settings = [FORMAT, spec.mel_bins, str(spec.front_end), spec.pad, spec.max_seconds, autocast, audio]
     digest.update(json.dumps(settings).encode())
     for encoder in (model.speech_encoder, model.audio_encoder):
-        for name, tensor in sorted(encoder.state_dict().items()) if encoder is not None else ():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(_bytes(tensor))
+        digest_tensors(digest, {} if encoder is None else encoder.state_dict())
     return digest.hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """Where a clip's states lie."""
-
-    file: Path
-    has_audio: bool
 
 
 class EncoderCache:
@@ -95,9 +94,8 @@ class EncoderCache:
     def __init__(self, folder: Path, model: Salmonn, corpora: Sequence[Corpus], autocast: bool) -> None:
         self.folder = folder / encoder_key(model, autocast)
         self.model, self.corpora, self.autocast = model, corpora, autocast
-        self.stored: dict[str, _Stored] = {}
+        self.shards = Shards(self.folder, "train.cache", "its clips are encoded again")
         self.keys: dict[tuple[int, int], str] = {}
-        self._open: dict[Path, Any] = {}
 
     def __call__(self, clips: Sequence[tuple[int, int]]) -> States:
         """A batch of their states."""
@@ -105,13 +103,9 @@ class EncoderCache:
         audio: list[Tensor] = []
         for clip in clips:
             key = self.keys[clip]
-            where = self.stored[key]
-            if where.file not in self._open:
-                self._open[where.file] = safe_open(where.file, framework="pt")
-            opened = self._open[where.file]
-            speech.append(opened.get_tensor(f"speech/{key}"))
-            if where.has_audio:
-                audio.append(opened.get_tensor(f"audio/{key}"))
+            speech.append(self.shards[f"speech/{key}"])
+            if f"audio/{key}" in self.shards:
+                audio.append(self.shards[f"audio/{key}"])
         return States.padded(speech, audio or None)
 
     def fill(self, batches: TrainingBatches, order: Sequence[int], *, process: int = 0, processes: int = 1) -> int:
@@ -124,37 +118,17 @@ class EncoderCache:
             for draw in batches.plan[index]:
                 clip = (draw.source, draw.rows[0])
                 if clip not in self.keys:
-                    self.keys[clip] = self._clip_key(clip)
-        self.scan(remove=process == 0)
-        lacking = {key: clip for clip, key in sorted(self.keys.items()) if key not in self.stored}
+                    self.keys[clip] = clip_key(self.corpora[clip[0]], clip[1])
+        self.shards.scan(remove=process == 0)
+        lacking = {key: clip for clip, key in sorted(self.keys.items()) if f"speech/{key}" not in self.shards}
         mine = dict(sorted(lacking.items(), key=lambda item: item[1])[process::processes])
         if mine:
             say(f"encoding {len(mine)} clips into {self.folder}")
             with progress(process == 0) as bar:
-                shown = bar.add_task("encode", total=len(mine), detail="")
+                bar_task = bar.add_task("encode", total=len(mine), detail="")
                 for count in self._encode(mine):
-                    bar.update(shown, advance=count)
+                    bar.update(bar_task, advance=count)
         return len(mine)
-
-    def scan(self, *, remove: bool = False) -> None:
-        """See what lies in the folder; every file is read and held against its checksum once.
-
-        Args:
-            remove: delete files that are damaged.
-        """
-        self.stored, self._open = {}, {}
-        for file in sorted(self.folder.glob("*.safetensors")):
-            try:
-                names = _verified(file)
-            except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-                warn(f"{file} is damaged; its clips are encoded again")
-                if remove:
-                    file.unlink(missing_ok=True)
-                continue
-            for name in names:
-                kind, _, key = name.partition("/")
-                if kind == "speech":
-                    self.stored[key] = _Stored(file, f"audio/{key}" in names)
 
     def _encode(self, lacking: dict[str, tuple[int, int]]) -> Iterator[int]:
         """Write the states of clips; yields how many clips each batch had."""
@@ -172,11 +146,11 @@ class EncoderCache:
                     tensors |= copies
                     size += sum(tensor.nbytes for tensor in copies.values())
                 if size >= SHARD_BYTES:
-                    self._write(tensors)
+                    self.shards.write(tensors)
                     tensors, size = {}, 0
                 yield len(chosen)
         if tensors:
-            self._write(tensors)
+            self.shards.write(tensors)
 
     @torch.inference_mode()
     def _states(self, rows: list[Row], audio_root: str) -> Iterator[tuple[list[int], States]]:
@@ -187,53 +161,3 @@ class EncoderCache:
         for batch in loader(dataset, range(len(groups)), workers):
             with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.autocast):
                 yield batch.rows, self.model.encoder_states(batch.features)
-
-    def _write(self, tensors: dict[str, Tensor]) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix="states-", suffix=".safetensors", dir=self.folder)
-        os.close(handle)
-        file = Path(name)
-        try:
-            with atomic_path(file) as part:
-                save_file(tensors, part, metadata={"nota": json.dumps({"sha256": _checksum(tensors)})})
-        except SafetensorError as error:
-            raise NotaError(f"cannot write {file}: {error}. Make room there, or choose another train.cache.") from error
-        finally:
-            if not file.stat().st_size:
-                file.unlink()
-
-    def _clip_key(self, clip: tuple[int, int]) -> str:
-        """What changes whenever a file of a clip does."""
-        corpus = self.corpora[clip[0]]
-        parts = []
-        for path in clip_paths(corpus.rows[clip[1]], corpus.source.audio_root):
-            status = os.stat(path)
-            parts.append([os.path.realpath(path), status.st_size, status.st_mtime_ns])
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def _verified(file: Path) -> set[str]:
-    """Names of a file's tensors, once these are what was written.
-
-    Raises:
-        ValueError: they are not. SafetensorError, KeyError, TypeError: the file is no such file.
-    """
-    with safe_open(file, framework="pt") as opened:
-        stated = json.loads(opened.metadata()["nota"])["sha256"]
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
-    if _checksum(tensors) != stated:
-        raise ValueError(f"{file}: the checksum does not fit")
-    return set(tensors)
-
-
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> Any:
-    """What a tensor's numbers are made of."""
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()

@@ -63,12 +63,12 @@ class Log:
         figures = [name for name in dict.fromkeys(key for entry in entries for key in entry if "loss" not in entry)]
         figures = [name for name in figures if name not in ("step", *LOSSES)]
         figure = Figure(figsize=(10, 4), layout="constrained")
-        for place, (title, shown) in enumerate((("training", names), ("validation", figures))):
-            axes = figure.add_subplot(1, 2, place + 1, title=title, xlabel="step")
-            for name in shown:
+        for panel, (title, curves) in enumerate((("training", names), ("validation", figures))):
+            axes = figure.add_subplot(1, 2, panel + 1, title=title, xlabel="step")
+            for name in curves:
                 points = [(entry["step"], entry[name]) for entry in entries if name in entry]
                 axes.plot([step for step, _ in points], [value for _, value in points], marker=".", label=name)
-            if shown:
+            if curves:
                 axes.legend()
         with atomic_path(self.path.with_suffix(".png")) as part:
             figure.savefig(part, format="png", dpi=120)
@@ -85,7 +85,7 @@ def check_tracker(name: str) -> None:
 
 
 def start_tracker(accelerator: Accelerator, recipe: Recipe, run: str) -> Track | None:
-    """Begin a run of the recipe's tracker, by accelerate; end it with `accelerator.end_training()`.
+    """Begin a run of the recipe's tracker, by accelerate; end it with `finish()` of each of its `trackers`.
 
     Args:
         accelerator: made with the tracker's name as `log_with`.

@@ -30,7 +30,16 @@ from nota_cli.training.trainer import Step, Trainer
 from nota_cli.training.validate import validate
 
 LOG_EVERY = 20
-OF_NO_WEIGHT = ("keep", "best", "save_every", "tracker", "validate_every", "workers", "max_skipped_steps")
+OF_NO_WEIGHT = (
+    "gradient_checkpointing",
+    "keep",
+    "best",
+    "save_every",
+    "tracker",
+    "validate_every",
+    "workers",
+    "max_skipped_steps",
+)
 """Values of `train` that do not change what a run learns; a run may be resumed with others."""
 
 
@@ -99,7 +108,7 @@ class _Run:
         self.main = accelerator.is_main_process
         self.trainer = Trainer(recipe, accelerator)
         self.state_folder = folder / "trainer"
-        self.stamp = _stamp(recipe)
+        self.stamp = run_stamp(recipe)
         self.best = Best(folder / "best", self.spec)
         self.skipped = SkippedSteps(self.spec.max_skipped_steps)
 
@@ -110,7 +119,7 @@ class _Run:
         last = spec.steps if stop_after is None else min(spec.steps, first + stop_after)
         # Step and accumulation give every batch a number of its own; see TrainingBatches.
         order = list(range(first * spec.accumulation, last * spec.accumulation))
-        trainer.fill_cache(order)
+        trainer.fill_caches(order)
         batches = cast(Iterator[TrainingBatch], loader(trainer.batches, order, spec.workers))
         track = start_tracker(self.accelerator, self.recipe, self.folder.name)
         self.log = Log(self.state_folder / METRICS_FILE, first, self.main, track)
@@ -118,15 +127,15 @@ class _Run:
         pace = Pace(self.accelerator.num_processes)
         train_mode(trainer.model)
         with progress(self.main) as bar:
-            shown = bar.add_task("train", total=spec.steps, completed=first, detail="")
+            bar_task = bar.add_task("train", total=spec.steps, completed=first, detail="")
             for step in range(first, last):
                 done = trainer.step(step, batches)
                 pace.add(done)
                 self._look_at(step, done, fresh=step == first)
-                bar.update(shown, advance=1)
+                bar.update(bar_task, advance=1)
                 if (step + 1) % LOG_EVERY == 0 or step + 1 == last:
                     detail = " ".join(f"{name} {value:.3f}" for name, value in done.losses.items())
-                    bar.update(shown, detail=f"{detail} {pace.figures()['clips_per_second']:.0f} clips/s")
+                    bar.update(bar_task, detail=f"{detail} {pace.figures()['clips_per_second']:.0f} clips/s")
                     rates = {"learning_rate": done.learning_rate, "gradient_norm": done.gradient_norm}
                     self.log.write({"step": step + 1, **done.losses, **rates, **pace.figures()})
                 stopped = trainer.any_process(self.stop.name is not None)
@@ -146,8 +155,8 @@ class _Run:
         if self.main:
             write_text(self.state_folder / "summary.json", json.dumps({"first": first, **summary}, indent=2) + "\n")
         self.accelerator.wait_for_everyone()
-        if self.recipe.train.tracker != "none":  # it ends the group of processes too, which others may still want
-            self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # `end_training` ends the group of processes too: later stages' also
+            tracker.finish()
         return Trained(self.folder, last, metrics, summary)
 
     def _begin(self, resume: bool) -> int:
@@ -199,14 +208,14 @@ class _Run:
     def _validate(self, step: int) -> dict[str, float]:
         trainer = self.trainer
         with trainer.averaged():
-            found = validate(trainer.model)
+            figures = validate(trainer.model)
             if self.main:
-                self.best.offer(trainer.model, step, found)
+                self.best.offer(trainer.model, step, figures)
         train_mode(trainer.model)
-        self.log.write({"step": step, **found})
+        self.log.write({"step": step, **figures})
         self.log.draw()
-        self._report(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
-        return found
+        self._report(f"step {step}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        return figures
 
     def _finish(self, metrics: dict[str, float]) -> dict[str, float]:
         """Validate once more and write the checkpoint. A run that was cut here has no step left to do."""
@@ -225,7 +234,7 @@ class _Run:
             say(message)
 
 
-def _stamp(recipe: Recipe) -> str:
+def run_stamp(recipe: Recipe) -> str:
     """The recipe's hash without what does not change what a run learns."""
     data = recipe.data.model_copy(update={"validation": []})
     same = {name: Train.model_fields[name].default for name in OF_NO_WEIGHT}

@@ -1,6 +1,7 @@
 """Optimizer and learning rate, as the organisers set them."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -14,6 +15,20 @@ def make_optimizer(parameters: list[tuple[str, nn.Parameter]], spec: Train) -> t
     plain = [parameter for _, parameter in parameters if parameter.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, spec.beta2))
+
+
+@torch.no_grad()
+def clip_adaptively(parameters: Iterable[nn.Parameter], ratio: float) -> None:
+    """Cut each row of a gradient to `ratio` times the norm of the weight's own row (AGC, Brock et al. 2021).
+
+    A one-dimensional parameter is one row. Rows near zero count as of norm 0.001, so that they can move at all.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        inner = tuple(range(1 if parameter.ndim > 1 else 0, parameter.ndim))
+        norm, own = (torch.linalg.vector_norm(x, dim=inner, keepdim=True) for x in (parameter.grad, parameter))
+        parameter.grad.mul_((ratio * own.clamp(min=1e-3) / norm.clamp(min=1e-6)).clamp(max=1.0))
 
 
 def learning_rate(step: int, spec: Train) -> float:

@@ -18,10 +18,13 @@ from nota_cli.models.checkpoint import load_checkpoint
 from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.load import own_decoder
 from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.section import LoadFormat
 from nota_cli.training.auxiliary import AuxiliaryHeads
+from nota_cli.training.distillation import Teacher, TeacherCache, check_distillable
 from nota_cli.training.encoder_cache import EncoderCache, check_cacheable
 from nota_cli.training.guards import batch_explained
-from nota_cli.training.optim import learning_rate, make_optimizer
+from nota_cli.training.optim import clip_adaptively, learning_rate, make_optimizer
+from nota_cli.training.recompute import recompute_layers
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Step:
     Attributes:
         losses: the weighted mean losses by name, over all processes.
         learning_rate: of this step.
-        gradient_norm: before clipping.
+        gradient_norm: before it is cut to `train.clip_norm`.
         finite: whether losses and gradient are numbers; if not, no weight was changed.
         bad_files: those of this process's batches whose loss is none, or all if only the gradient is none.
         wait: seconds that the step waited for its data.
@@ -52,19 +55,25 @@ class Step:
 class Trainer:
     """Everything that a run changes."""
 
-    def __init__(self, recipe: Recipe, accelerator: Accelerator) -> None:
+    def __init__(self, recipe: Recipe, accelerator: Accelerator, load_format: LoadFormat = "auto") -> None:
         self.recipe, self.spec, self.accelerator = recipe, recipe.train, accelerator
+        check_distillable(recipe)
         if self.spec.cache is not None:
             check_cacheable(recipe)
         recipe = recipe.model_copy(update={"checkpoint": None})
         if self.spec.init is not None:
             decoder = own_decoder(recipe.decoder, Path(self.spec.init))
             recipe = recipe.model_copy(update={"decoder": decoder})
-        self.model = build(recipe, str(accelerator.device), "train")
+        self.model = build(recipe, str(accelerator.device), "train", load_format=load_format)
         if self.spec.init is not None:
             _start_from(self.model, Path(self.spec.init))
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise RecipeError(f"recipe {recipe.name!r} trains nothing; set `train: true` on a part, or add `lora`")
+        if self.spec.gradient_checkpointing:
+            recompute_layers(self.model)
+        self.teacher: Teacher | None = None
+        if self.spec.distill is not None:
+            self.teacher = Teacher(self.spec.distill, self.model, str(accelerator.device), load_format)
         self.autocast = self.spec.autocast and not (accelerator.device.type == "cpu" and _has_half(recipe))
         self.batches = TrainingBatches(
             recipe.data.train,
@@ -76,6 +85,7 @@ class Trainer:
             buckets=self.spec.buckets,
             batch_seconds=self.spec.batch_seconds,
             share=(accelerator.process_index, accelerator.num_processes),
+            teacher=None if self.teacher is None else self.teacher.model.preprocessor(torch.device("cpu")),
         )
         self.heads = AuxiliaryHeads(self.model, self.spec, self.batches.label_names).to(accelerator.device)
         named = [*self.model.named_parameters(), *((f"heads.{k}", p) for k, p in self.heads.named_parameters())]
@@ -83,16 +93,24 @@ class Trainer:
         self.optimizer = make_optimizer(self.parameters, self.spec)
         self.average = {k: p.detach().clone() for k, p in self.parameters} if self.spec.average else {}
 
-    def fill_cache(self, order: list[int]) -> None:
-        """With `train.cache`: have the encoders' states of the clips of these batches on disk, and train on them."""
-        if self.spec.cache is None:
-            return
-        cache = EncoderCache(Path(self.spec.cache), self.model, self.batches.corpora, self.autocast)
+    def fill_caches(self, order: list[int]) -> None:
+        """Have on disk what the recipe keeps of the clips of these batches, and train on that.
+
+        With `train.cache` the encoders' states, with `train.distill.cache` the teacher's answers.
+        """
         process, processes = self.accelerator.process_index, self.accelerator.num_processes
-        cache.fill(self.batches, order, process=process, processes=processes)
-        self.accelerator.wait_for_everyone()
-        cache.scan()
-        self.batches.states = cache
+        if self.spec.cache is not None:
+            cache = EncoderCache(Path(self.spec.cache), self.model, self.batches.corpora, self.autocast)
+            cache.fill(self.batches, order, process=process, processes=processes)
+            self.accelerator.wait_for_everyone()
+            cache.shards.scan()
+            self.batches.states = cache
+        if self.teacher is not None and self.spec.distill is not None and self.spec.distill.cache is not None:
+            answers = TeacherCache(Path(self.spec.distill.cache), self.teacher, self.batches)
+            answers.fill(order, process=process, processes=processes)
+            self.accelerator.wait_for_everyone()
+            answers.shards.scan()
+            self.batches.soft_targets, self.batches.teacher = answers, None
 
     def step(self, step: int, source: Iterator[TrainingBatch]) -> Step:
         """One optimizer step over `accumulation` batches; nothing is changed where a loss or gradient is not finite."""
@@ -119,6 +137,8 @@ class Trainer:
                 done.audio_seconds += batch.audio_seconds
         if self.accelerator.num_processes > 1:
             self._sum_gradients()
+        if self.spec.adaptive_clip:
+            clip_adaptively((parameter for _, parameter in self.parameters), self.spec.adaptive_clip)
         norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.spec.clip_norm)
         done.gradient_norm = float(norm)
         done.finite = bool(torch.isfinite(norm)) and all(np.isfinite(value) for value in done.losses.values())
@@ -138,7 +158,7 @@ class Trainer:
         """
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.autocast):
             losses = self._losses(batch)
-        names = ["loss", "ctc", "alignment", "label"]
+        names = ["loss", "ctc", "alignment", "label", "distillation"]
         counts = self._counts(batch)
         own = torch.tensor([float(counts.get(name, 0)) for name in names], dtype=torch.float64)
         whole = self._summed(own)
@@ -165,8 +185,16 @@ class Trainer:
         """The weighted losses of a batch by name."""
         if self.spec.decoder_weight == 0:
             return dict(self.heads(self.model.encode(batch.features), batch))
-        loss, encoded = self.model(batch.features, batch.queries, batch.texts)
-        return {"loss": self.spec.decoder_weight * loss, **self.heads(encoded, batch)}
+        if self.teacher is None or self.spec.distill is None:
+            loss, encoded = self.model(batch.features, batch.queries, batch.texts)
+            return {"loss": self.spec.decoder_weight * loss, **self.heads(encoded, batch)}
+        loss, logits, encoded = self.model.answer_logits(batch.features, batch.queries, batch.texts)
+        weight = self.spec.distill.weight
+        losses = {
+            "loss": self.spec.decoder_weight * (1 - weight) * loss,
+            "distillation": self.spec.decoder_weight * weight * self.teacher.divergence(logits, self.teacher(batch)),
+        }
+        return {**losses, **self.heads(encoded, batch)}
 
     def _counts(self, batch: TrainingBatch) -> dict[str, int]:
         """Of how many tokens or rows each loss is the mean; nothing of a spare batch."""
@@ -174,8 +202,9 @@ class Trainer:
             return {}
         counts = self.heads.counts(batch)
         if self.spec.decoder_weight:
-            ids = self.model.decoder.token_ids
-            counts["loss"] = sum(len(ids(text + self.model.end_symbol)) for text in batch.texts)
+            counts["loss"] = sum(self.model.answer_lengths(batch.texts))
+            if self.teacher is not None:
+                counts["distillation"] = counts["loss"]
         return counts
 
     def _sum_gradients(self) -> None:

@@ -42,8 +42,8 @@ def gated_attention(
     """
     batch, heads, n_states, _ = query.shape
     if torch.compiler.is_exporting():  # shapes are symbols there, and no number of parts can be chosen
-        places = torch.arange(n_states, device=query.device)
-        bias = gate * by_distance[:, places[None, :] - places[:, None] + n_states - 1]
+        positions = torch.arange(n_states, device=query.device)
+        bias = gate * by_distance[:, positions[None, :] - positions[:, None] + n_states - 1]
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
     most = BIAS_AT_ONCE.get(query.device.type, BIAS_ELSEWHERE)
     queries_at_once = _even(n_states, max(1, most // (heads * n_states)))

@@ -23,8 +23,8 @@ def shape_line(name: str, stored: Sequence[int], expected: Sequence[int], recipe
     values = getattr(recipe, section, None)
     fields = {} if values is None else values.model_dump() if isinstance(values, BaseModel) else {}
     fields |= {f"config.{key}": value for key, value in (fields.get("config") or {}).items()}
-    asked = _asked(fields, stored, expected, f"{section}.")
-    return f"shape of {name}: {tuple(stored)} in the file, {tuple(expected)} in the model{asked}"
+    fields_note = _matching_fields(fields, stored, expected, f"{section}.")
+    return f"shape of {name}: {tuple(stored)} in the file, {tuple(expected)} in the model{fields_note}"
 
 
 def _misfits(config: "PreTrainedConfig", report: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -39,8 +39,8 @@ def _misfits(config: "PreTrainedConfig", report: Mapping[str, Any]) -> dict[str,
         name, *both = key if isinstance(key, tuple) else (key,)
         detail = ""
         if len(both) == 2:
-            asked = _asked(fields, both[0], both[1], "config.json: ")
-            detail = f" ({list(both[0])} in the file, {list(both[1])} expected{asked})"
+            fields_note = _matching_fields(fields, both[0], both[1], "config.json: ")
+            detail = f" ({list(both[0])} in the file, {list(both[1])} expected{fields_note})"
         shapes.append(f"{name}{detail}")
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
     untied = {"lm_head.weight"} & set(missing)
@@ -123,7 +123,7 @@ def check_tokenizer(tokenizer: "PreTrainedTokenizerBase", rows: int, folder: Pat
         warn(f"{text}: {', '.join(map(repr, sorted(beyond)[:3]))} have none and must not be in a prompt")
 
 
-def _asked(fields: Mapping[str, Any], stored: Sequence[int], expected: Sequence[int], prefix: str) -> str:
+def _matching_fields(fields: Mapping[str, Any], stored: Sequence[int], expected: Sequence[int], prefix: str) -> str:
     """The fields whose values are the expected sizes that the file has otherwise."""
     sizes = [size for axis, size in enumerate(expected) if axis >= len(stored) or stored[axis] != size]
     names = [

@@ -23,7 +23,10 @@ GROUP = 16
 def adapted(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     """A recipe whose checkpoint has adapters that change what it says."""
     torch.manual_seed(5)
-    recipe = load_recipe(str(tiny_recipe), ["lora.rank=4", "lora.alpha=16", "decoder.dtype=bfloat16"])
+    recipe = load_recipe(
+        str(tiny_recipe),
+        ["lora.rank=4", "lora.alpha=16", "decoder.dtype=bfloat16", "decoder.config.tie_word_embeddings=true"],
+    )
     model = build(recipe)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -42,6 +45,7 @@ def test_adapters_are_merged_and_the_answers_stay_near(
     assert not (tmp_path / "q" / "adapter").exists()
     stored = load_file(tmp_path / "q" / "decoder" / "model.safetensors")
     assert stored["model.embed_tokens.weight"].dtype == torch.bfloat16
+    assert "lm_head.weight" not in stored  # it is the embedding, and stored once
     assert any(name.endswith("qweight") for name in stored)
     merged = load_network(str(adapted.checkpoint))
     plain = logits(merged)

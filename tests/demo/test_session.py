@@ -13,7 +13,7 @@ from nota_cli import AudioLM
 from nota_cli.demo.markup import answer_card, megabytes, milliseconds
 from nota_cli.demo.recording import Limits
 from nota_cli.demo.session import Answer, Cost, System, in_background
-from nota_cli.demo.visit import UNEXPECTED, listen, look
+from nota_cli.demo.visit import UNEXPECTED, draw_recording, listen
 from nota_cli.errors import UsageError
 
 DIGITS, RAIN = SAMPLES / "audio" / "digits-371.flac", SAMPLES / "audio" / "rain.flac"
@@ -99,7 +99,7 @@ def test_what_a_visitor_sees(tiny: System) -> None:
         assert "three seven one" in card
         assert "First token" in card
         assert "Peak memory" in card
-    drawn = look(DIGITS, [tiny], Limits())
+    drawn = draw_recording(DIGITS, [tiny], Limits())
     assert "digits-371.flac, 1.7 s." in drawn
     assert "hears the first" not in drawn
     assert str(SAMPLES) not in drawn

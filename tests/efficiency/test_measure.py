@@ -32,7 +32,7 @@ def quick_floors(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_known_sleeps_are_reported_within_five_percent() -> None:
     model = SleepyModel(speech=0.06, audio=0.04, connector=0.03, prefill=0.05, step=0.04)
-    report = measure_model(model, "cpu", QUICK)
+    report = measure_model(model, QUICK)
     decoder = model.decoder.model
     slept = {name: getattr(model, name).slept for name in ("speech_encoder", "audio_encoder", "connector")}
     slept |= {"prefill": decoder.prefills, "tpot": decoder.steps, "first_step": decoder.steps}
@@ -54,7 +54,7 @@ def test_known_sleeps_are_reported_within_five_percent() -> None:
 
 def test_the_organisers_protocol_takes_one_step_and_leaves_the_log_mel_out() -> None:
     model = SleepyModel(speech=0.06, prefill=0.06, step=0.04)
-    report = measure_model(model, "cpu", Settings("organisers", 1.0, tokens=30, rounds=4, warm_up=1))
+    report = measure_model(model, Settings("organisers", 1.0, tokens=30, rounds=4, warm_up=1))
     assert report["seconds"]["tpot"]["count"] == report["rounds"] == 4
     assert report["tpot_s"] == pytest.approx(np.median(model.decoder.model.steps[-4:]), rel=0.05)
     sums = zip(model.speech_encoder.slept[-4:], model.decoder.model.prefills[-4:], strict=True)
@@ -66,7 +66,7 @@ def test_the_organisers_protocol_takes_one_step_and_leaves_the_log_mel_out() -> 
 
 def test_time_over_ends_the_rounds_but_never_before_three() -> None:
     report = measure_model(
-        SleepyModel(prefill=0.02, step=0.02), "cpu", Settings("synced", 1.0, tokens=5, rounds=50, warm_up=9, seconds=0)
+        SleepyModel(prefill=0.02, step=0.02), Settings("synced", 1.0, tokens=5, rounds=50, warm_up=9, seconds=0)
     )
     assert report["rounds"] == report["seconds"]["ttft_from_features"]["count"] == 3
 
@@ -85,7 +85,7 @@ for clear_refs in (memory.CLEAR_REFS, memory.Path("/nowhere/clear_refs")):
     memory.CLEAR_REFS = clear_refs
     before = memory.meter(CPU).now()
     model = SleepyModel(prefill=0.02, weights=500.0, activations=1000.0)
-    report = measure_model(model, "cpu", QUICK)
+    report = measure_model(model, QUICK)
     reports.append(dict(report, before=before / 1e6))
     del model
 print(json.dumps(reports))
@@ -121,7 +121,7 @@ def test_the_peak_of_the_resident_set_can_be_forgotten() -> None:
 @pytest.mark.parametrize("fails", ["prefill", "step"])
 def test_out_of_memory_tells_the_parts_and_the_largest(fails: str) -> None:
     with pytest.raises(NotaError) as caught:
-        measure_model(SleepyModel(weights=4.0, fails=fails), "cpu", QUICK)
+        measure_model(SleepyModel(weights=4.0, fails=fails), QUICK)
     message = str(caught.value)
     assert "out of memory on cpu" in message
     assert "speech_encoder, MB" in message

@@ -234,7 +234,7 @@ def test_efficiency_measures_the_loop_that_runs(
     steps = []
     body = model.decoder.base.get_submodule("model")
     hook = body.register_forward_pre_hook(lambda module, inputs, named: steps.append(named), with_kwargs=True)
-    report = measure_model(model, "cpu", Settings(audio_seconds=1.0, tokens=3, rounds=2, warm_up=0))
+    report = measure_model(model, Settings(audio_seconds=1.0, tokens=3, rounds=2, warm_up=0))
     hook.remove()
     assert report["decoding"] == named
     caches = {

@@ -256,7 +256,7 @@ def test_what_the_service_says_on_refusing_is_told(csv: Path, service: Service) 
 def test_a_network_that_comes_back_does_no_harm(csv: Path, service: Service) -> None:
     service.broken = ["drop", "503", "page", "hang"]
     # A look that gets no answer is given up; a minute is too long for a test.
-    script = "import nota_cli.leaderboard.kaggle as kaggle\nkaggle.LOOK_SECONDS = 0.5"
+    script = "import nota_cli.leaderboard.kaggle as kaggle\nkaggle.LIST_SECONDS = 0.5"
     done = submit(csv, service, "--json", script=script)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["public_score"] == 6.34

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nota_cli.errors import DataError, UsageError
-from nota_cli.leaderboard.ranking import METRICS, pareto, parse_weights, rank, reference_runs, standings
+from nota_cli.leaderboard.ranking import METRICS, pareto, parse_weights, rank, rank_runs, reference_runs
 from nota_cli.leaderboard.reports import FIGURES, Run, read_runs
 
 Nota = Callable[..., int]
@@ -36,7 +36,7 @@ def score(path: Path, task: str, **values: Any) -> Path:
 
 
 def test_the_seeds_stand_as_calculated_by_hand() -> None:
-    found = {one.run.name: one for one in standings(reference_runs())}
+    found = {one.run.name: one for one in rank_runs(reference_runs())}
     # WER, less is better:         SALMONN-7B 5.1 < CV-16 5.30 < SALMONN-3B 6.34 < CV-03 6.42 < NLP-07 6.99
     # captions, more is better:    SALMONN-7B 48.5 > NLP-07 35.93 > CV-16 35.49 > CV-03 30.49 > SALMONN-3B 20.27
     # memory, less is better:      NLP-07 3.83 < CV-16 4.09 < CV-03 5.3169 < SALMONN-3B 9.1761 < SALMONN-7B 15.75
@@ -55,7 +55,7 @@ def test_the_seeds_stand_as_calculated_by_hand() -> None:
         "CV-03": ((4, 4, 3, 4, None), 22, 4),
         "SALMONN-7B": ((1, 1, 5, 5, None), 22, 4),
     }
-    assert {name: (tuple(one.ranks.values()), one.total, one.place) for name, one in found.items()} == by_hand
+    assert {name: (tuple(one.ranks.values()), one.total, one.overall_rank) for name, one in found.items()} == by_hand
     assert list(found)[:3] == ["NLP-07", "CV-16", "SALMONN-3B"]
     # CV-16 beats CV-03 in WER, memory and latency; nobody beats the other three in all; SALMONN-7B has no latency.
     assert {name: one.pareto for name, one in found.items()} == {
@@ -68,11 +68,11 @@ def test_the_seeds_stand_as_calculated_by_hand() -> None:
 
 
 def test_the_seeds_without_the_one_that_lacks_latency() -> None:
-    found = {one.run.name: one for one in standings(reference_runs(), missing="skip")}
+    found = {one.run.name: one for one in rank_runs(reference_runs(), missing="skip")}
     # Without SALMONN-7B every rank behind it in WER and captions moves up by one:
     # NLP-07 4 + 1 + 2 + 2 = 9, CV-16 1 + 2 + 4 + 6 = 13, SALMONN-3B 2 + 4 + 8 + 4 = 18, CV-03 3 + 3 + 6 + 8 = 20
     sums = {"NLP-07": (9, 1), "CV-16": (13, 2), "SALMONN-3B": (18, 3), "CV-03": (20, 4), "SALMONN-7B": (None, None)}
-    assert {name: (one.total, one.place) for name, one in found.items()} == sums
+    assert {name: (one.total, one.overall_rank) for name, one in found.items()} == sums
     assert list(found)[-1] == "SALMONN-7B"
     assert set(found["SALMONN-7B"].ranks.values()) == {None}
 
@@ -92,18 +92,18 @@ def test_missing_figures_come_last_or_not_at_all() -> None:
 def test_a_gap_is_never_worth_a_good_rank() -> None:
     full, cheap = run("full", wer=9.0, memory=9.0, latency=9.0), run("cheap", memory=1.0)
     for missing in ("worst", "skip"):
-        first = standings([cheap, full], missing=missing)[0]
+        first = rank_runs([cheap, full], missing=missing)[0]
         assert first.run.name == "full", missing
 
 
 def test_weights_decide_and_sums_that_are_equal_are_equal() -> None:
     runs = [run("a", wer=5.0, spider=20.0, memory=9.0), run("b", wer=6.0, spider=30.0, memory=3.0)]
-    assert [one.run.name for one in standings(runs)] == ["b", "a"]
-    assert [one.run.name for one in standings(runs, parse_weights("memory=0,spider=0.5"))] == ["a", "b"]
+    assert [one.run.name for one in rank_runs(runs)] == ["b", "a"]
+    assert [one.run.name for one in rank_runs(runs, parse_weights("memory=0,spider=0.5"))] == ["a", "b"]
     # 0.1 + 0.2 x 2 is not 0.2 + 0.3 x 1 in binary.
     thirds = parse_weights("wer=0.1,spider=0.2,memory=0.3,latency=0,qa=0")
     level = [run("a", wer=5.0, spider=30.0, memory=9.0), run("b", wer=6.0, spider=20.0, memory=3.0)]
-    assert {one.place for one in standings(level, thirds)} == {1}
+    assert {one.overall_rank for one in rank_runs(level, thirds)} == {1}
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_weights_that_mean_nothing_are_refused(text: str) -> None:
 
 def test_weights_on_figures_that_nobody_has_rank_nobody() -> None:
     with pytest.raises(UsageError, match="no run has a figure"):
-        standings(reference_runs(), parse_weights("wer=0,spider=0,memory=0,latency=0"))
+        rank_runs(reference_runs(), parse_weights("wer=0,spider=0,memory=0,latency=0"))
 
 
 def test_pareto_best_are_those_that_none_beats() -> None:
@@ -292,7 +292,7 @@ def test_a_crowded_picture_keeps_its_labels_apart(tmp_path: Path) -> None:
         run(f"a-rather-long-name-{index}", wer=5.0 + index % 3 / 10, memory=2.0 + index % 4 / 10, latency=0.3)
         for index in range(14)
     ]
-    figure = picture(standings([*runs, *reference_runs()]))
+    figure = picture(rank_runs([*runs, *reference_runs()]))
     for axes, shown in zip(figure.axes, (14 + 5, 14 + 4), strict=True):
         frame = axes.get_window_extent()
         names = [text for text in axes.texts if text.get_text() in {one.name for one in [*runs, *reference_runs()]}]
@@ -358,7 +358,7 @@ def test_long_names_of_many_runs_stand_below_the_panels() -> None:
     from nota_cli.leaderboard.plot import picture
 
     runs = [run(f"long-{'name-' * 10}{index}", wer=5.0 + index, memory=1.0 + index, latency=0.1) for index in range(30)]
-    figure = picture(standings(runs))
+    figure = picture(rank_runs(runs))
     key = [text for text in figure.texts if "name" in text.get_text()]
     assert [text.get_text().split()[0] for text in key] == [str(number) for number in range(1, 31)]
     boxes = [text.get_window_extent() for text in key]
@@ -373,8 +373,8 @@ def test_names_are_no_formulas_and_a_panel_may_be_empty(tmp_path: Path) -> None:
     from nota_cli.leaderboard.plot import draw, picture
 
     named = [run("$x^$", wer=5.0, memory=1.0), run("$y_$", wer=5.0, memory=1.0, latency=1.0)]
-    draw(standings(named), tmp_path / "a.png")
-    figure = picture(standings([run("mine", wer=5.0)]))
+    draw(rank_runs(named), tmp_path / "a.png")
+    figure = picture(rank_runs([run("mine", wer=5.0)]))
     for axes in figure.axes:
         assert "no run has both figures" in [text.get_text() for text in axes.texts]
         assert not [*axes.get_xticks(), *axes.get_yticks()]

@@ -20,6 +20,7 @@ from nota_cli.recipe.load import load_recipe
 PUBLISHED = {
     "whisper-large-v2": 637e6,  # the encoder
     "whisper-large-v3-turbo": 637e6,  # the encoder
+    "salmonn_7b-whisper": 637e6,  # the encoder
     "whisper-tiny.en": 8_208_384,  # the encoder
     "whisper-base": 20_590_592,  # the encoder
     "beats_iter3_plus_as2m_finetuned_on_as2m_cpt2": 90e6,
@@ -30,6 +31,8 @@ PUBLISHED = {
     "ced-base": 86e6,
     "eat-base_epoch30_finetune_as2m": 85.3e6,  # ViT-B without a head
     "vicuna-7b-v1.5": 6_738_415_616,
+    "salmonn_7b-vicuna": 6_738_415_616,
+    "vicuna-13b-v1.1": 13_015_864_320,
     "llama-3.2-1b-instruct": 1_235_814_400,
     "llama-3.2-1b-instruct-bnb-4bit": 1_235_814_400,
     "llama-3.2-3b-instruct": 3_212_749_824,

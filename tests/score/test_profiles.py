@@ -11,7 +11,7 @@ from nota_cli.errors import DataError, UsageError
 from nota_cli.score.cider import cider_d
 from nota_cli.score.intervals import interval
 from nota_cli.score.qa import answers, squad_normalize
-from nota_cli.score.report import score_clips, score_submission
+from nota_cli.score.report import ScoreOptions, score_clips, score_submission
 from nota_cli.submission import write_submission
 
 TASKS = {"asr": "asr", "aac": "audiocaption_v2", "qa": "QA"}
@@ -31,7 +31,7 @@ def test_standard_word_error_rate_is_whisper_s_normalizer_alone(tmp_path):
     # 13a makes two words of $20 and of 50% one without its sign; the plain count leaves both as they are.
     files = _files(tmp_path, "asr", [("it costs twenty pounds", "It costs $20!"), ("fifty", "fifty percent")])
     assert score_submission(*files)["reference_words"] == 5
-    report = score_submission(*files, profile="standard")
+    report = score_submission(*files, ScoreOptions(profile="standard"))
     assert (report["edits"], report["reference_words"], report["wer"]) == (2, 4, 50.0)
     assert report["printed"] == "WER: 50.0000%"
     assert (report["profile"], "13a" in report["normalizer"]) == ("standard", False)
@@ -74,21 +74,21 @@ def test_a_clip_without_reference_is_named():
 
 @pytest.mark.parametrize("profile", ["organisers", "standard"])
 def test_edges_of_speech(tmp_path, profile):
-    one = score_submission(*_files(tmp_path, "asr", [("", "a dog")]), profile=profile, samples=100)
+    one = score_submission(*_files(tmp_path, "asr", [("", "a dog")]), ScoreOptions(profile=profile, samples=100))
     assert (one["wer"], one["edits"], one["empty_texts"]) == (100.0, 2, 1)
     assert "intervals" not in one  # one clip tells nothing of others
     with pytest.raises(DataError, match="no reference has a word in it"):
-        score_submission(*_files(tmp_path, "asr", [("a", "!?"), ("b", "，。 -")]), profile=profile)
-    mixed = score_submission(*_files(tmp_path, "asr", [("a", "!"), ("b c", "b c")]), profile=profile)
+        score_submission(*_files(tmp_path, "asr", [("a", "!?"), ("b", "，。 -")]), ScoreOptions(profile=profile))
+    mixed = score_submission(*_files(tmp_path, "asr", [("a", "!"), ("b c", "b c")]), ScoreOptions(profile=profile))
     assert (mixed["edits"], mixed["reference_words"]) == (1, 2)
     other = [("犬が吠える", "犬が吠える"), ("ŒUVRE", "oeuvre"), ("naïve", "NAIVE")]
-    assert score_submission(*_files(tmp_path, "asr", other), profile=profile)["edits"] == 0
+    assert score_submission(*_files(tmp_path, "asr", other), ScoreOptions(profile=profile))["edits"] == 0
 
 
 def test_edges_of_captions(tmp_path):
     with pytest.raises(DataError, match="at least two clips"):
         score_submission(*_files(tmp_path, "aac", [("a", "a")]))
-    marks = score_submission(*_files(tmp_path, "aac", [("...", "..."), ("!?", "。 !")]), samples=50)
+    marks = score_submission(*_files(tmp_path, "aac", [("...", "..."), ("!?", "。 !")]), ScoreOptions(samples=50))
     assert marks["cider_d_x100"] == pytest.approx(
         100 * 10 / 4 / 2
     )  # marks are words here: one unigram of one clip fits
@@ -108,7 +108,7 @@ def test_answers_are_normalized_as_squad_does(text, expected):
 
 def test_answers(tmp_path):
     rows = [("the red dog", "A red dog."), ("two big dogs", ["one dog", "two dogs"]), ("", "a"), ("cat", "dog")]
-    report = score_submission(*_files(tmp_path, "qa", rows), profile="standard", samples=200)
+    report = score_submission(*_files(tmp_path, "qa", rows), ScoreOptions(profile="standard", samples=200))
     assert report["exact_match"] == 50.0  # the first, and silence where the answer is nothing but an article
     assert report["token_f1"] == pytest.approx(100 * (1 + 0.8 + 1 + 0) / 4)
     assert report["references"] == 5
@@ -130,7 +130,7 @@ def test_intervals_are_seeded_and_hold_the_figure(tmp_path):
     words = ["dog", "cat", "rain", "wind", "barks", "falls", "blows"]
     rows = [(" ".join(draw.sample(words, 5)), " ".join(draw.sample(words, 5))) for _ in range(60)]
     files = _files(tmp_path, "aac", rows)
-    first, second = (score_submission(*files, samples=500) for _ in range(2))
+    first, second = (score_submission(*files, ScoreOptions(samples=500)) for _ in range(2))
     assert first == second
     assert first["intervals"]["samples"] == 500
     for name in ("wer", "cider_d_x100"):
@@ -156,7 +156,7 @@ def test_interval_of_clips_that_are_all_alike_is_a_point():
 
 def test_unknown_profile(tmp_path):
     with pytest.raises(UsageError, match="unknown profile 'kaggle'; choose one of organisers, standard"):
-        score_submission(*_files(tmp_path, "asr", [("a", "a")]), profile="kaggle")
+        score_submission(*_files(tmp_path, "asr", [("a", "a")]), ScoreOptions(profile="kaggle"))
 
 
 def test_clips_make_up_the_report(tmp_path):

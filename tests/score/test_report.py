@@ -10,7 +10,7 @@ import pytest
 
 from helpers.paths import REPOSITORY
 from nota_cli.errors import DataError, UsageError
-from nota_cli.score.report import score_submission
+from nota_cli.score.report import ScoreOptions, score_submission
 from nota_cli.submission import write_submission
 
 AUDIOCAPS = REPOSITORY.parent / "shared" / "data" / "audiocaps" / "test.csv"
@@ -34,7 +34,7 @@ def _golden_files(folder, task, ids=True):
 
 @pytest.mark.parametrize("ids", [True, False])
 def test_golden_wer(tmp_path, ids):
-    result = score_submission(*_golden_files(tmp_path, "asr", ids), "asr", end_symbols=["<eos>", "</s>"])
+    result = score_submission(*_golden_files(tmp_path, "asr", ids), "asr", ScoreOptions(end_symbols=["<eos>", "</s>"]))
     assert result["printed"] == "WER: 30.2524%"
     assert result["wer"] == 100 * GOLDEN["wer"]
     assert result["edits"] == sum(row["edits"] for row in GOLDEN["rows"])
@@ -44,7 +44,7 @@ def test_golden_wer(tmp_path, ids):
 
 
 def test_golden_cider(tmp_path):
-    result = score_submission(*_golden_files(tmp_path, "audiocaption_v2"), "aac", end_symbols=["</s>"])
+    result = score_submission(*_golden_files(tmp_path, "audiocaption_v2"), "aac", ScoreOptions(end_symbols=["</s>"]))
     assert result["printed"] == "SPIDEr: 486.9333"
     assert result["cider_d_x100"] == 100 * GOLDEN["cider_d"]
     assert "not SPIDEr" in result["note"]
@@ -80,7 +80,9 @@ def test_references_are_neither_cut_nor_lower_cased(tmp_path):
     result = score_submission(*files, "aac")
     assert result["cider_d_x100"] == pytest.approx(250)  # the second clip's 1- and 2-grams only
     files = _write(tmp_path, [("test0000", "rain")], [{"path": "x", "text": "rain ### falls", "task": "asr"}])
-    assert score_submission(*files, "asr", ["###"])["reference_words"] == 2  # cut, it would be one word
+    assert (
+        score_submission(*files, "asr", ScoreOptions(end_symbols=["###"]))["reference_words"] == 2
+    )  # cut, it would be one word
 
 
 def test_qa_is_exact_match_after_normalization(tmp_path):

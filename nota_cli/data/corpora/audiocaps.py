@@ -21,12 +21,12 @@ def read(folder: Path, split: str) -> Iterator[Item]:
         clip = row["youtube_id"], row["start_time"]
         captions.setdefault(clip, []).append(row["caption"])
         ids.setdefault(clip, row["audiocap_id"])
-    places = [place for place in (split, "audio", ".") if (folder / place).is_dir()]
-    there = {path.name: path for place in reversed(places) for path in (folder / place).iterdir()}
+    folders = [name for name in (split, "audio", ".") if (folder / name).is_dir()]
+    there = {path.name: path for name in reversed(folders) for path in (folder / name).iterdir()}
     for (video, start), texts in captions.items():
         stems = [name.format(youtube_id=video, start_time=start, audiocap_id=ids[video, start]) for name in NAMES]
-        found = next((there[stem + suffix] for stem in stems for suffix in SUFFIXES if stem + suffix in there), None)
-        path = f"{split}/{stems[0]}.wav" if found is None else str(found.relative_to(folder))
+        file = next((there[stem + suffix] for stem in stems for suffix in SUFFIXES if stem + suffix in there), None)
+        path = f"{split}/{stems[0]}.wav" if file is None else str(file.relative_to(folder))
         yield {"path": path, "texts": texts, "task": "audiocaption_v2"}
 
 

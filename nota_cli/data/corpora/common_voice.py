@@ -13,6 +13,12 @@ def read(folder: Path, split: str) -> Iterator[Item]:
         yield {"path": f"clips/{name}", "text": row["sentence"], "task": "asr", "speaker": row["client_id"]}
 
 
+def genders(folder: Path, split: str) -> dict[str, str]:
+    """What the speakers say of themselves: `female`, `male`, since 2024 `female_feminine`, `male_masculine`."""
+    stated = {row["client_id"]: row.get("gender") or "" for row in read_table(folder / f"{split}.tsv", "\t")}
+    return {speaker: own.split("_")[0] for speaker, own in stated.items() if own.split("_")[0] in ("male", "female")}
+
+
 READER = Reader(
     "common-voice",
     "Common Voice (one language's folder)",
@@ -21,4 +27,5 @@ READER = Reader(
     ("train", "dev", "test", "validated"),
     read,
     ("{split}.tsv",),
+    genders,
 )

@@ -19,6 +19,13 @@ def read(folder: Path, split: str) -> Iterator[Item]:
             yield {"path": str(path), "text": text, "task": "asr", "speaker": name.split("-")[0]}
 
 
+def genders(folder: Path, split: str) -> dict[str, str]:
+    """`SPEAKERS.TXT`: a speaker a line, `ID | SEX | SUBSET | MINUTES | NAME`; lines with `;` are comments."""
+    lines = (folder / "SPEAKERS.TXT").read_text(encoding="utf-8").splitlines()
+    rows = [[cell.strip() for cell in line.split("|")] for line in lines if line.strip() and not line.startswith(";")]
+    return {row[0]: {"M": "male", "F": "female"}[row[1]] for row in rows}
+
+
 READER = Reader(
     "librispeech",
     "LibriSpeech",
@@ -27,4 +34,5 @@ READER = Reader(
     SPLITS,
     read,
     ("{split}/**/*.trans.txt",),
+    genders,
 )

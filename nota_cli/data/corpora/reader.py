@@ -2,17 +2,22 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nota_cli.data.corpora.base import write_annotation
-from nota_cli.errors import DataError, UsageError
-from nota_cli.files import write_text
+from nota_cli.data.corpora.clips import write_clip
+from nota_cli.errors import AudioError, DataError, UsageError
+from nota_cli.files import sweep_folder, write_text
 
 Item = dict[str, Any]
 Read = Callable[[Path, str], Iterable[Item]]
+GENDER = "gender_QA"
+GENDER_QUESTION = "Is the speaker male or female?"
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,8 @@ class Reader:
         license: under which terms it may be used; a note, not advice.
         splits: the official ones; the first is taken unless another is asked for.
         read: folder and split to rows, `path` relative to the folder, in the corpus's own order; nothing is looked up
-            on disk but its tables, and texts are as published.
+            on disk but its tables, and texts are as published. A row whose recording is no file of its own has it as
+            `clip`, and as `path` a name for the file that it becomes.
         metadata: names of the tables, `{split}` in them, whose hashes go into the manifest.
     """
 
@@ -37,6 +43,8 @@ class Reader:
     splits: tuple[str, ...]
     read: Read
     metadata: tuple[str, ...] = ()
+    genders: Callable[[Path, str], Mapping[str, str]] | None = None
+    """Folder and split to `male` or `female` by speaker, where the corpus says so: what `gender_QA` is made from."""
 
 
 @dataclass
@@ -47,13 +55,15 @@ class Report:
         rows: of the annotation.
         missing: paths that the corpus's tables name and that are not there.
         excluded: rows left out by `--exclude`.
-        files: annotation, manifest, and the list of missing clips if there is one.
+        files: annotation, manifest, the list of missing clips if there is one, hashes of the recordings if asked for.
+        root: what the annotation's paths are relative to.
     """
 
     rows: int = 0
     missing: list[str] = field(default_factory=list)
     excluded: int = 0
     files: list[Path] = field(default_factory=list)
+    root: Path = Path()
 
 
 def prepare(
@@ -64,6 +74,8 @@ def prepare(
     split: str | None = None,
     limit: int | None = None,
     exclude: Iterable[str] = (),
+    task: str | None = None,
+    hashes: bool = False,
     on_row: Callable[[int], None] = lambda count: None,
 ) -> Report:
     """Write a corpus's annotation, a manifest beside it, and the list of clips that are missing.
@@ -77,30 +89,49 @@ def prepare(
         split: one of the reader's; the first if not given.
         limit: so many rows that are there, from the beginning.
         exclude: names of clips (without folder and suffix) that are left out, such as those of a test set.
+        task: `gender_QA` asks for the speakers' gender instead of their words, where the corpus has it.
+        hashes: write the SHA-256 of every recording too, in the form that `sha256sum --check` reads.
         on_row: told how many more rows are done.
 
     Raises:
-        UsageError: no such split.
+        UsageError: no such split, or no such task in this corpus.
         DataError: the folder does not hold the corpus, or none of its clips.
+        AudioError: a recording that clips are cut from cannot be read.
     """
     split = split or reader.splits[0]
     if split not in reader.splits:
         raise UsageError(f"{reader.title} has no split {split!r}; there are: {', '.join(reader.splits)}")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Give the folder of {reader.title}, published at {reader.home}")
-    unwanted, report = set(exclude), Report()
+    if task not in (None, GENDER) or (task == GENDER and reader.genders is None):
+        able = "asr" if reader.genders is None else f"asr, {GENDER}"
+        raise UsageError(f"no task {task!r} can be made of {reader.title}; there are: {able}")
+    unwanted, report = set(exclude), Report(root=folder)
+    cut = out.with_suffix(".clips")
+    sweep_folder(cut)
     rows: list[Item] = []
     try:
+        genders = reader.genders(folder, split) if task == GENDER and reader.genders else None
         for item in reader.read(folder, split):
             on_row(1)
+            clip = item.pop("clip", None)
             if Path(item["path"]).stem in unwanted:
                 report.excluded += 1
-            elif not all((folder / name).is_file() for name in (item["path"], *item.get("expand_wav", ()))):
+            elif genders is not None and item.get("speaker") not in genders:
                 report.missing.append(item["path"])
+            elif clip is not None and write_clip(clip, cut / item["path"]):
+                report.root = out.parent
+                rows.append(_finished({**item, "path": f"{cut.name}/{item['path']}"}, len(rows), genders))
+            elif clip is None and all(
+                (folder / name).is_file() for name in (item["path"], *item.get("expand_wav", ()))
+            ):
+                rows.append(_finished(item, len(rows), genders))
             else:
-                rows.append(_finished(item, len(rows)))
-                if limit is not None and len(rows) == limit:
-                    break
+                report.missing.append(item["path"])
+            if limit is not None and len(rows) == limit:
+                break
+    except (AudioError, DataError):
+        raise
     except (OSError, KeyError, ValueError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{folder}: this is not {reader.title} as published at {reader.home}: {what}") from error
@@ -110,6 +141,9 @@ def prepare(
     write_annotation(out, rows)
     report.rows = len(rows)
     report.files = [out, *_beside(reader, folder, split, out, report)]
+    if hashes:
+        report.files.append(out.with_suffix(".sha256"))
+        write_text(report.files[-1], _audio_hashes(rows, report.root))
     return report
 
 
@@ -146,7 +180,12 @@ def excluded_names(file: Path) -> set[str]:
     return names
 
 
-def _finished(item: Item, number: int) -> Item:
+def _finished(item: Item, number: int, genders: Mapping[str, str] | None) -> Item:
+    """The row as the annotation has it, cleaned; of a gender task the question and its answer."""
+    if genders is not None:
+        answer = f"The speaker is {genders[item['speaker']]}."
+        item = {**item, "task": GENDER, "Q": GENDER_QUESTION, "text": answer}
+        item.pop("texts", None)
     texts = [clean_text(text) for text in item.get("texts", ()) if text.strip()]
     text = clean_text(item["text"]) if "text" in item else texts[0]
     finished = {**item, "text": text, "testset_id": f"test{number:04d}"}
@@ -173,6 +212,14 @@ def _beside(reader: Reader, folder: Path, split: str, out: Path, report: Report)
         files.append(out.with_suffix(".missing.txt"))
         write_text(files[1], "\n".join(report.missing) + "\n")
     return files
+
+
+def _audio_hashes(rows: Sequence[Item], root: Path) -> str:
+    """A line for each recording of the rows: its SHA-256 and its path, as `sha256sum` writes them."""
+    paths = sorted({name for row in rows for name in (row["path"], *row.get("expand_wav", ()))})
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        digests = pool.map(lambda name: _sha256(root / name), paths)
+        return "".join(f"{digest}  {name}\n" for digest, name in zip(digests, paths, strict=True))
 
 
 def _sha256(path: Path) -> str:

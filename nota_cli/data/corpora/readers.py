@@ -5,6 +5,7 @@ from nota_cli.data.corpora import (
     clotho,
     common_voice,
     esc50,
+    gigaspeech,
     librispeech,
     musicnet,
     speechocean762,
@@ -15,7 +16,7 @@ from nota_cli.errors import UsageError
 
 READERS: dict[str, Reader] = {
     module.READER.name: module.READER
-    for module in (librispeech, common_voice, speechocean762, clotho, audiocaps, wavcaps, musicnet, esc50)
+    for module in (librispeech, gigaspeech, common_voice, speechocean762, clotho, audiocaps, wavcaps, musicnet, esc50)
 }
 
 

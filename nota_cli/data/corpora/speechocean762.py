@@ -17,6 +17,12 @@ def read(folder: Path, split: str) -> Iterator[Item]:
         yield {"path": path.strip(), "text": tables["text"][utterance], "task": "asr", "speaker": speaker}
 
 
+def genders(folder: Path, split: str) -> dict[str, str]:
+    """`SPLIT/spk2gender`: a speaker a line, then `m` or `f`."""
+    lines = (folder / split / "spk2gender").read_text(encoding="utf-8").split("\n")
+    return {line.split()[0]: {"m": "male", "f": "female"}[line.split()[1].lower()] for line in lines if line.strip()}
+
+
 READER = Reader(
     "speechocean762",
     "speechocean762",
@@ -25,4 +31,5 @@ READER = Reader(
     ("train", "test"),
     read,
     ("{split}/text", "{split}/wav.scp", "{split}/utt2spk"),
+    genders,
 )

@@ -5,14 +5,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nota_cli.data.corpora.clips import Embedded
 from nota_cli.data.corpora.reader import Item, Reader, read_table
 from nota_cli.errors import UsageError
 
 COLUMNS = ("path", "text", "task", "Q", "speaker", "label", "testset_id")
+ROWS_AT_ONCE = 64  # of a Parquet file; each may hold a recording
 
 
 def table_reader(table: Path, columns: Mapping[str, str], task: str | None) -> Reader:
     """A reader of the rows of a table; paths are relative to the folder that `prepare` is given.
+
+    A Parquet file whose `path` or `audio` column holds the recordings themselves, as the Hugging Face hub's datasets
+    do, has them written to files beside the annotation.
 
     Args:
         table: the file; its suffix says what it is.
@@ -27,11 +32,16 @@ def table_reader(table: Path, columns: Mapping[str, str], task: str | None) -> R
         raise UsageError(f"--column {unknown[0]}=...: rows have {', '.join(COLUMNS)}")
 
     def read(folder: Path, split: str) -> Iterator[Item]:
-        for row in _rows(table):
-            item = {name: row.get(columns.get(name, name)) for name in COLUMNS}
-            item = {name: str(value) for name, value in item.items() if value not in (None, "")}
+        for number, row in enumerate(_rows(table)):
+            values = {name: row.get(columns.get(name, name)) for name in COLUMNS}
+            recording = _embedded(values["path"] or row.get("audio"), number)
+            if recording is not None:
+                values["path"] = recording[0]
+            item: Item = {name: str(value) for name, value in values.items() if value not in (None, "")}
             if "path" not in item:
                 raise KeyError(columns.get("path", "path"))
+            if recording is not None:
+                item["clip"] = recording[1]
             item.setdefault("task", task or "asr")
             item.setdefault("text", "")
             yield item
@@ -47,9 +57,24 @@ def _rows(table: Path) -> Iterator[dict[str, Any]]:
         with table.open(encoding="utf-8") as lines:
             yield from (json.loads(line) for line in lines if line.strip())
     elif kind == ".parquet":
-        import pandas
-
-        records: Any = pandas.read_parquet(table).to_dict("records")
-        yield from records
+        yield from _parquet_rows(table)
     else:
         raise UsageError(f"{table}: tables are .csv, .tsv, .jsonl or .parquet")
+
+
+def _parquet_rows(table: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a Parquet file, a few at a time: tables of the Hugging Face hub hold the recordings themselves."""
+    try:
+        import pyarrow.parquet  # type: ignore[import-untyped]  # it has no annotations
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{table}: Parquet files are read by pyarrow; run: pip install pyarrow") from error
+    for batch in pyarrow.parquet.ParquetFile(table).iter_batches(batch_size=ROWS_AT_ONCE):
+        yield from batch.to_pylist()
+
+
+def _embedded(value: Any, number: int) -> tuple[str, Embedded] | None:
+    """Name and bytes of a recording as `datasets` stores it, `{"bytes", "path"}`; None of anything else."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("bytes"), bytes):
+        return None
+    name = Path(str(value.get("path") or "")).name
+    return f"{number:06d}-{name}" if name else f"{number:06d}", Embedded(value["bytes"])

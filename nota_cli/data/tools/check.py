@@ -127,10 +127,10 @@ def check_rows(
                 add(row, "empty text", "no text")
         digests: dict[int, str] = {}
         if full:
-            for row, heard in zip(good, pool.map(lambda row: _listen(row, audio_root), good), strict=True):
+            for row, signal in zip(good, pool.map(lambda row: _listen(row, audio_root), good), strict=True):
                 on_progress(1)
-                digests[row.index] = heard.digest
-                for kind, detail in heard.findings:
+                digests[row.index] = signal.digest
+                for kind, detail in signal.findings:
                     add(row, kind, detail)
         others = dict(_digests(against, against_root or audio_root, full, pool))
     own = {row.index: digests.get(row.index) or _name(row, audio_root) for row in good}
@@ -158,14 +158,14 @@ def _kind_of(reason: str) -> str:
 
 
 def _header(row: Row, audio_root: Path) -> list[tuple[str, str]]:
-    found = []
+    problems = []
     for path in clip_paths(row, audio_root):
         for sound in sounds(path, row=row.number):
             if sound.channels > 1:
-                found.append(("channels", f"{sound.channels} channels"))
+                problems.append(("channels", f"{sound.channels} channels"))
             if sound.rate < LOWEST_RATE:
-                found.append(("rate", f"{sound.rate} Hz"))
-    return list(dict.fromkeys(found))
+                problems.append(("rate", f"{sound.rate} Hz"))
+    return list(dict.fromkeys(problems))
 
 
 def _texts(row: Row) -> list[str]:
@@ -191,7 +191,7 @@ def _text_and_length(row: Row, seconds: float | None) -> Iterator[tuple[str, str
 
 def _listen(row: Row, audio_root: Path) -> _Heard:
     """Decode a clip at its own rate, and look at its samples; what cannot be decoded is a finding."""
-    found: list[tuple[str, str]] = []
+    problems: list[tuple[str, str]] = []
     digest = hashlib.sha256()
     try:
         for path in clip_paths(row, audio_root):
@@ -200,10 +200,10 @@ def _listen(row: Row, audio_root: Path) -> _Heard:
                 for samples in _pieces(sound, row.number):
                     digest.update(np.ascontiguousarray(samples, dtype=np.float32).tobytes())
                     levels.add(samples)
-                found += levels.findings()
+                problems += levels.findings()
     except AudioError as error:
         return _Heard(((_kind_of(error.reason), f"{error.path}: {error.reason}"),), "")
-    return _Heard(tuple(dict.fromkeys(found)), digest.hexdigest())
+    return _Heard(tuple(dict.fromkeys(problems)), digest.hexdigest())
 
 
 def _pieces(sound: Sound, row: int | str | None) -> Iterator[np.ndarray[Any, Any]]:
@@ -262,9 +262,9 @@ def _digests(rows: Sequence[Row], audio_root: Path, full: bool, pool: ThreadPool
     if not full:
         yield from ((_name(row, audio_root), row.index) for row in rows)
         return
-    for row, heard in zip(rows, pool.map(lambda row: _listen(row, audio_root), rows), strict=True):
-        if heard.digest:
-            yield heard.digest, row.index
+    for row, signal in zip(rows, pool.map(lambda row: _listen(row, audio_root), rows), strict=True):
+        if signal.digest:
+            yield signal.digest, row.index
 
 
 def _repeated(rows: Sequence[Row], clips: dict[int, str]) -> Iterator[tuple[Row, int]]:

@@ -58,8 +58,8 @@ def split(items: Sequence[Item], shares: Mapping[str, float], seed: int = 0) -> 
         parts[best] += groups[group]
         for stratum, count in strata.items():
             wanted[best][stratum] -= count
-    place = {id(item): number for number, item in enumerate(items)}
-    return {name: sorted(part, key=lambda item: place[id(item)]) for name, part in parts.items()}
+    item_index = {id(item): number for number, item in enumerate(items)}
+    return {name: sorted(part, key=lambda item: item_index[id(item)]) for name, part in parts.items()}
 
 
 def sample(items: Sequence[Item], count: int, seed: int = 0) -> list[Item]:

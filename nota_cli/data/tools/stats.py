@@ -101,80 +101,80 @@ def _level(row: Row, audio_root: Path) -> float | None:
     return 10 * float(np.log10(power)) if power > 0 else None
 
 
-def write_statistics(found: Statistics, title: str, out: Path) -> list[Path]:
+def write_statistics(summary: Statistics, title: str, out: Path) -> list[Path]:
     """Markdown, pictures and one self-contained page in a folder.
 
     Raises:
         UsageError: matplotlib is not installed.
     """
-    pictures = _pictures(found)
+    pictures = _pictures(summary)
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, data in pictures.items():
         (out / f"{name}.png").write_bytes(data)
         written.append(out / f"{name}.png")
-    markdown = _markdown(found, title, list(pictures))
+    markdown = _markdown(summary, title, list(pictures))
     write_text(out / "stats.md", markdown)
-    write_text(out / "stats.html", _page(found, title, pictures))
+    write_text(out / "stats.html", _page(summary, title, pictures))
     return [out / "stats.md", out / "stats.html", *written]
 
 
-def group_rows(found: Statistics) -> list[list[str]]:
+def group_rows(summary: Statistics) -> list[list[str]]:
     """The table of tasks and sources, all of them last."""
 
     def cells(group: dict[str, float]) -> list[str]:
         forms = {"rows": ",.0f", "hours": ".2f", "words": ",.0f", "words/s": ".2f"}
         return [format(group[key], form) for key, form in forms.items()]
 
-    total = {key: sum(group[key] for group in found.groups.values()) for key in ("rows", "hours", "words")}
+    total = {key: sum(group[key] for group in summary.groups.values()) for key in ("rows", "hours", "words")}
     total["words/s"] = total["words"] / (total["hours"] * 3600) if total["hours"] else 0.0
-    return [*([*name, *cells(group)] for name, group in found.groups.items()), ["all", "", *cells(total)]]
+    return [*([*name, *cells(group)] for name, group in summary.groups.items()), ["all", "", *cells(total)]]
 
 
 QUANTILES = ["", "least", "median", "most"]
 COLUMNS = ["task", "source", "rows", "hours", "words", "words/s"]
 
 
-def summary_rows(found: Statistics) -> list[list[str]]:
+def summary_rows(summary: Statistics) -> list[list[str]]:
     """Least, median and most of lengths, words and loudness, and the vocabulary."""
     rows = []
     for name, values, form in (
-        ("seconds a clip", found.seconds, "{:.2f}"),
-        ("words a row", found.words, "{:.0f}"),
-        ("loudness, dB", found.loudness, "{:.1f}"),
+        ("seconds a clip", summary.seconds, "{:.2f}"),
+        ("words a row", summary.words, "{:.0f}"),
+        ("loudness, dB", summary.loudness, "{:.1f}"),
     ):
         if values:
             low, middle, high = np.quantile(values, [0, 0.5, 1]).tolist()
             rows.append([name, *(form.format(value) for value in (low, middle, high))])
-    rows.append(["different words", "", f"{len(found.vocabulary):,}", ""])
-    if found.unreadable:
-        rows.append(["rows that cannot be read", "", f"{found.unreadable:,}", ""])
+    rows.append(["different words", "", f"{len(summary.vocabulary):,}", ""])
+    if summary.unreadable:
+        rows.append(["rows that cannot be read", "", f"{summary.unreadable:,}", ""])
     return rows
 
 
-def _markdown(found: Statistics, title: str, pictures: Sequence[str]) -> str:
+def _markdown(summary: Statistics, title: str, pictures: Sequence[str]) -> str:
     def lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         return [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns), *(f"| {' | '.join(row)} |" for row in rows)]
 
-    words = ", ".join(f"{word} ({count:,})" for word, count in found.vocabulary.most_common(COMMONEST))
+    words = ", ".join(f"{word} ({count:,})" for word, count in summary.vocabulary.most_common(COMMONEST))
     parts = [
         f"# {title}",
         "",
-        *lines(COLUMNS, group_rows(found)),
+        *lines(COLUMNS, group_rows(summary)),
         "",
-        *lines(QUANTILES, summary_rows(found)),
+        *lines(QUANTILES, summary_rows(summary)),
     ]
     parts += ["", f"Commonest words: {words}", "", *(f"![{name}]({name}.png)\n" for name in pictures)]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _page(found: Statistics, title: str, pictures: dict[str, bytes]) -> str:
+def _page(summary: Statistics, title: str, pictures: dict[str, bytes]) -> str:
     def rows(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
         head = "".join(f"<th>{html.escape(column)}</th>" for column in columns)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in cells)
         return f"<table><tr>{head}</tr>{body}</table>"
 
-    words = ", ".join(f"{html.escape(word)} ({count:,})" for word, count in found.vocabulary.most_common(COMMONEST))
+    words = ", ".join(f"{html.escape(word)} ({count:,})" for word, count in summary.vocabulary.most_common(COMMONEST))
     images = "".join(
         f'<figure><img alt="{name}" src="data:image/png;base64,{base64.b64encode(data).decode()}"></figure>'
         for name, data in pictures.items()
@@ -185,12 +185,12 @@ def _page(found: Statistics, title: str, pictures: dict[str, bytes]) -> str:
         "table{border-collapse:collapse;margin:1rem 0}"
         "td,th{padding:.2rem .8rem;border-bottom:1px solid #ddd;text-align:left}"
         "td:nth-child(n+3){text-align:right}img{max-width:100%}figure{margin:1rem 0}</style>"
-        f"<h1>{html.escape(title)}</h1>{rows(COLUMNS, group_rows(found))}"
-        f"{rows(QUANTILES, summary_rows(found))}<p>Commonest words: {words}</p>{images}</html>\n"
+        f"<h1>{html.escape(title)}</h1>{rows(COLUMNS, group_rows(summary))}"
+        f"{rows(QUANTILES, summary_rows(summary))}<p>Commonest words: {words}</p>{images}</html>\n"
     )
 
 
-def _pictures(found: Statistics) -> dict[str, bytes]:
+def _pictures(summary: Statistics) -> dict[str, bytes]:
     try:
         import matplotlib
     except ImportError as error:
@@ -201,9 +201,9 @@ def _pictures(found: Statistics) -> dict[str, bytes]:
     import matplotlib.pyplot as plt
 
     histograms: dict[str, tuple[Sequence[float], str]] = {
-        "durations": (found.seconds, "seconds a clip"),
-        "words": (found.words, "words a row"),
-        "loudness": (found.loudness, "level of a clip, dB below full scale"),
+        "durations": (summary.seconds, "seconds a clip"),
+        "words": (summary.words, "words a row"),
+        "loudness": (summary.loudness, "level of a clip, dB below full scale"),
     }
     pictures = {}
     for name, (values, label) in histograms.items():

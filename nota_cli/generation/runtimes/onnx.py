@@ -71,7 +71,7 @@ class Graphs:
         """
         sizes = self.manifest.windows
         length = max(speech.shape[1], 0 if audio is None else audio.shape[1])
-        if clip:
+        if clip or sizes.keeps_rest:
             full = (-(-length // sizes.stride) - 1) * sizes.stride + sizes.window
         else:
             full = (length - sizes.window) // sizes.stride * sizes.stride + sizes.window

@@ -199,13 +199,13 @@ class LlamaMoeMlp(nn.Module):
         # Sorted by expert, so that each runs once on all its tokens, and counted at once: one wait for the device.
         counts = chosen.flatten().bincount(minlength=len(experts.weight_up)).tolist()
         mixed = torch.zeros_like(flat)
-        for expert, places in enumerate(order.split(counts)):
-            if not len(places):
+        for expert, assigned in enumerate(order.split(counts)):
+            if not len(assigned):
                 continue
-            tokens = places // selects
+            tokens = assigned // selects
             output = experts(flat[tokens], expert)
             if self.weighted:
-                output = output * (weights.flatten()[places, None] * self.scale)
+                output = output * (weights.flatten()[assigned, None] * self.scale)
             mixed.index_add_(0, tokens, output.to(mixed.dtype))
         return mixed.view_as(states)
 

@@ -330,7 +330,7 @@ def _read_file(path: Path, heads: int | None) -> tuple[CedConfig, dict[str, torc
     if heads is None and width % HEAD_WIDTH:
         raise CheckpointError(f"{path}: the width {width} does not tell the number of attention heads. Give `heads`.")
     published = CedConfig()
-    blocks = {int(found[1]) for name in weights if (found := re.match(r"blocks\.(\d+)\.", name))}
+    blocks = {int(match[1]) for name in weights if (match := re.match(r"blocks\.(\d+)\.", name))}
     values = {
         "embed_dim": width,
         "depth": max(blocks) + 1,

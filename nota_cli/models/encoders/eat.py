@@ -224,10 +224,10 @@ def load_eat(path: str | Path) -> EatEncoder:
         CheckpointError: a file is missing, damaged or of another kind, or its weights are not exactly its config's.
     """
     path = Path(path)
-    config, found = _read_folder(path) if path.is_dir() else _read_fairseq(path)
+    config, stored = _read_folder(path) if path.is_dir() else _read_fairseq(path)
     with torch.device("meta"):  # no memory and no time for an initialization that is replaced at once
         encoder = EatEncoder(config)
-    named = plain_names(found, path, encoder.state_dict(), own_name)
+    named = plain_names(stored, path, encoder.state_dict(), own_name)
     weights = {name: value for name, value in named.items() if not name.startswith(LEFT_OUT)}
     problems = [f"not a tensor: {name}" for name, value in weights.items() if not isinstance(value, torch.Tensor)]
     if not problems:

@@ -113,9 +113,9 @@ def _encoder_weights(file: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The encoder's tensors of one file by their names inside the encoder, read one by one: half the memory."""
     with open_safetensors(file) as tensors:
         names = {name: without_wrapping_modules(name) for name in tensors.keys()}  # noqa: SIM118  (it is no dict)
-        found = {bare: tensors.get_tensor(name) for name, bare in names.items() if bare.startswith(ENCODER_PREFIXES)}
-    refuse_non_finite(file, found)
-    return {name.removeprefix("model.").removeprefix("encoder."): value.to(dtype) for name, value in found.items()}
+        weights = {bare: tensors.get_tensor(name) for name, bare in names.items() if bare.startswith(ENCODER_PREFIXES)}
+    refuse_non_finite(file, weights)
+    return {name.removeprefix("model.").removeprefix("encoder."): value.to(dtype) for name, value in weights.items()}
 
 
 # What WhisperConfig holds for the encoder, the number of layers apart; much else is the decoder's and the training's.

@@ -183,13 +183,13 @@ class PublicModel:
 
 
 class _Watcher(StoppingCriteria):
-    """Looks at the tokens so far, and stops nothing."""
+    """Reports the tokens so far, and stops nothing."""
 
-    def __init__(self, look: Callable[[Tensor], None]) -> None:
-        self.look = look
+    def __init__(self, on_ids: Callable[[Tensor], None]) -> None:
+        self.on_ids = on_ids
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        self.look(input_ids)
+        self.on_ids(input_ids)
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 

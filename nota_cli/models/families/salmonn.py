@@ -20,7 +20,7 @@ from nota_cli.generation.loop_guard import guarded
 from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.runtimes.torch import TorchRuntime
 from nota_cli.generation.static_decoder import StaticCacheDecoder
-from nota_cli.models.connector import Connector
+from nota_cli.models.connectors.base import build_connector
 from nota_cli.models.decoders.decoder import Decoder
 from nota_cli.models.inventory import count_parts
 from nota_cli.models.parts import Part
@@ -101,13 +101,13 @@ class Salmonn(nn.Module):
         self.decoder = decoder
         encoders: list[Any] = [speech_encoder, audio_encoder]
         speech_width, audio_width = [None if encoder is None else int(encoder.output_dim) for encoder in encoders]
-        self.connector = Connector(recipe.connector, speech_width or 0, audio_width, decoder.width)
+        self.connector = build_connector(recipe.connector, speech_width or 0, audio_width, decoder.width)
         self.greedy = StaticCacheDecoder(decoder)
 
     @property
     def device(self) -> torch.device:
         """Where the model's weights lie."""
-        return self.connector.speech_query_tokens.device
+        return self.connector.device
 
     @property
     def kernel(self) -> str:
@@ -188,10 +188,25 @@ class Salmonn(nn.Module):
     def forward(self, features: Features | States, queries: list[Query], texts: list[str]) -> tuple[Tensor, Encoded]:
         """Mean cross-entropy of the reference texts and their end symbols, and the encoded batch."""
         encoded = self.encode(features)
+        return self._judge(encoded, queries, texts)[0].loss, encoded
+
+    def answer_logits(
+        self, features: Features | States, queries: list[Query], texts: list[str]
+    ) -> tuple[Tensor, Tensor, Encoded]:
+        """As `forward`, and between its two values the logits [answer tokens, vocabulary] of the texts' own tokens."""
+        encoded = self.encode(features)
+        output, labels = self._judge(encoded, queries, texts)
+        return output.loss, output.logits[:, :-1][labels[:, 1:] != IGNORED], encoded
+
+    def answer_lengths(self, texts: list[str]) -> list[int]:
+        """How many tokens each text has, its end symbol included."""
+        return [len(self.decoder.token_ids(text + self.end_symbol)) for text in texts]
+
+    def _judge(self, encoded: Encoded, queries: list[Query], texts: list[str]) -> tuple[Any, Tensor]:
+        """The decoder's output over prompts and answers, and the labels [batch, length] of it."""
         answers = [self.decoder.token_ids(text + self.end_symbol) for text in texts]
         embeds, mask, labels = self._assemble(encoded, queries, answers, left=False)
-        loss = self.decoder.model(inputs_embeds=embeds, attention_mask=mask, labels=labels, use_cache=False).loss
-        return loss, encoded
+        return self.decoder.model(inputs_embeds=embeds, attention_mask=mask, labels=labels, use_cache=False), labels
 
     def prompt_embeds(self, features: Features | Encoded, queries: list[Query]) -> tuple[Tensor, Tensor]:
         """Left-padded decoder input [batch, length, width] and its attention mask, ready for generation."""

@@ -92,7 +92,7 @@ def _audio_encoder(config: Config) -> dict[str, Any]:
 
 def _connector(config: Config) -> dict[str, Any]:
     if not config.flag("model.use_speech_Qformer", True):
-        raise RecipeError(f"{config.file}: model.use_speech_Qformer is false, and there is no other connector")
+        raise RecipeError(f"{config.file}: model.use_speech_Qformer is false, and nota has no connector of its kind")
     window, stride = config.number("model.second_per_window"), config.number("model.second_stride")
     if not config.flag("model.window_level_Qformer", True):
         window = stride = 30.0  # one window over all that Whisper gives for 30 s

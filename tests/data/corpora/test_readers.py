@@ -1,6 +1,10 @@
 """Each published corpus in miniature, in its own layout, made here."""
 
+import hashlib
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +13,7 @@ import pytest
 import soundfile
 
 from nota_cli.data.annotation import read_annotation
+from nota_cli.data.corpora.clips import Segment, write_clip
 from nota_cli.data.corpora.reader import clean_text, prepare
 from nota_cli.data.corpora.readers import READERS, reader_of
 from nota_cli.errors import DataError, UsageError
@@ -34,6 +39,23 @@ def librispeech(root: Path) -> str:
         for number in range(2):
             tone(root / "test-clean" / chapter / f"{name}-000{number}.flac")
     return "test-clean"
+
+
+def gigaspeech(root: Path, segments: int = 2) -> str:
+    rows = [
+        {"sid": f"POD1_S{n:07d}", "begin_time": n, "end_time": n + 0.75, "subsets": ["{XL}", "{DEV}"], "text_tn": words}
+        for n, words in enumerate(
+            ["DOUGLAS <COMMA> HE SAID <PERIOD>", *["YES <QUESTIONMARK>"] * (segments - 1), "<SIL>"]
+        )
+    ]
+    audio = {"aid": "POD1", "path": "audio/podcast/P0001/POD1.flac", "subsets": ["{XL}", "{DEV}"], "segments": rows}
+    other = {**audio, "aid": "POD2", "path": "audio/podcast/P0001/POD2.flac", "segments": rows[:1]}
+    text(root / "GigaSpeech.json", json.dumps({"dataset": "GigaSpeech", "audios": [audio, other]}))
+    path = root / audio["path"]
+    path.parent.mkdir(parents=True)
+    levels = np.repeat(np.arange(1, segments + 2) / (2 * segments + 4), 16_000)  # every second has a level of its own
+    soundfile.write(path, levels, 16_000)
+    return "dev"
 
 
 def common_voice(root: Path) -> str:
@@ -100,6 +122,7 @@ def esc50(root: Path) -> str:
 
 EXPECTED = {
     "librispeech": (4, 0, {"text": "he began", "speaker": "61", "task": "asr"}),
+    "gigaspeech": (2, 1, {"text": "douglas, he said.", "speaker": "POD1", "task": "asr"}),
     "common-voice": (1, 1, {"text": 'He said "no', "speaker": "abc", "task": "asr"}),
     "speechocean762": (1, 0, {"text": "mark is going", "speaker": "0003", "task": "asr"}),
     "clotho": (1, 0, {"text": "Rain falls, hard.", "texts": ("Rain falls, hard.", "b b", "c c", "d d", "e e")}),
@@ -110,7 +133,7 @@ EXPECTED = {
 }
 MAKERS = {
     maker.__name__.replace("_", "-"): maker
-    for maker in (librispeech, common_voice, speechocean762, clotho, audiocaps, wavcaps, musicnet, esc50)
+    for maker in (librispeech, gigaspeech, common_voice, speechocean762, clotho, audiocaps, wavcaps, musicnet, esc50)
 }
 
 
@@ -120,7 +143,7 @@ def test_each_corpus_in_its_own_layout(name: str, nota: Callable[..., int], tmp_
     split = MAKERS[name](root)
     rows, missing, first = EXPECTED[name]
     assert nota("data", "prepare", name, root, "--split", split, "--out", out) == 0
-    written = read_annotation(out, audio_root=root)
+    written = read_annotation(out, audio_root=tmp_path if name == "gigaspeech" else root)
     assert len(written) == rows
     for key, value in first.items():
         assert getattr(written[0], key) == value
@@ -182,6 +205,95 @@ def test_tables_of_ones_own(suffix: str, tmp_path: Path, nota: Callable[..., int
     ]
     assert nota(*arguments) == 1  # no column `path`
     assert nota(*arguments, "--column", "pat=file") == 2
+
+
+def test_segments_are_cut_where_they_are_and_a_killed_run_goes_on_to_the_same_bytes(
+    tmp_path: Path, nota: Callable[..., int]
+) -> None:
+    """SIGKILL while clips are written: what is there is whole, and the next run ends as one that was never killed."""
+    split = gigaspeech(tmp_path / "corpus", segments=120)
+    command = ["data", "prepare", "gigaspeech", str(tmp_path / "corpus"), "--split", split, "--hashes", "--out"]
+    cut = tmp_path / "killed"
+    cut.mkdir()
+    process = subprocess.Popen([sys.executable, "-m", "nota_cli.cli", *command, str(cut / "o.json")])
+    deadline = time.monotonic() + 120
+    while len(list(cut.rglob("*.flac"))) < 5:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (cut / "o.json").exists()
+    assert 5 <= len(list(cut.rglob("*.flac"))) < 120
+    (tmp_path / "whole").mkdir()
+    for folder in (cut, tmp_path / "whole"):
+        assert nota(*command, folder / "o.json") == 0
+    one, other = (
+        {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (cut, tmp_path / "whole")
+    )
+    assert one == other
+    for row in (0, 7, 119):
+        samples, rate = soundfile.read(tmp_path / "whole" / read_annotation(cut / "o.json")[row].path)
+        assert (rate, len(samples)) == (16_000, 12_000)
+        assert samples == pytest.approx((row + 1) / 244, abs=1e-4)
+    for line in (cut / "o.sha256").read_text().splitlines():
+        digest, name = line.split("  ")
+        assert hashlib.sha256((cut / name).read_bytes()).hexdigest() == digest
+
+
+def test_a_segment_that_ends_before_it_begins_is_named(tmp_path: Path) -> None:
+    gigaspeech(tmp_path / "corpus")
+    with pytest.raises(DataError, match="s1: its segment of POD1.flac ends at 1 s, before it begins"):
+        write_clip(Segment(tmp_path / "corpus/audio/podcast/P0001/POD1.flac", 2, 1), tmp_path / "s1.flac")
+
+
+@pytest.mark.parametrize("column", ["audio", "sound"])
+def test_recordings_inside_a_parquet_file(column: str, tmp_path: Path, nota: Callable[..., int]) -> None:
+    """As the hub's datasets hold them: bytes and a name, or none, in one column."""
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    tone(tmp_path / "a.wav")
+    data = (tmp_path / "a.wav").read_bytes()
+    rows = [{"bytes": data, "path": name} for name in ("train/one.wav", None)]
+    table = tmp_path / "train-00000-of-00001.parquet"
+    parquet.write_table(pyarrow.table({column: rows, "text": ["one", "two"]}), table)
+    out = tmp_path / "o.json"
+    options = [] if column == "audio" else ["--column", f"path={column}"]
+    assert nota("data", "prepare", table, tmp_path, "--out", out, *options) == 0
+    written = read_annotation(out)
+    assert [(row.path, row.text) for row in written] == [
+        ("o.clips/000000-one.wav", "one"),
+        ("o.clips/000001", "two"),
+    ]
+    assert all((tmp_path / row.path).read_bytes() == data for row in written)
+
+
+@pytest.mark.parametrize("name", ["librispeech", "speechocean762", "common-voice"])
+def test_the_speakers_gender_as_a_question(name: str, tmp_path: Path, nota: Callable[..., int]) -> None:
+    root, out = tmp_path / "corpus", tmp_path / "o.json"
+    split = MAKERS[name](root)
+    text(root / "SPEAKERS.TXT", ";ID |SEX| SUBSET |MINUTES| NAME", "61   | M | test-clean | 8.08 | Paul-Gabriel Wiener")
+    text(root / "test" / "spk2gender", "0003 m")
+    tone(root / "clips" / "cv_2.mp3")
+    assert nota("data", "prepare", name, root, "--split", split, "--task", "gender_QA", "--out", out) == 0
+    rows = read_annotation(out)
+    gender = "female" if name == "common-voice" else "male"
+    assert {(row.task, row.question, row.text) for row in rows} == {
+        ("gender_QA", "Is the speaker male or female?", f"The speaker is {gender}.")
+    }
+    # Of Common Voice's two speakers one has not said what they are.
+    assert len(rows) == {"librispeech": 4, "speechocean762": 1, "common-voice": 1}[name]
+
+
+def test_a_task_that_a_corpus_cannot_give_is_refused(
+    tmp_path: Path, nota: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    clotho(tmp_path / "corpus")
+    out = tmp_path / "o.json"
+    arguments = ["data", "prepare", "clotho", tmp_path / "corpus", "--split", "evaluation", "--out", out]
+    assert nota(*arguments, "--task", "gender_QA") == 2
+    assert "no task 'gender_QA' can be made of Clotho" in " ".join(capsys.readouterr().err.split())
 
 
 def test_texts() -> None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nota_cli.errors import RecipeError
+from nota_cli.models.connectors.base import STATES_PER_SECOND, Connector
 from nota_cli.recipe.schema import Connector as ConnectorSpec
 
-STATES_PER_SECOND = 50  # Whisper: a state for two frames of 10 ms
 LAYER_NORM_EPS = 1e-12  # BERT's
 
 
@@ -99,8 +99,8 @@ class _QFormer(nn.Module):
         return queries
 
 
-class Connector(nn.Module):
-    """Both encoders' states, window by window, to embeddings of the decoder's width.
+class QFormer(Connector):
+    """Learned queries attend to every window, and a linear layer brings them to the decoder's width.
 
     Args:
         spec: sizes and window length.
@@ -113,9 +113,7 @@ class Connector(nn.Module):
     """
 
     def __init__(self, spec: ConnectorSpec, speech_width: int, audio_width: int | None, decoder_width: int) -> None:
-        super().__init__()
-        self.window = round(STATES_PER_SECOND * spec.window_seconds)
-        self.stride = round(STATES_PER_SECOND * spec.stride_seconds)
+        super().__init__(round(STATES_PER_SECOND * spec.window_seconds), round(STATES_PER_SECOND * spec.stride_seconds))
         if spec.hidden_size % spec.heads:
             raise RecipeError(f"connector: hidden_size {spec.hidden_size} is no multiple of heads {spec.heads}")
         if not (self.window and self.stride):
@@ -126,80 +124,19 @@ class Connector(nn.Module):
         self.speech_Qformer = _QFormer(spec, speech_width + (audio_width or 0))
         self.speech_llama_proj = nn.Linear(spec.hidden_size, decoder_width)
 
-    def forward(
-        self,
-        speech: Tensor,
-        speech_mask: Tensor | None,
-        audio: Tensor | None = None,
-        audio_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Join the streams and query every window.
+    def normed_speech(self, states: Tensor) -> Tensor:
+        """As every connector's: through a norm of their own."""
+        return self.ln_speech(states)
 
-        Args:
-            speech: [batch, speech states, speech width].
-            speech_mask: [batch, speech states], True at real states. None means that every state counts, padding of
-                the clip to 30 s included, as in the published systems: windows that do not fill up are dropped then.
-            audio: [batch, audio states, audio width] or None.
-            audio_mask: [batch, audio states], True at real states.
+    def normed_audio(self, states: Tensor) -> Tensor:
+        """As every connector's: through a norm of their own."""
+        assert self.ln_audio is not None  # there are such states only of an audio encoder
+        return self.ln_audio(states)
 
-        Returns:
-            Embeddings [batch, windows x queries, decoder width] and their mask (True at real ones).
-        """
-        dtype = self.speech_query_tokens.dtype  # the encoders may have another
-        states = self.ln_speech(speech.to(dtype))
-        real = speech_mask
-        if audio is not None and self.ln_audio is not None:
-            second = self.ln_audio(audio.to(dtype))
-            if audio_mask is not None:
-                second = second * audio_mask.unsqueeze(-1)
-            length = max(states.size(1), second.size(1))
-            if speech_mask is not None:
-                states = states * speech_mask.unsqueeze(-1)
-                real = _extend(speech_mask, length)
-                real = real | (_extend(audio_mask, length) if audio_mask is not None else second.size(1) == length)
-            states = torch.cat([_extend(states, length), _extend(second, length)], dim=-1)
-        if real is not None:
-            # A clip at its own length keeps its last, part-filled window; what is not real there is masked.
-            full = self.filled(states.size(1))
-            states, real = _extend(states, full), _extend(real, full)
-        return self.query_windows(states, real)
-
-    def filled(self, length: int) -> int:
-        """States that fill the last window of a clip of `length` states."""
-        return (-(-length // self.stride) - 1) * self.stride + self.window
-
-    def query_windows(self, states: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Query every window of joined states.
-
-        Args:
-            states: [batch, states, speech width + audio width], normed.
-            real: [batch, states], True at real states; None if all are.
-
-        Returns:
-            As `forward`.
-        """
-        memory = self._windows(states)
-        batch, windows = memory.shape[:2]
-        flat_mask = None
-        alive = torch.ones(batch, windows, dtype=torch.bool, device=states.device)
-        if real is not None:
-            window_mask = self._windows(real)
-            alive = window_mask.any(-1)
-            # An empty window is dropped below; letting it see its zeros keeps its softmax finite.
-            flat_mask = (window_mask | ~alive.unsqueeze(-1)).flatten(0, 1)
-        queries = self.speech_query_tokens.expand(batch * windows, -1, -1)
-        queries = self.speech_Qformer(queries, memory.flatten(0, 1), flat_mask)
-        embeds = self.speech_llama_proj(queries).reshape(batch, windows * queries.size(1), -1)
-        return embeds, alive.repeat_interleave(queries.size(1), dim=1)
-
-    def _windows(self, states: Tensor) -> Tensor:
-        """[batch, states, ...] to [batch, windows, window, ...]."""
-        starts = torch.arange((states.size(1) - self.window) // self.stride + 1, device=states.device) * self.stride
-        return states[:, starts[:, None] + torch.arange(self.window, device=states.device)]
+    def embed(self, windows: Tensor, mask: Tensor | None) -> Tensor:
+        """As every connector's: one embedding a query."""
+        queries = self.speech_query_tokens.expand(windows.size(0), -1, -1)
+        return self.speech_llama_proj(self.speech_Qformer(queries, windows, mask))
 
 
-def _extend(x: Tensor, length: int) -> Tensor:
-    """Append zeros (False) along dimension 1 up to `length`."""
-    if x.size(1) >= length:
-        return x
-    return torch.cat([x, x.new_zeros(x.size(0), length - x.size(1), *x.shape[2:])], dim=1)
+CONNECTOR = QFormer

@@ -1,6 +1,6 @@
 import torch
 
-from nota_cli.models.connector import Connector
+from nota_cli.models.connectors.qformer import QFormer
 from nota_cli.recipe.schema import Connector as Spec
 
 SMALL = Spec(hidden_size=16, layers=1, heads=2, intermediate_size=32, dropout=0)
@@ -11,7 +11,7 @@ def states(batch: int, length: int, width: int, seed: int) -> torch.Tensor:
 
 
 def test_thirty_seconds_give_88_windows_and_the_rest_is_dropped() -> None:
-    connector = Connector(SMALL, 8, 4, 12).eval()
+    connector = QFormer(SMALL, 8, 4, 12).eval()
     speech, audio = states(1, 1500, 8, 0), states(1, 100, 4, 1)
     embeds, mask = connector(speech, None, audio, None)
     assert embeds.shape == (1, 88, 12)
@@ -24,13 +24,13 @@ def test_thirty_seconds_give_88_windows_and_the_rest_is_dropped() -> None:
 
 
 def test_the_longer_stream_sets_the_length() -> None:
-    connector = Connector(SMALL, 8, 4, 12).eval()
+    connector = QFormer(SMALL, 8, 4, 12).eval()
     assert connector(states(1, 17, 8, 0), None, states(1, 51, 4, 1), None)[0].shape[1] == 3
     assert connector(states(1, 51, 8, 0), None, states(1, 17, 4, 1), None)[0].shape[1] == 3
 
 
 def test_a_clip_at_its_own_length_keeps_its_last_part_filled_window() -> None:
-    connector = Connector(SMALL, 8, None, 12).eval()
+    connector = QFormer(SMALL, 8, None, 12).eval()
     speech = states(2, 40, 8, 0)
     lengths = torch.tensor([40, 18])
     mask = torch.arange(40) < lengths[:, None]
@@ -44,7 +44,7 @@ def test_a_clip_at_its_own_length_keeps_its_last_part_filled_window() -> None:
 
 
 def test_more_queries_give_more_embeddings_a_window() -> None:
-    connector = Connector(SMALL.model_copy(update={"queries": 3}), 8, None, 12).eval()
+    connector = QFormer(SMALL.model_copy(update={"queries": 3}), 8, None, 12).eval()
     embeds, mask = connector(states(1, 34, 8, 0), None)
     assert embeds.shape == (1, 6, 12)
     assert mask.shape == (1, 6)

@@ -1,0 +1,1 @@
+"""What turns encoder states into decoder embeddings."""
