@@ -14,6 +14,7 @@ from nota_cli.errors import RecipeError
 from nota_cli.models.build import build
 from nota_cli.models.checkpoint import save_checkpoint
 from nota_cli.models.inference_lora import merge_lora
+from nota_cli.recipe.sources import without_absent_sources
 from nota_cli.recipe.training import Augment
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def quantize_checkpoint(
         DataError: the same, or a clip that cannot be read.
         CheckpointError: weights that GPTQ cannot handle.
     """
+    recipe = without_absent_sources(recipe)
     if not recipe.data.train:
         raise RecipeError("calibration needs audio: name a recipe with training data by --recipe")
     if recipe.decoder.quantization != "none":

@@ -1,4 +1,4 @@
-"""Answers that repeat themselves to their end: found, and cut to the first time."""
+"""Answers that repeat themselves, to their end or for very long: found, and cut to the first time."""
 
 import re
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ LONGEST = 10  # words that repeat together, at most
 TIMES = 4  # times that they stand in a row, at least
 LEAST = 10  # words that a loop has at least: a speaker may well say four times the same digit
 LONGEST_PART, PART_TIMES, LEAST_LETTERS = 16, 8, 24  # the same for the letters of the last word
+RUN_TIMES, RUN_LEAST = 8, 16  # from which on it is a loop though other words come behind it
 PENALTY = 1.3  # what the repetition penalty is multiplied by for another try
 
 _WORD = re.compile(r"\S+")
@@ -26,8 +27,27 @@ def find_loop(words: Sequence[str]) -> tuple[int, int] | None:
     return _repeated(plain, LONGEST, TIMES, LEAST)
 
 
+def find_run(words: Sequence[str]) -> tuple[int, int] | None:
+    """Where words repeat for so long that no speaker does, and no more words come behind: a model that stumbled.
+
+    Returns:
+        Where the first such repetition begins, and how many words repeat; or None.
+    """
+    plain = [plain_word(word) for word in words]
+    for size in range(1, LONGEST + 1):
+        same = 0
+        for index in range(size, len(plain) + 1):
+            if index < len(plain) and plain[index] == plain[index - size]:
+                same += 1
+            elif same + size >= max(RUN_LEAST, RUN_TIMES * size) and len(plain) - index <= same + size:
+                return index - same - size, size
+            else:
+                same = 0
+    return None
+
+
 def cut_loop(text: str) -> str:
-    """The text with what repeats up to its end left once; any other text comes back as it is."""
+    """The text with what repeats up to its end, or for very long, left once; any other text comes back as it is."""
     while (shorter := _cut_once(text)) is not None:
         text = shorter
     return text
@@ -44,6 +64,8 @@ def _cut_once(text: str) -> str | None:
         return None
     if loop := find_loop([word[0] for word in words]):
         return text[: words[sum(loop) - 1].end()].rstrip(" ,;:")
+    if run := find_run([word[0] for word in words]):
+        return text[: words[sum(run) - 1].end()].rstrip(" ,;:")
     start, end = words[-1].span()
     inside = _repeated(text[start:end], LONGEST_PART, PART_TIMES, LEAST_LETTERS)
     return None if inside is None else text[: start + sum(inside)]

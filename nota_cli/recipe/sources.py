@@ -32,6 +32,17 @@ def stages_with_data_there(recipe: Recipe, name: str) -> Recipe:
     return recipe.model_copy(update={"stages": stages})
 
 
+def without_absent_sources(recipe: AnyRecipe) -> AnyRecipe:
+    """The recipe without the optional training sources that are not there, each warned of."""
+    there = []
+    for source in recipe.data.train:
+        if source.optional and not os.path.isfile(source.annotation):
+            warn(f"recipe {recipe.name!r} is trained without {source.annotation}, which is not there")
+        else:
+            there.append(source)
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": there})})
+
+
 def with_data_there(recipe: AnyRecipe, name: str) -> AnyRecipe:
     """The recipe as it can be trained: optional sources that are not there are left out, with a warning.
 
@@ -42,14 +53,7 @@ def with_data_there(recipe: AnyRecipe, name: str) -> AnyRecipe:
     Raises:
         RecipeError: annotations, audio folders or a checkpoint to start from are not there; all are named at once.
     """
-    there = []
-    for source in recipe.data.train:
-        if source.optional and not os.path.isfile(source.annotation):
-            warn(f"recipe {recipe.name!r} is trained without {source.annotation}, which is not there")
-        else:
-            there.append(source)
-    data = recipe.data.model_copy(update={"train": there})
-    recipe = recipe.model_copy(update={"data": data})
+    recipe = without_absent_sources(recipe)
     missing = list(_missing(recipe))
     if missing:
         files = named_in(name)

@@ -63,3 +63,12 @@ def test_what_cannot_be_quantized_is_refused(adapted: Recipe, tmp_path: Path) ->
     with pytest.raises(RecipeError, match="full-precision"):
         quantize_checkpoint(packed, tmp_path / "q")
     assert json.dumps([str(path) for path in tmp_path.iterdir()]) == "[]"
+
+
+def test_an_optional_source_that_is_not_there_is_left_out(adapted: Recipe, tmp_path: Path) -> None:
+    absent = adapted.data.train[0].model_copy(update={"annotation": str(tmp_path / "absent.json"), "optional": True})
+    data = adapted.data.model_copy(update={"train": [*adapted.data.train, absent]})
+    report = quantize_checkpoint(
+        adapted.model_copy(update={"data": data}), tmp_path / "q", bits=8, group_size=GROUP, clips=16
+    )
+    assert report.layers

@@ -22,6 +22,8 @@ distinct = st.lists(st.sampled_from(WORDS), unique=True)
         ("she said ha" + "ha" * 30, "she said ha"),
         ("x" * 24, "x"),
         ("one two " * 6 + "two " * 12, "one two"),  # a loop behind a loop
+        ("nothing is " + "let's " * 31 + "let let's let's let let's let", "nothing is let's"),  # it ends otherwise
+        ("a bell rings, " * 8 + "and then it stops", "a bell rings"),
     ],
 )
 def test_loops_are_cut_to_the_first_time(text: str, cut: str) -> None:
@@ -43,6 +45,8 @@ def test_loops_are_cut_to_the_first_time(text: str, cut: str) -> None:
         "  it has   its own\nblanks ",
         "hahahahaha",
         "... ... ...",
+        "no " * 15 + "i said",
+        "la " * 16 + "she sang and we all went home after that because it was late and nobody knew what else to do",
     ],
 )
 def test_other_texts_come_back_as_they_are(text: str) -> None:
