@@ -29,7 +29,10 @@ def export(
         str, typer.Argument(help="Recipe or checkpoint folder: a name from `nota recipes list`, a YAML file, a folder.")
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; must not be there, or be empty.")],
-    to: Annotated[Literal["onnx"], typer.Option(help="Format to write.")] = "onnx",
+    to: Annotated[
+        Literal["onnx", "gguf"],
+        typer.Option(help="Format to write. gguf: the decoder for llama.cpp, the other parts as ONNX beside it."),
+    ] = "onnx",
     checkpoint: CheckpointOption = None,
     encoder_bits: Annotated[Width, typer.Option(help="Number of bits per weight of the encoders.")] = "32",
     decoder_bits: Annotated[
@@ -38,6 +41,10 @@ def export(
     embedding_bits: Annotated[
         Literal["32", "16", "8"], typer.Option(help="Number of bits per weight of the token embedding.")
     ] = "32",
+    decoder_format: Annotated[
+        Literal["f16", "q8_0", "q5_k_m", "q4_k_m"] | None,
+        typer.Option(help="Format of the decoder's weights with --to gguf.", show_default="q8_0"),
+    ] = None,
     annotation: AnnotationOption = None,
     audio_root: AudioRootOption = None,
     clips: Annotated[
@@ -46,14 +53,19 @@ def export(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a system as graphs that onnxruntime runs without torch, and compare both over some clips.
+    """Write a system as graphs that run without torch, and compare both over some clips.
 
     The folder holds graphs, tokenizer, recipe and `manifest.json`, and is a recipe itself: every command that runs a
     model takes it. Where a part is further from torch's than rounding explains, nothing is written and the exit
     status is 1.
     """
+    from nota_cli.errors import UsageError
     from nota_cli.recipe.load import salmonn_recipe
 
+    if to == "onnx" and decoder_format is not None:
+        raise UsageError("--decoder-format is for --to gguf; a graph's decoder takes --decoder-bits")
+    if to == "gguf" and (decoder_bits, embedding_bits) != ("32", "32"):
+        raise UsageError("--decoder-bits and --embedding-bits are for --to onnx; GGUF takes --decoder-format")
     recipe = salmonn_recipe(pick_recipe(source, checkpoint, settings))  # says that it is loading
 
     from nota_cli.cli.guards import check_new_folder
@@ -64,12 +76,17 @@ def export(
     refuse_used(out)
     check_new_folder(out, recipe.checkpoint or source, recipe_inputs(recipe))
     with heavy_imports():
+        from nota_cli.export.gguf import BITS
         from nota_cli.export.onnx import Bits
-        from nota_cli.export.run import export_onnx, parity_clips
+        from nota_cli.export.run import export as write
+        from nota_cli.export.run import parity_clips
 
     chosen = parity_clips(recipe, annotation, audio_root, clips)
     bits = Bits(int(encoder_bits), int(decoder_bits), int(embedding_bits))
-    manifest, parity = export_onnx(recipe, out, bits, chosen)
+    if to == "gguf":
+        kind = decoder_format or "q8_0"
+        bits = Bits(int(encoder_bits), BITS[kind], BITS[kind], gguf=kind)
+    manifest, parity = write(recipe, out, bits, chosen)
     size = sum(entry.bytes for entry in manifest.files.values())
     if as_json:
         print_json({"folder": str(out), "bytes": size, "bits": manifest.bits, "parity": parity.values()})

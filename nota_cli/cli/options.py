@@ -80,7 +80,10 @@ AllowMissingOption = Annotated[
 ]
 RuntimeOption = Annotated[
     Literal["auto", "torch", "onnx"],
-    typer.Option(help="Library that runs the model. auto: onnx for a folder that `nota export` wrote, else torch."),
+    typer.Option(
+        help="Library that runs the model. auto: onnx for a folder that `nota export` wrote, with llama.cpp for a "
+        "decoder in GGUF; else torch."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else.")]
 
@@ -191,4 +194,4 @@ def check_runtime(recipe: "BaseRecipe", runtime: str) -> None:
             f"--runtime onnx: {recipe.name} is no export. Write one by `nota export {recipe.name} --out DIR`, and name "
             "it by --recipe DIR"
         )
-    raise UsageError(f"--runtime torch: {recipe.name} is an export, which onnxruntime runs; name its source instead")
+    raise UsageError(f"--runtime torch: {recipe.name} is an export, which runs without torch; name its source instead")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from nota_cli.errors import NotaError, RecipeError
+from nota_cli.export.gguf import write_decoder
 from nota_cli.export.graphs import Graph, cache_shape, graphs_of, longest_bank, plain_linears, slides
 from nota_cli.export.quantize import quantized
 from nota_cli.features.arrays import FRONT_ENDS
@@ -43,11 +44,15 @@ EXTERNAL = "weights"  # suffix of their file
 
 @dataclass(frozen=True)
 class Bits:
-    """Bits of the weights of each part: 32, 16 (the embedding alone), 8, or 4 (the decoder alone)."""
+    """Bits of the weights of each part: 32, 16 (the embedding alone), 8, or 4 (the decoder alone).
+
+    With `gguf`, decoder and embedding are one file of that format (`nota_cli.export.gguf.BITS`) for llama.cpp.
+    """
 
     encoder: int = 32
     decoder: int = 32
     embedding: int = 32
+    gguf: str | None = None
 
 
 def exportable(recipe: Recipe) -> Recipe:
@@ -76,7 +81,7 @@ def source_model(recipe: Recipe) -> Salmonn:
     """The torch model that an export stands for, in float32, its decoder's linear layers plain.
 
     Raises:
-        RecipeError: the decoder has no ONNX form here.
+        RecipeError: the decoder has no form here, ONNX or GGUF.
     """
     model = build(exportable(recipe), "cpu", "run")
     base = model.decoder.base
@@ -90,7 +95,7 @@ def source_model(recipe: Recipe) -> Salmonn:
 
 
 def write_export(recipe: Recipe, model: Salmonn, folder: Path, bits: Bits) -> Manifest:
-    """Write graphs, embedding, tokenizer, recipe and manifest.
+    """Write graphs, embedding (or a GGUF file that has it), tokenizer, recipe and manifest.
 
     Args:
         recipe: as it was given.
@@ -100,12 +105,16 @@ def write_export(recipe: Recipe, model: Salmonn, folder: Path, bits: Bits) -> Ma
 
     Raises:
         NotaError: the packages of the extra `export` are not installed.
+        RecipeError: llama.cpp has no such decoder.
     """
     _check_packages()
+    entry = None if bits.gguf is None else write_decoder(model, folder, bits.gguf)
     for graph in graphs_of(model):
-        wanted = bits.decoder if graph.name == "decoder" else 32 if graph.name == "connector" else bits.encoder
-        _write_graph(graph, folder, wanted)
-    _write_embedding(model, folder, bits.embedding)
+        if entry is None or graph.name != "decoder":
+            wanted = bits.decoder if graph.name == "decoder" else 32 if graph.name == "connector" else bits.encoder
+            _write_graph(graph, folder, wanted)
+    if entry is None:
+        _write_embedding(model, folder, bits.embedding)
     tokenizer: Any = model.decoder.tokenizer
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
@@ -114,7 +123,7 @@ def write_export(recipe: Recipe, model: Salmonn, folder: Path, bits: Bits) -> Ma
     files = {
         path.name: FileEntry(bytes=path.stat().st_size, sha256=file_sha256(path)) for path in sorted(folder.iterdir())
     }
-    manifest = _manifest(recipe, model, bits, files)
+    manifest = _manifest(recipe, model, bits, files).model_copy(update={"gguf": entry})
     write_manifest(folder, manifest)
     return manifest
 

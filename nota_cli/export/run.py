@@ -47,7 +47,7 @@ def parity_clips(recipe: Recipe, annotation: Path | None, audio_root: Path | Non
     return Clips(usable, root)
 
 
-def export_onnx(recipe: Recipe, out: Path, bits: Bits, clips: Clips) -> tuple[Manifest, Parity]:
+def export(recipe: Recipe, out: Path, bits: Bits, clips: Clips) -> tuple[Manifest, Parity]:
     """Write an export and hold it against its source.
 
     Args:
@@ -71,11 +71,16 @@ def export_onnx(recipe: Recipe, out: Path, bits: Bits, clips: Clips) -> tuple[Ma
             manifest = write_export(recipe, model, folder, bits)
             own = load_any_recipe(str(folder))
             assert isinstance(own, ExportRecipe)
-            parity = compare(model, ExportedSalmonn(own, folder), waves, queries, manifest.bits)
+            exported = ExportedSalmonn(own, folder)
+            parity = compare(model, exported, waves, queries, manifest.bits)
             if parity.failed:
                 raise NotaError(f"{out} is not written: {_complaint(parity)}")
             manifest = manifest.model_copy(update={"parity": parity.values()})
             write_manifest(folder, manifest)
+            other = exported.differing_prompts(queries)
+            del exported  # before the folder moves
+    if other:
+        say(f"the tokenizer inside decoder.gguf cuts {other!r} otherwise than tokenizer.json, which nota uses")
     for theirs, ours in parity.different:
         say(f"another text than torch's: {ours!r}, torch {theirs!r}")
     return manifest, parity

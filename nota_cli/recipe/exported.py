@@ -15,6 +15,7 @@ from nota_cli.recipe.section import Section
 FAMILY = "onnx"
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the folder; a reader refuses any other
+GGUF_FILE = "decoder.gguf"
 HASHED = 64 * 2**20  # bytes up to which a file is held against its hash before it is used
 
 
@@ -65,6 +66,30 @@ class DecoderEntry(Section):
     cleans_up_spaces: bool
 
 
+class TableEntry(Section):
+    """Where the token table lies in a GGUF file: rows of the same size, one after the other."""
+
+    type: str
+    """ggml's name of how numbers are stored, such as F16 or Q6_K."""
+    offset: int
+    rows: int
+    row_bytes: int
+
+
+class GgufEntry(Section):
+    """A decoder that llama.cpp runs."""
+
+    format: str
+    architecture: str
+    tokenizer: str
+    """llama.cpp's kind of the tokenizer in the file; `none` where it has no such kind."""
+    token_scale: float
+    """What the decoder multiplies the rows of its token table by."""
+    input_scale: float
+    """What llama.cpp's graph multiplies embeddings by that are fed to it; they are divided by it first."""
+    table: TableEntry
+
+
 class PartEntry(Section):
     """A part's parameters, and its bytes by type of number."""
 
@@ -87,6 +112,8 @@ class Manifest(Section):
     parts: list[PartEntry]
     files: dict[str, FileEntry]
     parity: dict[str, Any] = {}
+    gguf: GgufEntry | None = None
+    """Of a folder whose decoder is a GGUF file in the place of a graph."""
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from nota_cli.errors import CheckpointError, NotaError
+from nota_cli.generation.array_search import Decoder
 from nota_cli.generation.runtimes.base import Span
 from nota_cli.prompts import Query
 from nota_cli.recipe.exported import MANIFEST, Manifest, check_file
@@ -19,24 +20,41 @@ LOWEST = np.float32(np.finfo(np.float32).min)  # added to the score of a place t
 ENCODERS = ("speech_encoder", "audio_encoder")
 
 
+class TokenTable:
+    """The token table of an export, as `embedding.npy` has it.
+
+    Args:
+        folder: the export's.
+        manifest: what it holds.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._table = np.load(folder / "embedding.npy", mmap_mode="r")
+        scale = folder / "embedding_scale.npy"
+        self._scale = np.load(scale) if scale.name in manifest.files else None
+
+    def __call__(self, ids: Array) -> Array:
+        """Token ids of any shape to embeddings, float32."""
+        rows: Array = self._table[ids].astype(np.float32)
+        return rows if self._scale is None else rows * self._scale[ids]
+
+
 class Graphs:
     """An export's sessions, opened one by one.
 
     Args:
         folder: the export's.
         manifest: what it holds.
+        table: token ids of any shape to embeddings, float32.
 
     Attributes:
         on_part: called with a part's name and a function that runs it, and gives what that returns.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.manifest = manifest
+    def __init__(self, folder: Path, manifest: Manifest, table: Callable[[Array], Array]) -> None:
+        self.manifest, self.embed = manifest, table
         names = [name for name in (*ENCODERS, "connector", "decoder") if f"{name}.onnx" in manifest.files]
         self._sessions = {name: _session(folder / f"{name}.onnx", manifest) for name in names}
-        self._table = np.load(folder / "embedding.npy", mmap_mode="r")
-        scale = folder / "embedding_scale.npy"
-        self._scale = np.load(scale) if scale.name in manifest.files else None
         self.on_part: Callable[[str, Callable[[], Any]], Any] = lambda name, run: run()
 
     def states(self, part: str, features: Array) -> Array:
@@ -67,11 +85,6 @@ class Graphs:
                 inputs |= {name: padded, f"{name}_mask": np.arange(full)[None] < count}
         embeds: Array = self._run("connector", inputs)[0][0]
         return embeds
-
-    def embed(self, ids: Array) -> Array:
-        """Token ids of any shape to embeddings, float32."""
-        rows: Array = self._table[ids].astype(np.float32)
-        return rows if self._scale is None else rows * self._scale[ids]
 
     def decode(self, inputs: dict[str, Array]) -> list[Array]:
         """The decoder's outputs: logits `[batch, vocabulary]`, and keys and values, layer by layer."""
@@ -146,14 +159,26 @@ class ExportedModel(Protocol):
     def prompt_embeds(self, features: Any, queries: list[Query]) -> tuple[Array, Array]: ...  # noqa: D102
 
 
+class CachingDecoder(Decoder, Protocol):
+    """A decoder that takes prompts, and knows the size of its cache."""
+
+    def prefill(self, embeds: Array, mask: Array) -> Array: ...  # noqa: D102
+
+    def nbytes(self) -> int: ...  # noqa: D102
+
+
 class OnnxRuntime:
-    """An export by the token (`nota_cli.generation.runtimes.base.Runtime`)."""
+    """An export by the token (`nota_cli.generation.runtimes.base.Runtime`).
+
+    Args:
+        model: the export.
+        decoder: its decoder, for one sequence.
+    """
 
     name, decoding, autocast = "onnx", "growing cache", False
 
-    def __init__(self, model: ExportedModel) -> None:
-        self._model = model
-        self._decoder = CachedDecoder(model.graphs)
+    def __init__(self, model: ExportedModel, decoder: CachingDecoder) -> None:
+        self._model, self._decoder = model, decoder
         self._token: Array = np.zeros(1, dtype=np.int64)
 
     def prompt(self, features: Any, query: Query) -> tuple[Array, Array]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from nota_cli.generation.array_search import beam_search, search_one
 from nota_cli.generation.draws import Sampling, row_seeds
 from nota_cli.generation.loop_guard import guarded
 from nota_cli.generation.options import DecodingOptions
-from nota_cli.generation.runtimes.onnx import CachedDecoder, Graphs, OnnxRuntime
+from nota_cli.generation.runtimes.onnx import CachedDecoder, CachingDecoder, Graphs, OnnxRuntime, TokenTable
 from nota_cli.hub import local_path
 from nota_cli.models.parts import Part
 from nota_cli.models.purpose import Purpose
@@ -22,6 +22,9 @@ from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.exported import FAMILY, ExportRecipe, read_manifest
 from nota_cli.recipe.schema import Generate
 from nota_cli.recipe.section import LoadFormat
+
+if TYPE_CHECKING:  # llama.cpp is loaded for folders whose decoder it runs
+    from nota_cli.generation.runtimes.llama_cpp import LlamaModel
 
 Array = np.ndarray[Any, Any]
 OnText = Callable[[str], None]
@@ -52,11 +55,20 @@ class ExportedSalmonn:
         CheckpointError: the folder is no export, or damaged.
     """
 
-    device, kernel = Cpu(), "onnxruntime"
+    device = Cpu()
 
     def __init__(self, recipe: ExportRecipe, folder: Path) -> None:
         self.recipe, self.manifest = recipe, read_manifest(folder)
-        self.graphs = Graphs(folder, self.manifest)
+        self._llama: LlamaModel | None = None
+        if self.manifest.gguf is None:
+            self.kernel = "onnxruntime"
+            self.graphs = Graphs(folder, self.manifest, TokenTable(folder, self.manifest))
+        else:
+            from nota_cli.generation.runtimes import llama_cpp
+
+            self.kernel = "llama.cpp"
+            self._llama = llama_cpp.LlamaModel(folder, self.manifest)
+            self.graphs = Graphs(folder, self.manifest, llama_cpp.GgufTable(folder, self.manifest.gguf))
         self._tokenizer = _tokenizer(folder / "tokenizer.json")
 
     def preprocessor(self, device: Any = None) -> ArrayFeatureSpec:
@@ -144,7 +156,31 @@ class ExportedSalmonn:
 
     def runtime(self, tokens: int) -> OnnxRuntime:
         """For measuring: one clip stage by stage."""
-        return OnnxRuntime(self)
+        if self._llama is None:
+            return OnnxRuntime(self, self.new_decoder(1, tokens))
+        from nota_cli.generation.runtimes.llama_cpp import LlamaRuntime
+
+        return LlamaRuntime(self, self.new_decoder(1, tokens))
+
+    def new_decoder(self, sequences: int, tokens: int) -> CachingDecoder:
+        """A decoder with nothing in its cache.
+
+        Args:
+            sequences: answers that it keeps side by side at most, beams counted each.
+            tokens: of an answer at most.
+        """
+        if self._llama is None:
+            return CachedDecoder(self.graphs)
+        from nota_cli.generation.runtimes.llama_cpp import LlamaDecoder
+
+        return LlamaDecoder(self._llama, sequences, tokens)
+
+    def differing_prompts(self, queries: Sequence[Query]) -> list[str]:
+        """Texts round the sound that the tokenizer inside the GGUF file cuts otherwise than `tokenizer.json`."""
+        if self._llama is None:
+            return []
+        texts = dict.fromkeys(text for query in queries for text in wrap(self.recipe.prompts, query))
+        return [text for text in texts if self._llama.token_ids(text) not in (None, self._ids(text))]
 
     def _answer(
         self, encoded: list[Array], queries: list[Query], settings: Generate, on_text: OnText | None
@@ -159,7 +195,7 @@ class ExportedSalmonn:
     ) -> list[Answer]:
         embeds, mask = self.prompt_embeds(encoded, queries)
         options = self.decoding_options(settings)
-        decoder = CachedDecoder(self.graphs)
+        decoder = self.new_decoder(len(embeds) * settings.beams, options.max_new_tokens)
         logits = decoder.prefill(embeds, mask)
         if settings.beams > 1:
             rows = beam_search(decoder, logits, options, settings.beams, settings.length_penalty)
