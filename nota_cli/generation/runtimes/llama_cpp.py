@@ -38,11 +38,11 @@ def llama_cpp() -> Any:
             f"llama-cpp-python cannot be loaded ({error}); a decoder in GGUF needs it: pip install 'nota-cli[gguf]'"
         ) from error
 
-    @functions.llama_log_callback
-    def keep(level: int, text: bytes, _: Any) -> None:
+    def note_error(level: int, text: bytes, _: Any) -> None:
         if level == ERROR:
             _errors[:] = [*_errors[-1:], text.decode(errors="replace").strip()]
 
+    keep = functions.llama_log_callback(note_error)
     functions.llama_log_set(keep, ctypes.c_void_p(0))
     functions._nota_log = keep  # llama.cpp calls it for as long as it is loaded
     functions.llama_backend_init()
