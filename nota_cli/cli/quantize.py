@@ -32,13 +32,15 @@ def quantize(
     LoRA adapters are merged into the weights in float32 first.
     """
     from nota_cli.cli.guards import check_checkpoint
-    from nota_cli.compression.gptq_checkpoint import quantize_checkpoint
     from nota_cli.files import check_writable
+    from nota_cli.imports import heavy_imports
     from nota_cli.recipe.load import salmonn_recipe
 
     loaded = salmonn_recipe(pick_recipe(recipe, checkpoint, settings))  # says that it is loading
     check_checkpoint(out, loaded)
     check_writable(out / "recipe.yaml")
+    with heavy_imports():
+        from nota_cli.compression.gptq_checkpoint import quantize_checkpoint
     report = quantize_checkpoint(loaded, out, bits=bits, group_size=group_size, clips=clips, calibration=calibration)
     rows = [[layer.name, f"{layer.rounding_error:.4f}", f"{layer.error:.4f}"] for layer in report.layers]
     table("Relative output error of the quantized layers", ["layer", "plain rounding", "GPTQ"], rows)

@@ -71,7 +71,7 @@ def test_other_words_for_tasks(nota: Run, task: str, hint: str, capsys: pytest.C
     ("words", "expected"),
     [
         ("nota infer --recipe tin", ["tiny-samples", "tiny-stage1", "tiny-stages", "tiny"]),
-        ("nota train salmonn", ["salmonn-3b", "salmonn-7b"]),
+        ("nota train salmonn", ["salmonn-13b", "salmonn-3b", "salmonn-7b"]),
         ("nota recipes show my", ["my.yaml", "mydir/"]),
         ("nota infer --task a", ["asr", "aac"]),
         ("nota score x --task q", ["qa"]),
