@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import soundfile
 
+from helpers.paths import REPOSITORY
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.corpora.clips import Segment, write_clip
 from nota_cli.data.corpora.reader import clean_text, prepare
 from nota_cli.data.corpora.readers import READERS, reader_of
 from nota_cli.errors import DataError, UsageError
+
+REAL = REPOSITORY.parent / "shared" / "data" / "real"
 
 
 def tone(path: Path) -> None:
@@ -294,6 +297,25 @@ def test_a_task_that_a_corpus_cannot_give_is_refused(
     arguments = ["data", "prepare", "clotho", tmp_path / "corpus", "--split", "evaluation", "--out", out]
     assert nota(*arguments, "--task", "gender_QA") == 2
     assert "no task 'gender_QA' can be made of Clotho" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("corpus", "rows"), [("speechocean762", 40), ("instruments", 40), ("cdda", 40)])
+def test_real_recordings_through_a_table(corpus: str, rows: int, tmp_path: Path, nota: Callable[..., int]) -> None:
+    """Speech with its speakers and sounds with their labels, as they lie on disk; then looked at whole."""
+    source = REAL / f"{corpus}.json"
+    if not source.is_file():
+        pytest.skip(f"needs {source}, real recordings")
+    items = json.loads(source.read_text())["annotation"]
+    text(tmp_path / "t.jsonl", *map(json.dumps, items))
+    out = tmp_path / "o.json"
+    command = ["data", "prepare", tmp_path / "t.jsonl", REAL, "--out", out, "--limit", rows, "--hashes"]
+    assert nota(*command) == 0
+    written = read_annotation(out, audio_root=REAL)
+    assert [(row.path, row.speaker, row.label) for row in written] == [
+        (item["path"], item.get("speaker"), item.get("label")) for item in items[:rows]
+    ]
+    assert len((tmp_path / "o.sha256").read_text().splitlines()) == len({row.path for row in written})
+    assert nota("data", "check", out, "--audio-root", REAL, "--full", "--json") in (0, 1)
 
 
 def test_texts() -> None:
