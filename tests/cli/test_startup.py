@@ -33,13 +33,23 @@ def run(arguments: list[str], folder: Path) -> tuple[int, float, set[str], str]:
     return int(code), float(seconds), set(loaded), done.stderr
 
 
-def test_help_takes_less_than_a_third_of_a_second(tmp_path: Path) -> None:
-    seconds = []
-    for _ in range(5):  # the best of them: others may work on the machine
+BASELINE = """
+import resource, typer, typer.rich_utils, rich.markdown
+usage = resource.getrusage(resource.RUSAGE_SELF)
+print(usage.ru_utime + usage.ru_stime)
+"""
+
+
+def test_help_takes_a_third_of_a_second_or_little_more_than_its_libraries(tmp_path: Path) -> None:
+    """On a slow machine, or one that others work on, the libraries that print help take longer than that alone."""
+    seconds, libraries = [], []
+    for _ in range(5):  # the best of them
         code, cpu, loaded, _ = run(["--help"], tmp_path)
         assert (code, loaded) == (0, set())
         seconds.append(cpu)
-    assert min(seconds) < 0.3
+        done = subprocess.run([sys.executable, "-c", BASELINE], capture_output=True, text=True, check=True)
+        libraries.append(float(done.stdout))
+    assert min(seconds) < max(0.3, 2 * min(libraries))
 
 
 def test_the_shipped_model_runs_without_what_it_has_no_use_for(tmp_path: Path) -> None:

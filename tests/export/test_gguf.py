@@ -148,7 +148,7 @@ def test_qwens_tokenizer_goes_in_with_its_merges(tmp_path: Path) -> None:
     [
         ("phi", {}, "its decoder is phi"),
         ("gemma2", {"query_pre_attn_scalar": 64}, "query_pre_attn_scalar is 64"),
-        ("gemma2", {"attn_logit_softcapping": None}, "has an attn_logit_softcapping"),
+        ("gemma3_text", {"attn_logit_softcapping": 30.0}, "has no attn_logit_softcapping"),
         ("llama", {"hidden_act": "relu"}, "its activation is relu"),
         ("mistral", {"sliding_window": 64}, "its decoder is mistral"),
     ],

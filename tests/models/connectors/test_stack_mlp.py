@@ -11,7 +11,7 @@ import torch
 from helpers import mean_connector
 from nota_cli.errors import RecipeError
 from nota_cli.export.graphs import graphs_of
-from nota_cli.generation.runtimes.onnx import Graphs
+from nota_cli.generation.runtimes.onnx import Graphs, TokenTable
 from nota_cli.models.build import build
 from nota_cli.models.connectors.stack_mlp import StackMlp
 from nota_cli.models.sizes import part_sizes
@@ -118,7 +118,8 @@ def test_export(tiny_recipe: Path, tmp_path: Path) -> None:
     connector = model.connector
     sizes = Windows(window=connector.window, stride=connector.stride, keeps_rest=connector.keeps_rest)
     files = {"connector.onnx": FileEntry(bytes=0, sha256="")}
-    graphs = Graphs(tmp_path, Manifest.model_construct(windows=sizes, files=files, opset=20))
+    manifest = Manifest.model_construct(windows=sizes, files=files, opset=20)
+    graphs = Graphs(tmp_path, manifest, TokenTable(tmp_path, manifest))
     speech, audio = states(1, 23, 32), states(1, 26, 32)
     for clip in (True, False):
         mask = torch.ones(1, 23, dtype=torch.bool) if clip else None
