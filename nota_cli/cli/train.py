@@ -144,6 +144,6 @@ def _duration(hours: float) -> str:
 
 def _report(title: str, done: "Trained") -> None:
     rows = [["checkpoint", str(done.folder)], ["steps", str(done.steps)]]
-    shown = [name for name in ("clips_per_second", "audio_seconds_per_second", "data_wait") if name in done.summary]
-    rows += [[name, f"{done.summary[name]:g}"] for name in shown]
+    rates = [name for name in ("clips_per_second", "audio_seconds_per_second", "data_wait") if name in done.summary]
+    rows += [[name, f"{done.summary[name]:g}"] for name in rates]
     table(title, ["", ""], [*rows, *([name, f"{value:.4f}"] for name, value in done.metrics.items())])

@@ -206,13 +206,13 @@ class TrainingBatches(Dataset[Batch]):
 
     def answers(self, index: int) -> list[tuple[tuple[int, int], Query, str]]:
         """Of a batch's clips, whosever share they are, source and row, what is asked, and the text."""
-        found = []
+        asked = []
         for draw in self.plan[index]:
             corpus, rng = self.corpora[draw.source], np.random.default_rng([self.seed, *draw.number])
-            found.append(
+            asked.append(
                 ((draw.source, draw.rows[0]), query_of(corpus.rows[draw.rows[0]]), corpus.text(draw.rows, rng))
             )
-        return found
+        return asked
 
     def __getitem__(self, index: int) -> TrainingBatch:
         strength = min(1.0, index / self.ramp) if self.ramp else 1.0
@@ -223,7 +223,7 @@ class TrainingBatches(Dataset[Batch]):
         numbers = [(draw.source, draw.rows[0]) for draw in draws]
         rngs = [np.random.default_rng([self.seed, *draw.number]) for draw in draws]
         features: Features | States
-        heard: Features | None = None
+        teacher_features: Features | None = None
         if self.states is not None:
             texts = [self.corpora[d.source].text(d.rows, rng) for d, rng in zip(draws, rngs, strict=True)]
             features = self.states(numbers)
@@ -239,7 +239,7 @@ class TrainingBatches(Dataset[Batch]):
             features = extract(waves, self.spec.mel_bins, front_end=self.spec.front_end, pad=self.spec.pad)
             masked = bool(augment.mask_time or augment.mask_frequency)
             if self.teacher is not None and (masked or self.teacher != self.spec):
-                heard = self.teacher.features(waves)
+                teacher_features = self.teacher.features(waves)
             if masked:
                 _mask(features, augment, rngs)
         rows = [self.corpora[draw.source].rows[draw.rows[0]] for draw in draws]
@@ -253,7 +253,7 @@ class TrainingBatches(Dataset[Batch]):
             names=tuple(name for draw in draws for name in self._names(draw)),
             seconds=tuple(seconds),
             spare=process >= len(planned),
-            teacher_features=heard,
+            teacher_features=teacher_features,
             soft_targets=None if self.soft_targets is None else self.soft_targets(numbers, queries, texts),
         )
 

@@ -242,8 +242,8 @@ class LlamaDecoder:
             np.ctypeslib.as_array(batch.pos, (count,))[:] = positions
             np.ctypeslib.as_array(batch.n_seq_id, (count,))[:] = 1
             np.ctypeslib.as_array(batch.logits, (count,))[:] = outputs
-            for place, sequence in enumerate(sequences):
-                batch.seq_id[place][0] = sequence
+            for index, sequence in enumerate(sequences):
+                batch.seq_id[index][0] = sequence
             _errors.clear()
             status = llama.llama_decode(self._context, batch)
         finally:
@@ -252,7 +252,7 @@ class LlamaDecoder:
             raise NotaError(f"llama.cpp stopped with status {status} over {count} tokens: {last_error()}")
         if not outputs.any():
             return np.zeros((0, self._model.vocabulary), dtype=np.float32)
-        rows = [llama.llama_get_logits_ith(self._context, int(place)) for place in np.flatnonzero(outputs)]
+        rows = [llama.llama_get_logits_ith(self._context, int(index)) for index in np.flatnonzero(outputs)]
         return np.stack([np.ctypeslib.as_array(row, (self._model.vocabulary,)) for row in rows])
 
 

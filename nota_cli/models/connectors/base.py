@@ -140,10 +140,10 @@ def build_connector(spec: ConnectorSpec, speech_width: int, audio_width: int | N
     Raises:
         RecipeError: the section's values do not go together.
     """
-    made: Connector = import_module(CONNECTORS[spec.kind].module).CONNECTOR(
+    connector: Connector = import_module(CONNECTORS[spec.kind].module).CONNECTOR(
         spec, speech_width, audio_width, decoder_width
     )
-    return made
+    return connector
 
 
 def extend(x: Tensor, length: int) -> Tensor:
