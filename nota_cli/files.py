@@ -1,6 +1,7 @@
 """Writing files and folders whole or not at all; telling a Git LFS pointer from the file that it stands for."""
 
 import errno
+import hashlib
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ LFS_POINTER = re.compile(rb"\s*version https?://(git-lfs|hawser)\.github\.com/sp
 LFS_POINTER_BYTES = 1024  # a pointer is shorter than this (git-lfs, docs/spec.md)
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the disk, in a quota, under a process's limit
+PART = r"\.[a-z0-9_]{8}\.part"  # how the names of `atomic_path`'s temporary files end
 REFUSED = {errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY}
 """What network and FUSE file systems answer to what they do not do: modes, syncing, locks."""
 
@@ -158,20 +160,25 @@ def sweep(target: Path) -> None:
 
 def sweep_folder(folder: Path) -> None:
     """Remove what killed processes have left of `atomic_path` anywhere in a folder that one process alone writes."""
-    ours = re.compile(r"\..+\.[a-z0-9_]{8}\.part")
     for path in Path(folder).rglob(".*.part"):
-        if ours.fullmatch(path.name):
+        if re.fullmatch(r"\..+" + PART, path.name):
             _remove(path)
 
 
 def leavings(target: Path) -> list[Path]:
     """What killed processes have left of `atomic_path`, beside `target`."""
     target = Path(target)
-    ours = re.compile(re.escape(f".{target.name}.") + r"[a-z0-9_]{8}\.part")
+    ours = re.compile(re.escape(f".{target.name}") + PART)
     try:
         return [path for path in target.parent.iterdir() if ours.fullmatch(path.name)]
     except OSError:  # no folder, or none that can be listed
         return []
+
+
+def file_sha256(file: Path) -> str:
+    """Hexadecimal digits of a file's bytes."""
+    with Path(file).open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def copy_folder(source: Path, target: Path) -> None:

@@ -217,7 +217,7 @@ def _cached(name: HubName, kind: Kind) -> Path | None:
 
     prefix = "" if name.folder is None else f"{name.folder}/"
     for marker in MARKERS[kind] if name.file is None else (name.file,):
-        cached = try_to_load_from_cache(name.repo, marker if name.file is not None else prefix + marker)
+        cached = try_to_load_from_cache(name.repo, prefix + marker)
         if isinstance(cached, str) and (name.file is not None or _whole(Path(cached).parent, kind)):
             return Path(cached) if name.file is not None else Path(cached).parent
     return None

@@ -293,10 +293,9 @@ def data_prepare(
     table_file = Path(corpus)
     if table_file.suffix and table_file.is_file():
         columns = dict((word.partition("=")[0], word.partition("=")[2]) for word in column or ())
-        reader = table_reader(table_file, columns, task)
+        reader, task = table_reader(table_file, columns, task), None
     else:
         reader = reader_of(corpus)
-    corpus_task = None if table_file.suffix and table_file.is_file() else task
     inputs = [folder, *([table_file] if table_file.is_file() else []), *(exclude or ())]
     for written in (out, *(out.with_suffix(suffix) for suffix in (".manifest.json", ".missing.txt", ".sha256"))):
         _check_output("--out", written, *inputs)
@@ -312,7 +311,7 @@ def data_prepare(
             split=split,
             limit=limit,
             exclude=names,
-            task=corpus_task,
+            task=task,
             hashes=hashes,
             on_row=lambda count: bar.advance(bar_task, count),
         )

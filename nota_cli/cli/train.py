@@ -73,23 +73,24 @@ def train(
 
 def _starting_from(recipe: "Recipe", init: Path, stage: int) -> "Recipe":
     """The recipe, its training or that of one of its stages begun from a checkpoint folder."""
-    if recipe.stages:
-        stages = list(recipe.stages)
-        train = stages[stage - 1].train.model_copy(update={"init": str(init)})
-        stages[stage - 1] = stages[stage - 1].model_copy(update={"train": train})
-        return recipe.model_copy(update={"stages": stages})
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"init": str(init)})})
+    from nota_cli.recipe.load import starting_from
+
+    if not recipe.stages:
+        return starting_from(recipe, init)
+    stages = list(recipe.stages)
+    stages[stage - 1] = starting_from(stages[stage - 1], init)
+    return recipe.model_copy(update={"stages": stages})
 
 
 def _train_stages(recipe: "Recipe", name: str, folder: Path, *, only: int | None, resume: bool, restart: bool) -> None:
     from nota_cli.cli.guards import check_checkpoint
-    from nota_cli.compression.gptq_checkpoint import quantize_checkpoint
     from nota_cli.imports import heavy_imports
     from nota_cli.recipe.sources import stages_with_data_there
 
     recipe = stages_with_data_there(recipe, name)
     say(f"loading recipe {recipe.name} ...")
     with heavy_imports():
+        from nota_cli.compression.gptq_checkpoint import quantize_checkpoint
         from nota_cli.training.stages import plan_stages, train_stages
 
     def quantize(trained: "Recipe", out: Path, spec: "StageQuantize") -> None:

@@ -3,7 +3,6 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,9 +18,6 @@ from nota_cli.recipe.load import dump_recipe
 from nota_cli.recipe.schema import Recipe
 from nota_cli.weights.files import read_safetensors, refuse_non_finite
 from nota_cli.weights.state_dicts import SHELL
-
-if TYPE_CHECKING:
-    pass
 
 FAN = "fan_in_fan_out"
 PAIR = (".lora_A.weight", ".lora_B.weight")

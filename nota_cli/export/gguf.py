@@ -16,6 +16,7 @@ import torch
 from nota_cli.errors import NotaError, RecipeError
 from nota_cli.export.gguf_tokenizer import add_tokenizer
 from nota_cli.export.graphs import cache_shape, slides
+from nota_cli.generation.runtimes.llama_cpp import gguf_package, last_error, llama_cpp
 from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.exported import GGUF_FILE, GgufEntry, TableEntry
 
@@ -142,7 +143,7 @@ def write_decoder(model: Salmonn, folder: Path, kind: str) -> GgufEntry:
 @torch.no_grad()
 def _write(model: Salmonn, target: Path, known: Architecture, kind: str) -> str:
     """The file in `f32`, `f16` or `q8_0`; returns the kind of tokenizer in it."""
-    gguf = _gguf()
+    gguf = gguf_package()
     writer = gguf.GGUFWriter(target, known.name)
     try:
         _add_settings(writer, model, known, kind)
@@ -159,7 +160,7 @@ def _write(model: Salmonn, target: Path, known: Architecture, kind: str) -> str:
 
 
 def _add_settings(writer: Any, model: Salmonn, known: Architecture, kind: str) -> None:
-    gguf, config = _gguf(), model.decoder.base.config
+    gguf, config = gguf_package(), model.decoder.base.config
     layers, heads, width = cache_shape(config)
     file_types = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0"}
     writer.add_name(model.recipe.name)
@@ -196,7 +197,7 @@ def _token_table(model: Salmonn) -> torch.Tensor:
 
 def _tensors(model: Salmonn, known: Architecture) -> Iterator[tuple[str, Array]]:
     """llama.cpp's names and float32 values, the token table first."""
-    gguf, base = _gguf(), model.decoder.base
+    gguf, base = gguf_package(), model.decoder.base
     names = gguf.get_tensor_name_map(_gguf_architecture(known), int(base.config.num_hidden_layers))
     table, head = _token_table(model), base.get_output_embeddings()
     tied = head.weight.data_ptr() == table.data_ptr() or torch.equal(head.weight, table)
@@ -248,7 +249,7 @@ def _frequency_factors(base: Any) -> Array | None:
 
 def _stored(values: Array, kind: str) -> tuple[Array, Any]:
     """Values as they lie in the file; vectors stay in float32."""
-    gguf = _gguf()
+    gguf = gguf_package()
     types = gguf.GGMLQuantizationType
     stored = types.F32
     if values.ndim == 2 and kind != "f32":
@@ -260,7 +261,7 @@ def _stored(values: Array, kind: str) -> tuple[Array, Any]:
 
 def _table(file: Path) -> TableEntry:
     """Where the token table lies in the file."""
-    tensor = next(each for each in _gguf().GGUFReader(file).tensors if each.name == "token_embd.weight")
+    tensor = next(each for each in gguf_package().GGUFReader(file).tensors if each.name == "token_embd.weight")
     rows = int(tensor.shape[1])
     return TableEntry(
         type=tensor.tensor_type.name, offset=int(tensor.data_offset), rows=rows, row_bytes=tensor.n_bytes // rows
@@ -268,8 +269,6 @@ def _table(file: Path) -> TableEntry:
 
 
 def _quantize(source: Path, target: Path, kind: str) -> None:
-    from nota_cli.generation.runtimes.llama_cpp import last_error, llama_cpp
-
     llama = llama_cpp()
     params = llama.llama_model_quantize_default_params()
     params.ftype = getattr(llama, QUANTIZED[kind])
@@ -278,12 +277,4 @@ def _quantize(source: Path, target: Path, kind: str) -> None:
 
 
 def _gguf_architecture(known: Architecture) -> Any:
-    return next(key for key, value in _gguf().MODEL_ARCH_NAMES.items() if value == known.name)
-
-
-def _gguf() -> Any:
-    try:
-        import gguf
-    except ImportError as error:
-        raise NotaError(f"{error.name} is not installed; GGUF needs it: pip install 'nota-cli[gguf]'") from error
-    return gguf
+    return next(key for key, value in gguf_package().MODEL_ARCH_NAMES.items() if value == known.name)

@@ -18,6 +18,7 @@ from nota_cli.export.gguf import write_decoder
 from nota_cli.export.graphs import Graph, cache_shape, graphs_of, longest_bank, plain_linears, slides
 from nota_cli.export.quantize import quantized
 from nota_cli.features.arrays import FRONT_ENDS
+from nota_cli.files import file_sha256
 from nota_cli.models.build import build
 from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.exported import (
@@ -31,7 +32,6 @@ from nota_cli.recipe.exported import (
     Manifest,
     PartEntry,
     Windows,
-    file_sha256,
 )
 from nota_cli.recipe.load import dump_recipe, recipe_hash
 from nota_cli.recipe.schema import Recipe

@@ -62,10 +62,9 @@ def _cut_once(text: str) -> str | None:
     words = list(_WORD.finditer(text))
     if not words:
         return None
-    if loop := find_loop([word[0] for word in words]):
-        return text[: words[sum(loop) - 1].end()].rstrip(" ,;:")
-    if run := find_run([word[0] for word in words]):
-        return text[: words[sum(run) - 1].end()].rstrip(" ,;:")
+    spoken = [word[0] for word in words]
+    if repeated := find_loop(spoken) or find_run(spoken):
+        return text[: words[sum(repeated) - 1].end()].rstrip(" ,;:")
     start, end = words[-1].span()
     inside = _repeated(text[start:end], LONGEST_PART, PART_TIMES, LEAST_LETTERS)
     return None if inside is None else text[: start + sum(inside)]

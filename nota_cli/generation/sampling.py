@@ -11,7 +11,7 @@ from nota_cli.generation.draws import BITS, MIX, STEP, TOKEN, Sampling
 
 
 def perturb(logits: Tensor, seeds: Tensor, step: Tensor, sampling: Sampling) -> Tensor:
-    """Logits whose largest is a token drawn as `how` says.
+    """Logits whose largest is a token drawn as `sampling` says.
 
     Args:
         logits: `[batch, vocabulary]`, penalties included.

@@ -10,6 +10,7 @@ from math import isfinite
 from pathlib import Path
 
 from nota_cli.console import warn
+from nota_cli.cores import usable_cores
 from nota_cli.data.annotation import Row
 from nota_cli.data.audio.clip import AudioNote
 from nota_cli.data.row_batches import Batch, Decoded, RowBatches, tolerant_loader
@@ -245,7 +246,7 @@ def spare_workers(device: str) -> int:
     Args:
         device: type of the model's.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     cores //= max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     return min(2, cores // 4) if device == "cpu" else max(1, min(4, cores - 1))
 

@@ -265,7 +265,7 @@ def csv_text(table: list[RankedRun]) -> str:
 
 
 def record(ranked: RankedRun) -> dict[str, Any]:
-    """A standing as plain values, for JSON and CSV."""
+    """A ranked run as plain values, for JSON and CSV."""
     run = ranked.run
     ranks = {f"{name}_rank": ranked.ranks[name] for name in METRICS}
     names = {

@@ -1,13 +1,12 @@
 """Exports: the recipe that their folder holds, and the manifest of what lies in it."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from nota_cli.errors import CheckpointError, listing
-from nota_cli.files import refuse_lfs_pointer
+from nota_cli.files import file_sha256, refuse_lfs_pointer
 from nota_cli.parsing import decode, parse_json
 from nota_cli.recipe.schema import BaseRecipe
 from nota_cli.recipe.section import Section
@@ -161,9 +160,3 @@ def check_file(file: Path, entry: FileEntry, *, whole: bool = False) -> None:
             f"{file}: {size} bytes that are not those exported ({entry.bytes} bytes, by {MANIFEST}). It is cut off or "
             "damaged: copy the folder or export again."
         )
-
-
-def file_sha256(file: Path) -> str:
-    """Hexadecimal digits of a file's bytes."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -20,6 +20,7 @@ from nota_cli.recipe.families import DEFAULT_FAMILY, family_of
 from nota_cli.recipe.schema import BaseRecipe, Decoder, Recipe
 
 DEFAULT_RECIPE = "tiny"
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
 def recipe_names() -> dict[str, Path]:
@@ -127,6 +128,11 @@ def load_system(name: str, checkpoint: Path | None = None, settings: list[str] |
     if checkpoint is None and (Path(name) / "recipe.yaml").is_file():
         checkpoint = Path(name)
     return loaded if checkpoint is None else loaded.with_checkpoint(checkpoint)
+
+
+def starting_from(recipe: AnyRecipe, init: Path) -> AnyRecipe:
+    """The recipe, its training begun from a checkpoint folder's weights."""
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"init": str(init)})})
 
 
 def own_decoder(spec: Decoder, folder: Path) -> Decoder:

@@ -3,16 +3,13 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from nota_cli.console import warn
 from nota_cli.errors import RecipeError, listing, printable
 from nota_cli.paths import path_note
-from nota_cli.recipe.load import named_in, recipe_names
+from nota_cli.recipe.load import AnyRecipe, named_in, recipe_names
 from nota_cli.recipe.schema import Recipe
 from nota_cli.recipe.training import Source
-
-AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
 def stages_with_data_there(recipe: Recipe, name: str) -> Recipe:

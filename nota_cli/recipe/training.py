@@ -152,7 +152,7 @@ class Train(Section):
 
 
 class StageQuantize(Section):
-    """What becomes of the decoder that a stage trained: 4-bit GPTQ, as `nota quantize` makes it."""
+    """What becomes of the decoder that a stage trained: GPTQ, as `nota quantize` makes it."""
 
     bits: Literal[2, 3, 4, 8] = 4
     group_size: Positive = 32

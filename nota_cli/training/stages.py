@@ -11,6 +11,7 @@ from accelerate import PartialState
 from nota_cli.console import say
 from nota_cli.errors import CheckpointError, UsageError
 from nota_cli.files import write_text
+from nota_cli.recipe.load import starting_from
 from nota_cli.recipe.schema import Recipe
 from nota_cli.recipe.training import StageQuantize
 from nota_cli.training.loop import Trained, run_stamp, train
@@ -113,11 +114,6 @@ def plan_stages(recipe: Recipe, folder: Path) -> list[StageRun]:
         here = folder if number == count else folder.with_name(f"{folder.name}-stage{number}")
         runs.append(StageRun(number, count, own, here, stage.quantize, follows))
     return runs
-
-
-def starting_from(recipe: Recipe, init: Path) -> Recipe:
-    """The recipe, its training begun from a checkpoint folder's weights."""
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"init": str(init)})})
 
 
 def train_stages(

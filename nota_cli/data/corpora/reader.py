@@ -1,18 +1,17 @@
 """Published corpora as they lie on disk to one annotation: what a reader offers, and what is done with its rows."""
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nota_cli.cores import usable_cores
 from nota_cli.data.corpora.base import write_annotation
 from nota_cli.data.corpora.clips import write_clip
-from nota_cli.errors import AudioError, DataError, UsageError
-from nota_cli.files import sweep_folder, write_text
+from nota_cli.errors import DataError, UsageError
+from nota_cli.files import file_sha256, sweep_folder, write_text
 
 Item = dict[str, Any]
 Read = Callable[[Path, str], Iterable[Item]]
@@ -103,15 +102,15 @@ def prepare(
         raise UsageError(f"{reader.title} has no split {split!r}; there are: {', '.join(reader.splits)}")
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder. Give the folder of {reader.title}, published at {reader.home}")
-    if task not in (None, GENDER) or (task == GENDER and reader.genders is None):
-        able = "asr" if reader.genders is None else f"asr, {GENDER}"
-        raise UsageError(f"no task {task!r} can be made of {reader.title}; there are: {able}")
+    if task is not None and (task != GENDER or reader.genders is None):
+        remedy = "leave --task out" if reader.genders is None else f"leave --task out, or give {GENDER}"
+        raise UsageError(f"no task {task!r} can be made of {reader.title}; {remedy}")
     unwanted, report = set(exclude), Report(root=folder)
     cut = out.with_suffix(".clips")
     sweep_folder(cut)
     rows: list[Item] = []
     try:
-        genders = reader.genders(folder, split) if task == GENDER and reader.genders else None
+        genders = reader.genders(folder, split) if task and reader.genders else None
         for item in reader.read(folder, split):
             on_row(1)
             clip = item.pop("clip", None)
@@ -130,8 +129,6 @@ def prepare(
                 report.missing.append(item["path"])
             if limit is not None and len(rows) == limit:
                 break
-    except (AudioError, DataError):
-        raise
     except (OSError, KeyError, ValueError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{folder}: this is not {reader.title} as published at {reader.home}: {what}") from error
@@ -203,8 +200,8 @@ def _beside(reader: Reader, folder: Path, split: str, out: Path, report: Report)
         "rows": report.rows,
         "missing": len(report.missing),
         "excluded": report.excluded,
-        "annotation_sha256": _sha256(out),
-        "tables_sha256": {str(path.relative_to(folder)): _sha256(path) for path in tables},
+        "annotation_sha256": file_sha256(out),
+        "tables_sha256": {str(path.relative_to(folder)): file_sha256(path) for path in tables},
     }
     files = [out.with_suffix(".manifest.json")]
     write_text(files[0], json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
@@ -217,11 +214,6 @@ def _beside(reader: Reader, folder: Path, split: str, out: Path, report: Report)
 def _audio_hashes(rows: Sequence[Item], root: Path) -> str:
     """A line for each recording of the rows: its SHA-256 and its path, as `sha256sum` writes them."""
     paths = sorted({name for row in rows for name in (row["path"], *row.get("expand_wav", ()))})
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        digests = pool.map(lambda name: _sha256(root / name), paths)
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        digests = pool.map(lambda name: file_sha256(root / name), paths)
         return "".join(f"{digest}  {name}\n" for digest, name in zip(digests, paths, strict=True))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

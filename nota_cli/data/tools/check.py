@@ -1,7 +1,6 @@
 """What is wrong with an annotation and its recordings, row by row, before anybody trains or is scored on them."""
 
 import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from nota_cli.cores import usable_cores
 from nota_cli.data.annotation import Row, clip_paths, family, row_id
 from nota_cli.data.audio.headers import scan
 from nota_cli.data.audio.sound_file import Sound, decode, sounds
@@ -101,7 +101,7 @@ def check_rows(
     Returns:
         What was found, in the rows' order, the kinds in the order of `KINDS`.
     """
-    workers = workers or len(os.sched_getaffinity(0))
+    workers = workers or usable_cores()
     findings: list[Finding] = []
 
     def add(row: Row, kind: str, detail: str) -> None:

@@ -1,6 +1,5 @@
 """Recordings as 16 kHz mono FLAC: smaller, read faster, and the same samples where nothing had to be resampled."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from nota_cli.cores import usable_cores
 from nota_cli.data.audio.clip import duration, load_clip
 from nota_cli.data.audio.sound_file import sounds
 from nota_cli.errors import AudioError, NotaError
@@ -59,7 +59,7 @@ def to_flac(
         on_done: told of each as it is done, in order.
     """
     results = []
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers or usable_cores()) as pool:
         for result in pool.map(lambda pair: _convert(*pair), sources):
             results.append(result)
             on_done(result)

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from nota_cli.cores import usable_cores
 from nota_cli.data.annotation import Row, clip_paths
 from nota_cli.data.audio.clip import load_clip
 from nota_cli.data.audio.headers import scan
@@ -82,7 +82,7 @@ def statistics(
     levels: list[float] = []
     if loudness:
         good = [row for row in rows if row.index not in bad]
-        with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+        with ThreadPoolExecutor(workers or usable_cores()) as pool:
             for level in pool.map(lambda row: _level(row, audio_root), good):
                 on_progress(1)
                 if level is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from nota_cli.cores import usable_cores
 from nota_cli.errors import CheckpointError, NotaError, UsageError
 from nota_cli.generation.runtimes.onnx import OnnxRuntime
 from nota_cli.recipe.exported import GGUF_FILE, MANIFEST, GgufEntry, Manifest, check_file
@@ -49,6 +50,19 @@ def llama_cpp() -> Any:
     return functions
 
 
+def gguf_package() -> Any:
+    """The package `gguf`, which reads and writes the files.
+
+    Raises:
+        NotaError: it is not installed.
+    """
+    try:
+        import gguf
+    except ImportError as error:
+        raise NotaError(f"{error.name} is not installed; GGUF needs it: pip install 'nota-cli[gguf]'") from error
+    return gguf
+
+
 def last_error() -> str:
     """What llama.cpp said last of something that failed."""
     return "; ".join(_errors) or "it gives no reason"
@@ -66,10 +80,7 @@ class GgufTable:
     """
 
     def __init__(self, folder: Path, entry: GgufEntry) -> None:
-        try:
-            import gguf
-        except ImportError as error:
-            raise NotaError(f"{error.name} is not installed; GGUF needs it: pip install 'nota-cli[gguf]'") from error
+        gguf = gguf_package()
         where = entry.table
         self._type = gguf.GGMLQuantizationType[where.type]
         self._numbers = gguf.quants.dequantize
@@ -134,7 +145,7 @@ class LlamaModel:
         if self._context is None or cells > self._cells or sequences > self._sequences:
             if self._free is not None:
                 self._free()
-            threads = int(os.environ.get("OMP_NUM_THREADS") or 0) or _cores()
+            threads = int(os.environ.get("OMP_NUM_THREADS") or 0) or usable_cores()
             params = llama.llama_context_default_params()
             params.n_ctx = -(-cells // CELLS) * CELLS
             params.n_batch = params.n_ubatch = BATCH
@@ -260,7 +271,3 @@ class LlamaRuntime(OnnxRuntime):
     """An export whose decoder is GGUF, by the token."""
 
     name, decoding = "llama.cpp", "llama.cpp's cache in float16"
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
