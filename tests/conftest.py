@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from helpers.paths import SHARED
+from helpers.paths import GOLDEN, SHARED
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time, and none has work enough for two cores
@@ -91,8 +91,14 @@ TINY = {
 def shared() -> Path:
     """The folder of real recordings and golden figures beside the repository."""
     if not SHARED.is_dir():
-        pytest.skip(f"needs the folder {SHARED} with real recordings and golden figures")
+        pytest.skip(f"needs the folder {SHARED} with real recordings")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden_systems() -> Path:
+    """Folders of the golden systems: all six recordings of each, or the part of them that every clone holds."""
+    return GOLDEN
 
 
 @pytest.fixture(scope="session")
