@@ -78,9 +78,8 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
-    print(
-        "| family | transformers' loop, ms a token | fixed cache, ms a token | ratio | same tokens |\n|---|---|---|---|---|"
-    )
+    print("| family | transformers' loop, ms a token | fixed cache, ms a token | ratio | same tokens |")
+    print("|---|---|---|---|---|")
     figures = {}
     for family in FAMILIES:
         loop, cache, same = seconds_a_token(make(family), arguments.tokens, arguments.rounds)

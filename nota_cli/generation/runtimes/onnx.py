@@ -1,6 +1,5 @@
 """The ONNX runtime: an export's graphs in onnxruntime, fed and read in numpy; no torch."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from nota_cli.cores import usable_cores
 from nota_cli.errors import CheckpointError, NotaError
 from nota_cli.generation.array_search import Decoder
 from nota_cli.generation.runtimes.base import Span
@@ -240,7 +240,7 @@ def _session(file: Path, manifest: Manifest) -> Any:
     except ImportError as error:
         raise NotaError("onnxruntime is not installed; exports need it: pip install 'nota-cli[onnx]'") from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    options.intra_op_num_threads = usable_cores()
     options.enable_cpu_mem_arena = False  # it keeps the largest of every size that it has seen
     options.enable_mem_pattern = False  # of use where all shapes stay the same
     options.log_severity_level = 3
