@@ -9,7 +9,7 @@ import typer
 
 from nota_cli.cli.completion import complete_recipe, complete_task
 from nota_cli.cli.options import CheckpointOption, JsonOption, SetOption, pick_recipe, pick_task
-from nota_cli.console import fail, print_json, say, table
+from nota_cli.console import fail, print_json, say, table, warn
 
 if TYPE_CHECKING:
     from nota_cli.ladder.climb import Plan
@@ -95,15 +95,18 @@ def ladder(
     options += [word for setting in settings or [] for word in ("--set", setting)]
     plan = Plan(recipe, source, options, rungs_of(named, encoder, decoder), sets, out, audio_seconds, seconds)
     results = climb(plan)
-    rows, machine = tool.records(results), tool.machine_of(results)
+    rows, machines = tool.records(results), tool.machines_of(results)
     command = shlex.join(["nota", *sys.argv[1:]])
-    write_text(out / "ladder.md", tool.markdown(rows, plan, command, machine))
+    write_text(out / "ladder.md", tool.markdown(rows, plan, command, machines))
     write_text(out / "ladder.csv", tool.csv_text(rows))
     _draw(rows, plan)
     if as_json:
-        print_json({"recipe": recipe.name, "out": str(out), "machine": machine, "rungs": rows})
+        print_json({"recipe": recipe.name, "out": str(out), "machines": machines, "rungs": rows})
     else:
-        table(f"{recipe.name} on {machine or 'nothing'}", *tool.cells(rows, plan), whole=True)
+        table(f"Quality of {recipe.name}", *tool.cells(rows, plan, content="quality"), whole=True)
+        table("Cost", *tool.cells(rows, plan, content="cost"), whole=True)
+    if len(machines) > 1:
+        warn(f"times and memory do not compare: they were measured on {' and on '.join(machines)}")
     failed = [each.rung for each in results if each.failure is not None]
     bad = [rung.name for rung in failed if runtimes is not None or rung.runtime == "torch" or len(failed) == len(rows)]
     if bad:

@@ -1,5 +1,6 @@
 """The weights of a graph's linear layers in 8 or 4 bits, by onnxruntime's own quantizer."""
 
+import logging
 from typing import Any
 
 from nota_cli.errors import UsageError
@@ -18,8 +19,10 @@ def quantized(proto: Any, bits: int) -> Any:
         return proto
     if bits not in (4, 8):
         raise UsageError(f"{bits} bits: a graph's weights are written in 32, 8 or 4")
+    handlers = list(logging.root.handlers)
     from onnxruntime.quantization import matmul_nbits_quantizer as quantizer
 
+    logging.root.handlers[:] = handlers  # importing it sets up logging for the whole process; errors would come twice
     config = quantizer.DefaultWeightOnlyQuantConfig(
         block_size=BLOCK, is_symmetric=True, accuracy_level=ACCURACY, bits=bits
     )

@@ -57,7 +57,7 @@ def draw(rows: Sequence[dict[str, Any]], plan: Plan, path: Path) -> None:
             _titles(axes, name, measure, label)
     for axes, points, lower in panels:
         _panel(axes, points, lower)
-    used = [name for name in MARKERS if any(row["runtime"] == name for row in rows)]
+    used = [name for name in MARKERS if any(row["runtime"] == name and row["sets"] for row in rows)]
     handles = [
         Line2D([], [], marker=MARKERS[name][0], color=MARKERS[name][1], linestyle="none", label=name) for name in used
     ]

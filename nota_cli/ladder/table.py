@@ -47,19 +47,35 @@ def records(results: Sequence[Result]) -> list[dict[str, Any]]:
     return [record(each, reference) for each in results]
 
 
-def cells(rows: Sequence[dict[str, Any]], plan: Plan) -> tuple[list[str], list[list[str]]]:
-    """Headings, and for each record the texts below them."""
+def cells(rows: Sequence[dict[str, Any]], plan: Plan, content: str = "both") -> tuple[list[str], list[list[str]]]:
+    """Headings, and for each record the texts below them.
+
+    Args:
+        rows: of `records`.
+        plan: what they are of.
+        content: `quality`, `cost`, or both side by side.
+    """
     columns = list(_measures(rows, plan))
-    heads = ["rung"]
+    heads, body = ["rung"], [[row["rung"] + (" (failed)" if row["failure"] else "")] for row in rows]
+    if content != "cost":
+        heads += _quality_heads(columns)
+        body = [[*line, *_quality(row, columns)] for line, row in zip(body, rows, strict=True)]
+    if content != "quality":
+        heads += ["on disk, MiB", "peak RSS, MiB", "TTFT, ms", "TPOT, ms", "real-time factor"]
+        body = [[*line, *_cost(row)] for line, row in zip(body, rows, strict=True)]
+    return heads, body
+
+
+def _quality_heads(columns: Sequence[tuple[str, str]]) -> list[str]:
+    heads = []
     for name, measure in columns:
         known = MEASURES[measure]
         label = known.label if name in ("asr", "aac", "qa") else f"{known.label} ({name})"
         heads += [f"{label}, {known.unit}" if known.unit else label, "change [95%]"]
-    heads += ["other texts", "loops", "on disk, MiB", "peak RSS, MiB", "TTFT, ms", "TPOT, ms", "real-time factor"]
-    return heads, [_row(row, columns) for row in rows]
+    return [*heads, "other texts", "loops"]
 
 
-def markdown(rows: Sequence[dict[str, Any]], plan: Plan, command: str, machine: str) -> str:
+def markdown(rows: Sequence[dict[str, Any]], plan: Plan, command: str, machines: Sequence[str]) -> str:
     """The table with the command that made it and what its columns mean."""
     heads, body = cells(rows, plan)
     if any(row["failure"] for row in rows):
@@ -74,11 +90,11 @@ def markdown(rows: Sequence[dict[str, Any]], plan: Plan, command: str, machine: 
     ]
     lines += [markdown_row(heads), markdown_row(["---", *["---:"] * (len(heads) - 1)])]
     lines += [markdown_row(line) for line in body]
-    lines += ["", *(f"- {markdown_text(line)}" for line in explain(plan, machine))]
+    lines += ["", *(f"- {markdown_text(line)}" for line in explain(plan, machines))]
     return "\n".join(lines) + "\n"
 
 
-def explain(plan: Plan, machine: str) -> list[str]:
+def explain(plan: Plan, machines: Sequence[str]) -> list[str]:
     """What a reader of the table needs to know, one sentence a line."""
     sets = ", ".join(f"{each.name} {len(each.rows)} clips of {each.source}" for each in plan.sets)
     return [
@@ -89,14 +105,14 @@ def explain(plan: Plan, machine: str) -> list[str]:
         "other texts: that differ from torch's; loops: share of texts that repeat themselves, cut or not",
         f"TTFT from waveform, TPOT and peak RSS: a process of its own, batch 1, {plan.audio_seconds:g} s of noise",
         "real-time factor: seconds of computing for each second of the sets' audio, in batches as the recipe has them",
-        *([f"measured on {machine}"] if machine else []),
+        *([f"measured on {'; '.join(machines)}"] if machines else []),
     ]
 
 
-def machine_of(results: Sequence[Result]) -> str:
-    """What the measurements say they were made on; empty where there are none."""
+def machines_of(results: Sequence[Result]) -> list[str]:
+    """What the measurements say they were made on, each once; times of different ones do not compare."""
     reports = [each.efficiency for each in results if each.efficiency is not None]
-    return "; ".join(dict.fromkeys(f"{each['machine']['cpu']} ({each['device']})" for each in reports))
+    return list(dict.fromkeys(f"{each['machine']['cpu']} ({each['device']})" for each in reports))
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
@@ -139,8 +155,8 @@ def _measures(rows: Sequence[dict[str, Any]], plan: Plan) -> Iterator[tuple[str,
         yield from ((each.name, measure) for measure in MEASURES if measure in known)
 
 
-def _row(row: dict[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
-    texts = [row["rung"] + (" (failed)" if row["failure"] else "")]
+def _quality(row: dict[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
+    texts = []
     for name, measure in columns:
         figure = row["sets"].get(name, {}).get("figures", {}).get(measure)
         texts.append(ABSENT if figure is None else f"{figure['value']:.1f}")
@@ -150,7 +166,11 @@ def _row(row: dict[str, Any], columns: Sequence[tuple[str, str]]) -> list[str]:
     clips = sum(each["clips"] for each in sets)
     texts.append(f"{sum(others)} of {clips}" if others and row["rung"] != REFERENCE.name else ABSENT)
     texts.append(ABSENT if row["looped_share"] is None else f"{100 * row['looped_share']:.1f}%")
-    texts += [_number(row["bytes"], 1 / MIB, 1), _number(row["peak_rss_bytes"], 1 / MIB, 0)]
+    return texts
+
+
+def _cost(row: dict[str, Any]) -> list[str]:
+    texts = [_number(row["bytes"], 1 / MIB, 1), _number(row["peak_rss_bytes"], 1 / MIB, 0)]
     texts += [_number(row["ttft_s"], 1000, 1), _number(row["tpot_s"], 1000, 2), _number(row["real_time_factor"], 1, 3)]
     return texts
 
