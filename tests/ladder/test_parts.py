@@ -113,8 +113,7 @@ def test_a_command_says_why_it_failed_and_leaves_a_log(tmp_path: Path) -> None:
     assert failure is not None
     assert "no.json" in failure
     assert log.read_text().startswith("$ nota score ")
-    assert run_command(["--version"], log) is None
-    assert log.read_text().splitlines()[-1].startswith("nota ")
+    assert failure in " ".join(log.read_text().split())
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"nota_ladder": 1}', '{"nota_ladder": 2, "source": "s", "steps": {}}'])
