@@ -24,7 +24,7 @@ from nota_cli.ladder.commands import Runner, run_command
 from nota_cli.ladder.figures import Answers, score_answers
 from nota_cli.ladder.rungs import REFERENCE, Rung
 from nota_cli.ladder.sets import EvaluationSet
-from nota_cli.ladder.state import State, open_state
+from nota_cli.ladder.state import State, only_one, open_state
 from nota_cli.parsing import decode, parse_json
 from nota_cli.recipe.exported import MANIFEST
 from nota_cli.recipe.schema import BaseRecipe
@@ -108,23 +108,25 @@ def climb(plan: Plan, run: Runner = run_command) -> list[Result]:
         One result for each rung, in the order of the plan.
 
     Raises:
-        UsageError: the folder cannot be written, or is another system's.
+        UsageError: the folder cannot be written, is another system's, or another ladder is at work there.
     """
     weights = weight_paths(plan.recipe)
     source = value_hash([recipe_values(plan.recipe), combined(weight_hashes(weights))])
-    state = open_state(plan.out, source)
-    for each in plan.sets:
-        each.write(plan.out)
-    results = []
-    for rung in plan.rungs:
-        result = Result(rung)
-        try:
-            _Climber(plan, state, run, result).climb(weights)
-        except _StepError as error:
-            result.failure = str(error)
-            warn(f"{rung.name}: {error}")
-        results.append(result)
-    return results
+    with only_one(plan.out):
+        state = open_state(plan.out, source)
+        for each in plan.sets:
+            each.write(plan.out)
+        return [_climb(_Climber(plan, state, run, Result(rung)), weights) for rung in plan.rungs]
+
+
+def _climb(climber: "_Climber", weights: dict[str, Path]) -> Result:
+    """One rung, with the reason if it fails."""
+    try:
+        climber.climb(weights)
+    except (_StepError, DataError) as error:
+        climber.result.failure = str(error)
+        warn(f"{climber.rung.name}: {error}")
+    return climber.result
 
 
 class _Climber:
@@ -159,8 +161,8 @@ class _Climber:
         self._measure(system)
 
     def _export(self) -> None:
-        for left in self.folder.glob(f".{self.artifact.name}.*"):  # of an export that was killed
-            shutil.rmtree(left)
+        for left in self.folder.glob(f".{self.artifact.name}.*"):
+            shutil.rmtree(left)  # of an export that was killed
         options = self.rung.export_options()
         command = ["export", self.plan.source, *self.plan.options, *options, "--out", str(self.artifact)]
         self._step("export", "exporting", value_hash(options), command, [self.artifact], self.artifact / MANIFEST)

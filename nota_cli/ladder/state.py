@@ -1,16 +1,18 @@
 """What a ladder has finished, so that the same command goes on where an earlier one was killed."""
 
+import fcntl
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nota_cli.errors import UsageError
-from nota_cli.files import write_text
+from nota_cli.errors import DataError, UsageError
+from nota_cli.files import REFUSED, write_text
 from nota_cli.parsing import decode, parse_json
 
-STATE_FILE = "state.json"
+STATE_FILE, LOCK_FILE = "state.json", ".lock"
 FORMAT = 1
 
 
@@ -42,10 +44,15 @@ class State:
             step: its name.
             key: digits that change with what it depends on.
             outputs: files and folders that it writes, a journal among them.
+
+        Raises:
+            DataError: one is there that no ladder of this state has written.
         """
         if self.steps.get(step) == key:
             return
-        for path in outputs if step in self.steps else ():
+        for path in outputs:
+            if step not in self.steps and path.exists():
+                raise DataError(f"{path} is there, and is not this ladder's. Remove it, or choose another --out.")
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -57,6 +64,29 @@ class State:
         """Write it, whole or not at all."""
         values = {"nota_ladder": FORMAT, "source": self.source, "steps": self.steps}
         write_text(self.folder / STATE_FILE, json.dumps(values, indent=1) + "\n")
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Inside, no other ladder works in the folder, which is made if it is not there.
+
+    Raises:
+        UsageError: another one does, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("w")
+    except OSError as error:
+        raise UsageError(f"--out: cannot write {folder}: {error.strerror}. Choose another folder.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"--out: another nota ladder is at work in {folder}. Wait for it.") from None
+        except OSError as error:  # a file system without locks
+            if error.errno not in REFUSED:
+                raise
+        yield
 
 
 def open_state(folder: Path, source: str) -> State:

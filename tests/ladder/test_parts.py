@@ -11,7 +11,7 @@ from nota_cli.ladder.figures import Counts, change, differing, score_answers
 from nota_cli.ladder.plot import pareto_best
 from nota_cli.ladder.rungs import parse_bits, parse_runtimes, rungs_of
 from nota_cli.ladder.sets import read_sets
-from nota_cli.ladder.state import open_state
+from nota_cli.ladder.state import only_one, open_state
 from nota_cli.submission import write_submission
 
 
@@ -121,3 +121,33 @@ def test_a_damaged_state_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text(text)
     with pytest.raises(UsageError, match=r"state\.json.*Choose another"):
         open_state(tmp_path, "s")
+
+
+def test_two_ladders_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    with only_one(tmp_path / "new"), pytest.raises(UsageError, match="another nota ladder"), only_one(tmp_path / "new"):
+        pass
+    with only_one(tmp_path / "new"):
+        pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot write"), only_one(tmp_path / "file"):
+        pass
+
+
+def test_outputs_of_another_key_are_removed_and_those_of_the_same_kept(tmp_path: Path) -> None:
+    state, csv, folder = open_state(tmp_path, "s"), tmp_path / "a.csv", tmp_path / "export"
+    csv.write_text("somebody's")
+    with pytest.raises(DataError, match=r"a\.csv is there, and is not this ladder's"):
+        state.begin("torch/asr", "one", [csv, folder])
+    assert not open_state(tmp_path, "s").is_finished("torch/asr", "one", csv)
+    csv.unlink()
+    state.begin("torch/asr", "one", [csv, folder])
+    csv.write_text("the ladder's")
+    assert state.is_finished("torch/asr", "one", csv)
+    folder.mkdir()
+    again = open_state(tmp_path, "s")
+    again.begin("torch/asr", "one", [csv, folder])
+    assert csv.exists()
+    again.begin("torch/asr", "two", [csv, folder])
+    assert not csv.exists()
+    assert not folder.exists()
+    assert not again.is_finished("torch/asr", "two", csv)
