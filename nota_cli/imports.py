@@ -5,6 +5,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+TORCH_STACK = {"torch", "transformers", "peft", "accelerate", "optimum", "gptqmodel", "sentencepiece"}
+"""What the extra `torch` brings: all that trains models, runs them from their weights, and changes them."""
+
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
@@ -22,6 +25,17 @@ def heavy_imports() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def missing_torch(error: ModuleNotFoundError) -> str | None:
+    """What to tell the user of a module that is not there, if it is one of the extra `torch`; None of others."""
+    package = (error.name or "").split(".")[0]
+    if package not in TORCH_STACK:
+        return None
+    return (
+        f"{package} is not installed; this needs it: pip install 'nota-cli[torch]' (in a clone: pip install "
+        "'.[torch]'). What `nota export` wrote runs without."
+    )
 
 
 def leave_out_torchao() -> None:

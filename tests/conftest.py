@@ -1,8 +1,15 @@
 """A tiny system with random weights and a few clips, built once a run: the real code paths at the smallest size."""
 
+# ruff: noqa: E402
+import os
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time, and none has work enough for two cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # both are read when torch is imported
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import fcntl
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,12 +21,7 @@ import pytest
 import soundfile
 import torch
 
-from helpers.paths import SHARED
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time, and none has work enough for two cores
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
+from helpers.paths import GOLDEN, SHARED
 
 TINY = {
     "audio": {"pad": "clip"},
@@ -94,8 +96,14 @@ TINY = {
 def shared() -> Path:
     """The folder of real recordings and golden figures beside the repository."""
     if not SHARED.is_dir():
-        pytest.skip(f"needs the folder {SHARED} with real recordings and golden figures")
+        pytest.skip(f"needs the folder {SHARED} with real recordings")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden_systems() -> Path:
+    """Folders of the golden systems: all six recordings of each, or the part of them that every clone holds."""
+    return GOLDEN
 
 
 @pytest.fixture(scope="session")

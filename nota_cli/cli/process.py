@@ -13,6 +13,7 @@ from types import FrameType
 from nota_cli.console import fail
 from nota_cli.errors import NotaError, UsageError, printable
 from nota_cli.files import FULL
+from nota_cli.imports import missing_torch
 
 EMPTY_OPTION = re.compile(r"(--[a-z][a-z-]*)=")
 INTERRUPTED = 130
@@ -35,6 +36,12 @@ def run(app: Callable[[], object]) -> None:
         except NotaError as error:
             fail(str(error))
             raise SystemExit(error.exit_code) from None
+        except ModuleNotFoundError as error:
+            message = missing_torch(error)
+            if message is None:
+                raise
+            fail(message)
+            raise SystemExit(UsageError.exit_code) from None
         except BrokenPipeError:  # whoever read has had enough: `| head`
             _drop_stdout()
             raise SystemExit(1) from None

@@ -73,7 +73,9 @@ def operations(model: nn.Module, runtime: TorchRuntime, prefill: Callable[[], No
 
 
 def part_dtype(part: nn.Module) -> torch.dtype:
-    """The type that a part computes in: that of its largest floating-point tensor, float32 without one."""
+    """The type that a part computes in: its layers' own, else that of its largest tensor, float32 without one."""
+    if any(getattr(module, "compute_dtype", None) == torch.float32 for module in part.modules()):
+        return torch.float32
     tensors = [tensor for tensor in part.parameters() if tensor.is_floating_point()]
     return max(tensors, key=lambda tensor: tensor.numel()).dtype if tensors else torch.float32
 

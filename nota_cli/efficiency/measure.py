@@ -18,7 +18,7 @@ from nota_cli.models.build import build
 from nota_cli.models.device import gpu_name
 from nota_cli.models.families.base import AudioModel, Device
 from nota_cli.models.memory import memory_there, out_of_memory
-from nota_cli.models.parts import Part
+from nota_cli.models.parts import Part, compute_types
 from nota_cli.recipe.load import recipe_hash
 from nota_cli.recipe.schema import BaseRecipe
 from nota_cli.recipe.section import LoadFormat
@@ -154,6 +154,7 @@ def measure_model(
         "torch": versions(("torch",)).get("torch"),
         "runtime": clip.runtime.name,
         "kernel": model.kernel,
+        "compute": compute_types(parts),
         "decoding": clip.runtime.decoding,
         "audio_seconds": settings.audio_seconds,
         "rounds": counted,

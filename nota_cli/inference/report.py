@@ -99,6 +99,7 @@ def run_report(
         "halvings": sum(tally.halvings for tally in tallies),
         "processes": facts.processes,
         "device": facts.device,
+        "compute": first.compute,
         "device_name": gpu_name(facts.device) or platform.processor() or platform.machine(),
         "long": facts.long,
         **facts.provenance,

@@ -35,6 +35,7 @@ class Tally:
         wait: for audio and features; `generate`: encoders and decoder; `write`: what the caller does with results.
         batch_size: the largest batch that went through.
         halvings: how often a batch did not fit the memory.
+        compute: part of the model to the type that it computes in.
     """
 
     rows: int = 0
@@ -44,6 +45,7 @@ class Tally:
     write: float = 0.0
     batch_size: int = 0
     halvings: int = 0
+    compute: dict[str, str] = field(default_factory=dict)
 
 
 class Outcomes:

@@ -32,6 +32,7 @@ from nota_cli.inference.selection import Selection, select_annotation, select_re
 from nota_cli.models.device import check_device_name, device_for
 from nota_cli.models.families.base import AudioModel
 from nota_cli.models.loading import load
+from nota_cli.models.parts import compute_types
 from nota_cli.recipe.families import family_of
 from nota_cli.recipe.schema import BaseRecipe
 from nota_cli.submission import write_submission
@@ -270,6 +271,7 @@ def _answer(run: _Run, journal: Journal, share: _Share) -> Tally:
             run.ranks.check()
 
         engine.run(share.rows, share.seconds, finished)
+    engine.tally.compute = compute_types(model.parts())
     return engine.tally
 
 

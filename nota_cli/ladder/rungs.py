@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from nota_cli.errors import UsageError
 
 RUNTIMES = ("torch", "onnx", "gguf")
-ENCODER_BITS, DECODER_BITS = (32, 8), (32, 8, 4)
-GGUF_FORMATS = {32: "f16", 8: "q8_0", 4: "q4_k_m"}
+ENCODER_BITS, DECODER_BITS = (32, 16, 8), (32, 16, 8, 4)
+GGUF_FORMATS = {32: "f16", 16: "f16", 8: "q8_0", 4: "q4_k_m"}
 """Bits of a decoder to its format in llama.cpp, which has no 32 bits here: `f16` stands for them."""
 
 
@@ -18,7 +18,7 @@ class Rung:
     Attributes:
         runtime: one of `RUNTIMES`.
         encoder_bits: per weight of the encoders.
-        decoder_bits: per weight of the decoder; the token table of a graph has 8 where the decoder has fewer than 32.
+        decoder_bits: per weight of the decoder; the token table of a graph has as many, but 8 beside 4.
     """
 
     runtime: str
@@ -42,8 +42,8 @@ class Rung:
         bits = ["--encoder-bits", str(self.encoder_bits)]
         if self.decoder_format is not None:
             return ["--to", "gguf", *bits, "--decoder-format", self.decoder_format]
-        table = "32" if self.decoder_bits == 32 else "8"
-        return [*bits, "--decoder-bits", str(self.decoder_bits), "--embedding-bits", table]
+        table = max(8, self.decoder_bits or 32)
+        return [*bits, "--decoder-bits", str(self.decoder_bits), "--embedding-bits", str(table)]
 
 
 REFERENCE = Rung("torch")
@@ -64,7 +64,7 @@ def rungs_of(runtimes: Sequence[str], encoder_bits: Sequence[int], decoder_bits:
         for encoder in sorted(encoder_bits, reverse=True)
         for decoder in sorted(decoder_bits, reverse=True)
     ]
-    return [REFERENCE, *exports]
+    return list({rung.name: rung for rung in [REFERENCE, *exports]}.values())
 
 
 def parse_bits(text: str, allowed: Sequence[int], option: str) -> list[int]:

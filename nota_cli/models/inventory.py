@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -9,14 +10,20 @@ from nota_cli.models.parts import Part
 from nota_cli.quantization.dummy import packed_tensors
 
 
-def count_parts(components: Mapping[str, nn.Module], *, adapted: bool = False) -> list[Part]:
+def count_parts(
+    components: Mapping[str, nn.Module], *, adapted: bool = False, compute: Mapping[str, str] | None = None
+) -> list[Part]:
     """Parts of a model, on whatever device, the meta device included; every tensor of a part is counted once.
 
     Args:
         components: the modules by the parts' names.
         adapted: whether the decoder holds adapters, which are a part of their own, `lora`.
+        compute: what parts compute in, by name.
     """
-    parts = [_part(name, module, lora=False) for name, module in components.items()]
+    parts = [
+        replace(_part(name, module, lora=False), compute=(compute or {}).get(name, ""))
+        for name, module in components.items()
+    ]
     return [*parts, _part("lora", components["decoder"], lora=True)] if adapted else parts
 
 

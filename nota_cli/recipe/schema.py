@@ -239,6 +239,9 @@ class GenerateTask(Section):
 class Generate(GenerateTask):
     """The settings of every task, and in `tasks` what is otherwise for some."""
 
+    compute: Literal["auto", "stored"] = "auto"
+    """Type of the arithmetic on a CPU: `auto` is each part's `dtype`, but float32 for 16-bit types that the processor
+    only emulates (the weights stay in 16 bits); `stored` is `dtype` whatever the processor."""
     merge_lora: Literal["auto", "never", "always"] = "auto"
     """`auto` adds the adapters to the decoder's weights where that is exact: float32, not quantized. `always` does so
     in half precision too, which rounds; quantized weights take none."""

@@ -94,7 +94,7 @@ class Train(Section):
     gradient_checkpointing: bool = False
     """Layers keep their inputs alone and are run again in the backward pass: less memory, about a third more time."""
     autocast: bool = True
-    """bfloat16 autocast in the forward pass."""
+    """bfloat16 autocast in the forward pass; not on a processor that only emulates bfloat16."""
     decoder_weight: float = Field(1.0, ge=0)
     """Weight of the decoder's cross-entropy. 0 teaches the connector by `alignment_weight` alone, and the decoder is
     never run: many times faster."""

@@ -15,6 +15,7 @@ from nota_cli.data.batches import TrainingBatch, TrainingBatches
 from nota_cli.errors import RecipeError
 from nota_cli.models.build import build
 from nota_cli.models.checkpoint import load_checkpoint
+from nota_cli.models.compute import multiplies
 from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.load import own_decoder
 from nota_cli.recipe.schema import Recipe
@@ -74,7 +75,8 @@ class Trainer:
         self.teacher: Teacher | None = None
         if self.spec.distill is not None:
             self.teacher = Teacher(self.spec.distill, self.model, str(accelerator.device), load_format)
-        self.autocast = self.spec.autocast and not (accelerator.device.type == "cpu" and _has_half(recipe))
+        on_cpu = accelerator.device.type == "cpu"
+        self.autocast = self.spec.autocast and not (on_cpu and (_has_half(recipe) or not multiplies(torch.bfloat16)))
         self.batches = TrainingBatches(
             recipe.data.train,
             self.model.preprocessor(torch.device("cpu")),

@@ -54,9 +54,9 @@ def test_dummy_weights_run_with_nothing_downloaded(
 
 
 def test_download_says_where_the_parts_lie_and_what_is_not_to_be_had(
-    nota: Nota, shared: Path, golden_recipe: Golden, capsys: pytest.CaptureFixture[str]
+    nota: Nota, golden_systems: Path, golden_recipe: Golden, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = shared / "golden" / "nota"
+    folder = golden_systems / "nota"
     recipe = golden_recipe(folder)
     assert nota("download", recipe) == 0
     assert "decoder.path" in capsys.readouterr().out
@@ -68,9 +68,14 @@ def test_download_says_where_the_parts_lie_and_what_is_not_to_be_had(
 
 @pytest.mark.parametrize("team", ["nota", "cv03", "nlp07", "cv16"])
 def test_a_converted_checkpoint_gives_the_same_texts(
-    team: str, nota: Nota, shared: Path, golden_recipe: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    team: str,
+    nota: Nota,
+    golden_systems: Path,
+    golden_recipe: Golden,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = shared / "golden" / team
+    folder = golden_systems / team
     recipe = golden_recipe(folder)
     data = ["--annotation", folder / "manifest.json", "--audio-root", folder / "audio", "--set", "generate.beams=1"]
     assert nota("infer", "--recipe", recipe, *data, "--out", tmp_path / "theirs.csv") == 0
@@ -84,9 +89,9 @@ def test_a_converted_checkpoint_gives_the_same_texts(
 
 
 def test_what_a_pth_lacks_stops_the_run_unless_it_is_allowed(
-    nota: Nota, shared: Path, golden_recipe: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    nota: Nota, golden_systems: Path, golden_recipe: Golden, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = shared / "golden" / "nota"
+    folder = golden_systems / "nota"
     recipe, out = golden_recipe(folder), tmp_path / "out.csv"
     data = ["--annotation", folder / "manifest.json", "--audio-root", folder / "audio", "--limit", 1, "--out", out]
     content = torch.load(folder / "checkpoint.pth", weights_only=True)
@@ -112,18 +117,18 @@ def test_what_a_pth_lacks_stops_the_run_unless_it_is_allowed(
 def test_a_bad_pth_is_one_clear_message(
     damage: str,
     nota: Nota,
-    shared: Path,
+    golden_systems: Path,
     golden_recipe: Golden,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder, bad = shared / "golden" / "nota", tmp_path / "bad.pth"
+    folder, bad = golden_systems / "nota", tmp_path / "bad.pth"
     whole = (folder / "checkpoint.pth").read_bytes()
     trace = tmp_path / "it-ran"
     if damage == "truncated":
         bad.write_bytes(whole[: len(whole) // 2])
     elif damage == "another system's":
-        bad.write_bytes((shared / "golden" / "cv16" / "checkpoint.pth").read_bytes())
+        bad.write_bytes((golden_systems / "cv16" / "checkpoint.pth").read_bytes())
     elif damage == "no weights":
         torch.save({"epoch": 3}, bad)
     else:

@@ -63,3 +63,21 @@ def test_wrong_use_is_refused_before_torch_is_imported(arguments: list[str], mes
     assert code in (1, 2)
     assert message in " ".join(stderr.split())
     assert loaded == set()
+
+
+def test_without_torch_one_sentence_names_the_extra(tmp_path: Path) -> None:
+    """As in an install of the extra `onnx` alone, where these packages are not there."""
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'peft', 'accelerate', 'optimum', 'gptqmodel'):\n"
+        "    sys.modules[name] = None\n"
+        f"sys.argv = ['nota', 'infer', '--task', 'aac', '--out', {str(tmp_path / 'texts.csv')!r}]\n"
+        "from nota_cli.cli import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "torch is not installed" in done.stderr
+    assert "pip install 'nota-cli[torch]'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "texts.csv").exists()

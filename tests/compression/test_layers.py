@@ -216,9 +216,9 @@ def test_the_shipped_gptq_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("team", ["nota", "nlp07"])
 def test_published_weights_move_into_the_folder(
-    team: str, shared: Path, golden_recipe: Callable[..., Path], tmp_path: Path
+    team: str, golden_systems: Path, golden_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    model = build(load_recipe(str(golden_recipe(shared / "golden" / team))))
+    model = build(load_recipe(str(golden_recipe(golden_systems / team))))
     model.save_pretrained(tmp_path / "in")
     total = layer_counts(tmp_path / "in")
     keep = {part: list(range(1, count)) for part, count in total.items() if count > 1}
@@ -231,9 +231,9 @@ def test_published_weights_move_into_the_folder(
 
 
 def test_a_published_decoder_stays_where_it_is_if_it_loses_nothing(
-    shared: Path, golden_recipe: Callable[..., Path], tmp_path: Path
+    golden_systems: Path, golden_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
-    folder = shared / "golden" / "nota"
+    folder = golden_systems / "nota"
     build(load_recipe(str(golden_recipe(folder)))).save_pretrained(tmp_path / "in")
     assert_equal_to_bypassed(tmp_path / "in", tmp_path / "out", {"audio_encoder": [0]}, exact=False)
     assert not (tmp_path / "out" / "decoder").exists()

@@ -164,10 +164,10 @@ def test_a_merged_checkpoint_says_the_same(
 
 @pytest.mark.parametrize("team", ["nota", "cv03", "nlp07", "cv16"])
 def test_published_decoders_with_adapters_say_the_same(
-    team: str, shared: Path, golden_recipe: Callable[..., Path], tmp_path: Path
+    team: str, golden_systems: Path, golden_recipe: Callable[..., Path], tmp_path: Path
 ) -> None:
     """A row more for the pad token, tied embeddings, Qwen's biases; every team's own targets."""
-    model = build(load_recipe(str(golden_recipe(shared / "golden" / team))))
+    model = build(load_recipe(str(golden_recipe(golden_systems / team))))
     model.save_pretrained(tmp_path / "in")
     layers = adapters(model)
     assert merge_checkpoint(tmp_path / "in", tmp_path / "out").layers == layers

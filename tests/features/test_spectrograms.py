@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import WhisperFeatureExtractor
 
-from helpers.paths import GOLDEN
+from helpers.paths import GOLDEN, golden_clips
 from nota_cli.data.audio.clip import load_audio
 from nota_cli.errors import DataError
 from nota_cli.features.batch import FRONT_ENDS
@@ -20,8 +20,7 @@ def noise(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * 0.1
 
 
-@pytest.mark.skipif(not SYSTEM.is_dir(), reason="golden files are not here")
-@pytest.mark.parametrize("clip", range(6))
+@pytest.mark.parametrize("clip", golden_clips("nota"))
 def test_log_mel_has_the_golden_sum(clip):
     path = next((SYSTEM / "audio").glob(f"a{clip}.*"))
     expected = load_file(SYSTEM / "golden.safetensors")[f"log_mel{clip}_sum"].item()

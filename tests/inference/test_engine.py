@@ -35,9 +35,9 @@ def run(engine: Engine, positions: list[int], seconds: list[float]) -> list[Resu
 
 @pytest.mark.parametrize("team", TEAMS)
 def test_a_teams_texts_are_the_same_at_any_batch_size(
-    team: str, shared: Path, golden_recipe: Callable[..., Path]
+    team: str, golden_systems: Path, golden_recipe: Callable[..., Path]
 ) -> None:
-    folder = shared / "golden" / team
+    folder = golden_systems / team
     system = load(load_recipe(str(golden_recipe(folder))), "cpu")
     rows = read_annotation(folder / "manifest.json")
     expected = [row["text_beam4"].strip() for row in json.loads((folder / "expected.json").read_text())["rows"]]

@@ -230,7 +230,7 @@ def test_other_clips_are_run_again_and_nothing_else(plan: Plan, tmp_path: Path) 
     assert {name: len(answers.texts) for name, answers in fewer[0].answers.items()} == {"asr": 2, "aac": 3}
 
 
-@pytest.mark.parametrize("rung", [GRAPHS, Rung("onnx", 8, 4), LLAMA, Rung("gguf", 8, 8)])
+@pytest.mark.parametrize("rung", [GRAPHS, Rung("onnx", 16, 16), Rung("onnx", 8, 4), LLAMA])
 def test_export_takes_the_options_of_every_rung(
     rung: Rung, tmp_path: Path, nota: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,10 +20,11 @@ def test_rungs_are_every_combination_and_the_reference_once() -> None:
     onnx = ["onnx-e32-d32", "onnx-e32-d4", "onnx-e8-d32", "onnx-e8-d4"]
     gguf = ["gguf-e32-f16", "gguf-e32-q4_k_m", "gguf-e8-f16", "gguf-e8-q4_k_m"]
     assert names == ["torch", *onnx, *gguf]
+    assert [rung.name for rung in rungs_of(["gguf"], [8], [32, 16])] == ["torch", "gguf-e8-f16"]
     assert [rung.name for rung in rungs_of(["torch"], [32], [32])] == ["torch"]
 
 
-@pytest.mark.parametrize("text", ["16", "8,x", ",", "8;4"])
+@pytest.mark.parametrize("text", ["5", "8,x", ",", "8;4"])
 def test_other_bits_are_refused_with_those_that_there_are(text: str) -> None:
     with pytest.raises(UsageError, match=r"--decoder-bits .*give any of 32, 8, 4"):
         parse_bits(text, (32, 8, 4), "--decoder-bits")

@@ -91,6 +91,9 @@ class Salmonn(nn.Module):
         speech_encoder: features to states (see `nota_cli.models.encoders.whisper`).
         audio_encoder: the same for other sounds, or None.
         decoder: the language model.
+
+    Attributes:
+        compute: part to the type that it computes in, and why where it is not the stored one; of a model that runs.
     """
 
     def __init__(self, recipe: Recipe, speech_encoder: nn.Module, audio_encoder: nn.Module | None, decoder: Decoder):
@@ -103,6 +106,7 @@ class Salmonn(nn.Module):
         speech_width, audio_width = [None if encoder is None else int(encoder.output_dim) for encoder in encoders]
         self.connector = build_connector(recipe.connector, speech_width or 0, audio_width, decoder.width)
         self.greedy = StaticCacheDecoder(decoder)
+        self.compute: dict[str, str] = {}
 
     @property
     def device(self) -> torch.device:
@@ -121,8 +125,8 @@ class Salmonn(nn.Module):
         return {name: module for name, module in modules.items() if module is not None}
 
     def parts(self) -> list[Part]:
-        """Parameters and bytes of its components, and of the adapters."""
-        return count_parts(self.components(), adapted=self.recipe.lora is not None)
+        """Parameters and bytes of its components, and of the adapters; in a model that runs what each computes in."""
+        return count_parts(self.components(), adapted=self.recipe.lora is not None, compute=self.compute)
 
     def preprocessor(self, device: torch.device | None = None) -> FeatureSpec:
         """What its encoders want from the audio, and where to make it: on `device` (the model's), or in workers."""

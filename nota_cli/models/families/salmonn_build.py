@@ -8,6 +8,7 @@ from nota_cli.errors import RecipeError
 from nota_cli.hub import local_path
 from nota_cli.models.adapter import adopt, read_config
 from nota_cli.models.checkpoint import load_checkpoint
+from nota_cli.models.compute import choose_compute
 from nota_cli.models.decoders.decoder import load_decoder
 from nota_cli.models.encoders.base import encoder_entry
 from nota_cli.models.encoders.build import build_encoder
@@ -74,6 +75,7 @@ def build(
         decoder.kernel = cpu_kernel
     if purpose == "run":
         prepare_to_run(model)
+        model.compute = choose_compute(model, device)
     return model
 
 

@@ -13,8 +13,6 @@ from helpers.tensors import noise
 from nota_cli.errors import CheckpointError, DataError
 from nota_cli.models.encoders.whisper import WhisperEncoder, load_whisper_encoder
 
-needs_golden = pytest.mark.skipif(not GOLDEN.is_dir(), reason="golden files are not here")
-
 
 def config(**changes):
     sizes = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
@@ -40,7 +38,6 @@ def folder(tmp_path_factory):
     return path
 
 
-@needs_golden
 @pytest.mark.parametrize("system", ["nota", "cv03"])
 def test_equals_transformers_at_thirty_seconds(system):
     theirs = WhisperModel.from_pretrained(GOLDEN / system / "whisper").encoder.eval()

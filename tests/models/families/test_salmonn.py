@@ -19,11 +19,11 @@ from nota_cli.recipe.load import load_recipe
 
 @pytest.mark.parametrize("team", ["nota", "cv03", "cv16"])
 def test_the_connector_equals_transformers_q_former_on_the_teams_weights(
-    team: str, shared: Path, golden_recipe: Callable[..., Path]
+    team: str, golden_systems: Path, golden_recipe: Callable[..., Path]
 ) -> None:
     from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-    model = build(load_recipe(str(golden_recipe(shared / "golden" / team))))
+    model = build(load_recipe(str(golden_recipe(golden_systems / team))))
     connector = model.connector
     spec = model.recipe.connector
     reference = Blip2QFormerModel(
@@ -165,9 +165,9 @@ class _Evil:
 
 
 def test_a_pth_with_code_in_it_is_refused_unrun(
-    shared: Path, tmp_path: Path, golden_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+    golden_systems: Path, tmp_path: Path, golden_recipe: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = str(golden_recipe(shared / "golden" / "nota"))
+    path = str(golden_recipe(golden_systems / "nota"))
     torch.save({"model": _Evil()}, tmp_path / "evil.pth")
     with pytest.raises(CheckpointError, match="neither a tensor nor a plain value"):
         build(load_recipe(path, [f"checkpoint={tmp_path / 'evil.pth'}"]))
