@@ -8,7 +8,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time, and no
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # both are read when torch is imported
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import fcntl
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -164,6 +167,26 @@ def tiny_checkpoint(tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("checkpoint") / "random"
     build(load_recipe(str(tiny_recipe))).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported_tiny(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """The shipped model as `nota export` writes it, made once for all processes of a run; not to be changed.
+
+    Beside it lies `report.json`, what the command printed.
+    """
+    own = worker_id == "master"
+    folder = tmp_path_factory.mktemp("exported") if own else tmp_path_factory.getbasetemp().parent / "exported"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "report.json").exists():
+            options = ["export", "tiny", "--out", str(folder / "tiny"), "--clips", "6", "--json"]
+            command = [sys.executable, "-m", "nota_cli.cli", *options]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+            (folder / "report.json").write_text(done.stdout)
+    return folder / "tiny"
 
 
 @pytest.fixture

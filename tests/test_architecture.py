@@ -43,6 +43,7 @@ MAY = {
     "export": BASE | {"recipe", "prompts", "features", "generation", "models", "data"},
     "efficiency": BASE | {"recipe", "prompts", "features", "generation", "models", "data", "inference"},
     "leaderboard": BASE,
+    "ladder": BASE | {"recipe", "generation", "data", "score", "inference", "efficiency", "leaderboard"},
     "api": BASE | {"recipe", "prompts", "features", "models", "data", "inference"},
     "demo": BASE | {"features", "data", "efficiency", "api"},
     "__init__": {"version", "console", "api"},

@@ -16,6 +16,7 @@ from nota_cli.cli import (
     efficiency,
     export,
     infer,
+    ladder,
     merge_lora,
     prepare,
     prune_layers,
@@ -47,7 +48,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     *(transcribe, infer, score, efficiency, train, chat, demo, download),
-    *(quantize, prune_vocabulary, prune_layers, merge_lora, export, compare, submit, validate_submission),
+    *(quantize, prune_vocabulary, prune_layers, merge_lora, export, ladder, compare, submit, validate_submission),
 )
 """In the order of `nota --help`."""
 for _command in COMMANDS:

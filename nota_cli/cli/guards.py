@@ -9,6 +9,7 @@ from nota_cli.outputs import Input, Output, check_outputs
 from nota_cli.recipe.inputs import recipe_inputs
 
 if TYPE_CHECKING:
+    from nota_cli.ladder.sets import EvaluationSet
     from nota_cli.recipe.schema import BaseRecipe
 
 PARTS_OF_A_CHECKPOINT = ("recipe.yaml", "model.safetensors", "metrics.json", "adapter", "decoder", "trainer", "best")
@@ -42,6 +43,18 @@ def check_compare(out: Path, runs: Iterable[Path]) -> None:
     """`nota compare`: its three files against the reports."""
     outputs = [Output("--out", out / name) for name in ("compare.md", "compare.csv", "compare.png")]
     check_outputs(outputs, [Input("a report that is compared", path) for path in runs])
+
+
+def check_ladder(out: Path, recipe: "BaseRecipe", sets: "Sequence[EvaluationSet]") -> None:
+    """`nota ladder`: its tables and sets against recipe, weights and annotations.
+
+    What a rung writes is checked by the commands that write it.
+    """
+    names = ("ladder.md", "ladder.csv", "ladder.png", "state.json")
+    outputs = [Output("--out", path) for path in (out, *(out / name for name in names))]
+    outputs += [Output("--out", each.file(out)) for each in sets]
+    annotations = [Input("the annotation", path) for path in dict.fromkeys(each.source for each in sets)]
+    check_outputs(outputs, [*recipe_inputs(recipe), *annotations])
 
 
 def check_import(out: Path | None, config: Path) -> None:

@@ -90,14 +90,14 @@ def file_hash(path: Path) -> str:
 
 def weight_hashes(parts: Mapping[str, Path]) -> dict[str, dict[str, str]]:
     """For each part of a system the hash of each of its files, by name inside the part's folder."""
-    return {part: {name: file_hash(file) for name, file in _files(path)} for part, path in parts.items()}
+    return {part: {name: file_hash(file) for name, file in part_files(path)} for part, path in parts.items()}
 
 
 def large_files(parts: Mapping[str, Path]) -> dict[str, int]:
     """When each file that `file_hash` does not read whole was changed last, in nanoseconds, by part and name."""
     times = {}
     for part, path in parts.items():
-        for name, file in _files(path):
+        for name, file in part_files(path):
             status = file.stat()
             if status.st_size > WHOLE:
                 times[f"{part}/{name}"] = status.st_mtime_ns
@@ -191,7 +191,8 @@ def run_provenance(
     return report, run_key
 
 
-def _files(path: Path) -> Iterator[tuple[str, Path]]:
+def part_files(path: Path) -> Iterator[tuple[str, Path]]:
+    """Files of a part that its answers depend on, with their names inside it: weights, configs, tokenizers."""
     if path.is_file():
         yield path.name, path
         return

@@ -1,17 +1,16 @@
 """The picture of a comparison: error against memory and against latency, readable without colors."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nota_cli.errors import UsageError
 from nota_cli.files import atomic_path
+from nota_cli.leaderboard.axes import place_labels, plain_axes
 from nota_cli.leaderboard.ranking import METRICS, RankedRun, error_metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.transforms import Bbox
 
 INSTALL = 'pip install "nota-cli[plot]"'
 MARKERS = "osD^v<>phPX*d"
@@ -20,15 +19,8 @@ CROWD = 500
 """With more characters than this in all names the runs are numbered, and the names stand below the panels."""
 LONGEST = 44
 """Characters of a name in the picture; of a longer one the middle is left out."""
-LOG_FROM = 10.0
-"""An axis whose largest value is so many times its smallest is logarithmic."""
-
 COSTS = ("memory", "latency")
 KEY_COLUMNS, KEY_LINE = 3, 0.19  # of the names below the panels; the height of a line in inches
-
-# Where a label is tried, in sixteenths of a turn: right, left, above, below, the corners, between; ever further off.
-_TURNS = (0, 8, 4, 12, 2, 6, 14, 10, 1, 3, 5, 7, 9, 11, 13, 15)
-_DISTANCES = (9, 16, 26, 38, 54, 72, 92, 115, 140, 170, 200)
 
 
 def draw(ranked_runs: list[RankedRun], path: Path) -> None:
@@ -101,7 +93,9 @@ def picture(ranked_runs: list[RankedRun]) -> "Figure":
             )
     canvas.draw()  # type: ignore[no-untyped-call]
     for axes, cost in zip(panels, COSTS, strict=True):
-        _label(figure, axes, [ranked for ranked in ordered if _point(ranked, error, cost)], labels, error, cost)
+        there = [(point, ranked) for ranked in ordered if (point := _point(ranked, error, cost)) is not None]
+        texts, bold = [labels[id(ranked)] for _, ranked in there], [bool(ranked.pareto) for _, ranked in there]
+        place_labels(figure, axes, [point for point, _ in there], texts, bold)
     return figure
 
 
@@ -111,14 +105,13 @@ def _point(ranked: RankedRun, error: str, cost: str) -> tuple[float, float] | No
 
 
 def _panel(axes: "Axes", ordered: list[RankedRun], shapes: dict[int, str], error: str, cost: str) -> None:
-    xs, ys, lacking = [], [], []
+    points, lacking = [], []
     for ranked in ordered:
         point = _point(ranked, error, cost)
         if point is None:
             lacking.append(ranked.run.name)
             continue
-        xs.append(point[0])
-        ys.append(point[1])
+        points.append(point)
         color = REPORTED if ranked.run.reference else OWN
         axes.plot(
             *point,
@@ -139,103 +132,12 @@ def _panel(axes: "Axes", ordered: list[RankedRun], shapes: dict[int, str], error
         names = ", ".join(lacking)
         text = f"not shown, a figure is missing: {names if len(names) < 50 else f'{len(lacking)} runs'}"
         axes.text(0, 1.012, text, transform=axes.transAxes, va="bottom", fontsize=8, color="#555555", parse_math=False)
-    if not xs:
+    if not points:
         axes.text(0.5, 0.5, "no run has both figures", transform=axes.transAxes, ha="center", color="#555555")
         axes.set_xticks([])
-    axes.margins(0.14, 0.14)
-    for values, scale in ((xs, axes.set_xscale), (ys, axes.set_yscale)):
-        if values and min(values) > 0 and max(values) / min(values) >= LOG_FROM:
-            scale("log")
-    _plain_ticks(axes)
-    axes.grid(True, color="#e3e3e3", linewidth=0.8, zorder=0)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _plain_ticks(axes: "Axes") -> None:
-    """Numbers as people write them on logarithmic axes too."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    for axis in (axes.xaxis, axes.yaxis):
-        if axis.get_scale() == "log":
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.set_minor_formatter(NullFormatter())
+    plain_axes(axes, points)
 
 
 def _short(name: str) -> str:
     half = (LONGEST - 1) // 2
     return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
-
-
-def _label(
-    figure: "Figure", axes: "Axes", ranked_runs: list[RankedRun], labels: dict[int, str], error: str, cost: str
-) -> None:
-    """Names beside their markers, where they cover neither a marker nor another name; a line leads to far ones."""
-    from matplotlib.transforms import Bbox
-
-    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    points = [_point(ranked, error, cost) or (0.0, 0.0) for ranked in ranked_runs]
-    centers = [tuple(axes.transData.transform(point)) for point in points]
-    pixels = figure.dpi / 72
-    radius = 8 * pixels
-    taken = [Bbox.from_extents(x - radius, y - radius, x + radius, y + radius) for x, y in centers]
-    frame = axes.get_window_extent(renderer)
-    for ranked, point, center in zip(ranked_runs, points, centers, strict=True):
-        text = axes.annotate(
-            labels[id(ranked)],
-            point,
-            parse_math=False,
-            xytext=(0, 0),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=9,
-            fontweight="bold" if ranked.pareto else "normal",
-            color="#111111",
-            zorder=4,
-        )
-        size = text.get_window_extent(renderer)
-        box, offset, far = _free_box(center, size, taken, frame, pixels)
-        taken.append(box)
-        text.set_position(offset)
-        if far:
-            axes.annotate(
-                "",
-                point,
-                xytext=offset,
-                textcoords="offset points",
-                arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.7, "shrinkA": 8, "shrinkB": 6},
-                zorder=2,
-            )
-
-
-def _free_box(
-    center: tuple[float, ...], size: "Bbox", taken: list["Bbox"], frame: "Bbox", pixels: float
-) -> tuple["Bbox", tuple[float, float], bool]:
-    """The first place that is free and inside the frame, else the one that covers least: box, offset in points, far."""
-    from matplotlib.transforms import Bbox
-
-    best: tuple[float, Bbox, tuple[float, float], bool] | None = None
-    x, y = center[0], center[1]
-    for distance in _DISTANCES:
-        for turn in _TURNS:
-            side, up = math.cos(turn * math.pi / 8), math.sin(turn * math.pi / 8)
-            dx = side * (distance * pixels + size.width / 2)
-            dy = up * (distance * pixels + size.height / 2)
-            box = Bbox.from_bounds(x + dx - size.width / 2, y + dy - size.height / 2, size.width, size.height)
-            covered = sum(_overlap(box, other) for other in taken) + size.width * size.height - _overlap(box, frame)
-            if best is None or covered < best[0]:
-                best = (covered, box, (dx / pixels, dy / pixels), distance > _DISTANCES[1])
-            if covered <= 0.5:
-                return best[1:]
-    assert best is not None
-    return best[1:]
-
-
-def _overlap(one: "Bbox", other: "Bbox") -> float:
-    """Square pixels that both boxes cover."""
-    width = min(one.x1, other.x1) - max(one.x0, other.x0)
-    height = min(one.y1, other.y1) - max(one.y0, other.y0)
-    return float(max(0.0, width) * max(0.0, height))

@@ -9,6 +9,7 @@ from typing import Any
 
 from nota_cli.assets import home
 from nota_cli.errors import UsageError
+from nota_cli.leaderboard.markdown import markdown_row, markdown_text
 from nota_cli.leaderboard.reports import Run
 
 
@@ -243,13 +244,15 @@ def markdown(table: list[RankedRun], weights: dict[str, float], missing: str) ->
         for row, ranked in zip(rows, table, strict=True)
     ]
     heads = [*heads, *extra]
-    lines = ["# Weighted ranks", "", _line(heads), _line(["---", *["---:"] * (len(heads) - 2), "---"])]
-    lines += [_line(row) for row in rows]
+    lines = ["# Weighted ranks", "", markdown_row(heads), markdown_row(["---", *["---:"] * (len(heads) - 2), "---"])]
+    lines += [markdown_row(row) for row in rows]
     runs = [ranked.run for ranked in table]
-    lines += ["", *(f"- {_escape(line)}" for line in explain(table, weights, missing))]
-    lines += [f"- Caution: {_escape(line)}" for line in cautions(runs)]
-    lines += [f"- {_escape(run.name)}: {_escape(run.note)}" for run in runs if run.note and run.reference]
-    lines += [f"- {_escape(run.name)}: {_escape(', '.join(map(str, run.files)))}" for run in runs if run.files]
+    lines += ["", *(f"- {markdown_text(line)}" for line in explain(table, weights, missing))]
+    lines += [f"- Caution: {markdown_text(line)}" for line in cautions(runs)]
+    lines += [f"- {markdown_text(run.name)}: {markdown_text(run.note)}" for run in runs if run.note and run.reference]
+    lines += [
+        f"- {markdown_text(run.name)}: {markdown_text(', '.join(map(str, run.files)))}" for run in runs if run.files
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -297,14 +300,3 @@ def record(ranked: RankedRun) -> dict[str, Any]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cell if set(cell) <= set("-:") else _escape(cell) for cell in cells) + " |"
-
-
-def _escape(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    for mark in "\\|*_`<[":
-        text = text.replace(mark, "\\" + mark)
-    return text.replace("\n", " ")

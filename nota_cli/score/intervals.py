@@ -39,3 +39,22 @@ def interval(numerators: Sequence[float], denominators: Sequence[float], samples
     tail = (100 - PERCENT) / 2
     low, high = np.percentile(drawn, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def paired_interval(
+    numerators: Sequence[float], others: Sequence[float], denominators: Sequence[float], samples: int
+) -> tuple[float, float] | None:
+    """The 95% percentile interval of sum(numerators - others) / sum(denominators): how far two systems differ.
+
+    Both systems answer the clips that are drawn, so that a clip that is hard for both counts for neither.
+
+    Args:
+        numerators: one a clip, of the one system.
+        others: as many, of the other system over the same clips.
+        denominators: as many, the same for both; ones, for a mean.
+        samples: how often all clips are drawn anew.
+
+    Returns:
+        Low and high, or None for fewer than two clips or no samples.
+    """
+    return interval([one - other for one, other in zip(numerators, others, strict=True)], denominators, samples)

@@ -37,6 +37,7 @@ WRITES: dict[str, dict[str, tuple[str, ...]]] = {
     "compare": {"out": ("compare.md", "compare.csv", "compare.png")},
     "validate-submission": {"fix": FILE},
     "export": {"out": FILE},
+    "ladder": {"out": ("ladder.md", "ladder.csv", "ladder.png", "state.json", "sets/asr.json")},
     "data check": {"drop_bad": FILE},
     "data stats": {"out": ("stats.md", "stats.html", "words.png")},
     "data split": {"out": ("train.json",)},
@@ -70,6 +71,7 @@ READS = {
     "submit": {"csv", "annotation"},
     "validate-submission": {"csv", "annotation", "asr", "aac"},
     "export": {"source", "checkpoint", "annotation", "audio_root"},
+    "ladder": {"source", "checkpoint", "annotation", "audio_root"},
     "data check": {"annotation", "audio_root", "against", "against_root"},
     "data stats": {"annotation", "audio_root"},
     "data to-flac": {"folder", "annotation"},
@@ -83,7 +85,7 @@ READS = {
 
 NEITHER = {"task", "settings", "device", "batch_size", "on_error", "long", "load_format", "profile", "protocol"}
 NEITHER |= {"hold_out", "keep", "strategy", "weights", "missing", "competition", "message", "prompt", "host"}
-NEITHER |= {"family", "parts", "split", "column"}
+NEITHER |= {"family", "parts", "split", "column", "encoder_bits", "decoder_bits", "runtimes"}
 
 NOTHING_OVER = {"transcribe": {"out"}, "caption": {"out"}, "data to-flac": {"out"}}
 """Outputs that are refused, or kept, where anything is there: tests/cli/test_formats.py, tests/data/tools."""
@@ -250,6 +252,11 @@ def _export(place: Path) -> Scenario:
     return Scenario(arguments, read, [place / "checkpoint"])
 
 
+def _ladder(place: Path) -> Scenario:
+    export = _export(place)
+    return Scenario(["ladder", *export.arguments[1:]], export.inputs, export.folders)
+
+
 def _data(command: str, *more: object) -> Callable[[Path], Scenario]:
     def make(place: Path) -> Scenario:
         annotation = place / "clips" / "all.json"
@@ -286,6 +293,7 @@ SCENARIOS: dict[str, Callable[[Path], Scenario]] = {
     "compare": _compare,
     "validate-submission": _validate,
     "export": _export,
+    "ladder": _ladder,
     "data check": _data("check"),
     "data stats": _data("stats"),
     "data split": _data("split", "train=1"),
@@ -320,6 +328,7 @@ def test_no_input_is_written_over(
                 where.mkdir()
                 out = where / "o" if written.startswith(".") or written == "" else where
                 output = where / ("o" + written if out != where else written)
+                output.parent.mkdir(exist_ok=True)
                 if link == "itself":
                     if written != "":
                         continue

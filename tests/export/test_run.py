@@ -25,21 +25,16 @@ def texts(path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(exported_tiny: Path) -> Path:
     """The shipped model, as `nota export` writes it."""
-    out = tmp_path_factory.mktemp("exports") / "tiny"
-    command = [sys.executable, "-m", "nota_cli.cli", "export", "tiny", "--out", str(out), "--clips", "6", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    report = json.loads((exported_tiny.parent / "report.json").read_text())
     assert report["parity"]["same_texts"] == {"1": 6, "6": 6}
-    assert report["bytes"] == sum(
-        path.stat().st_size for path in out.iterdir() if path.name not in ("manifest.json", "README.md")
-    )
-    card = (out / "README.md").read_text()
+    files = [path for path in exported_tiny.iterdir() if path.name not in ("manifest.json", "README.md")]
+    assert report["bytes"] == sum(path.stat().st_size for path in files)
+    card = (exported_tiny / "README.md").read_text()
     assert "texts equal 6 at batch 1, 6 at batch 6" in card
     assert "| connector |" in card
-    return out
+    return exported_tiny
 
 
 @pytest.fixture

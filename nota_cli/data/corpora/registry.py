@@ -46,5 +46,22 @@ def caption_metrics(captions: Sequence[str], labels: Sequence[str]) -> tuple[dic
     return metrics, sorted(set(labels) - known)
 
 
+def right_captions(captions: Sequence[str], labels: Sequence[str | None]) -> list[bool | None]:
+    """Whether each caption names its clip's class by the words of the class's own corpus, and no other class of it.
+
+    Args:
+        captions: what a model answered.
+        labels: the class of each clip, if it has one.
+
+    Returns:
+        None for a clip whose label no corpus can judge, or that has none.
+    """
+    judges = {
+        label: corpus.label_of for corpus in CORPORA.values() if corpus.label_of is not None for label in corpus.labels
+    }
+    pairs = zip(captions, labels, strict=True)
+    return [None if label not in judges else judges[label](text) == label for text, label in pairs]
+
+
 for _corpus in (fsdd.CORPUS, esc10.CORPUS):
     register(_corpus)

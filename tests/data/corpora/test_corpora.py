@@ -23,7 +23,7 @@ from nota_cli.data.corpora.esc10 import (
     prepare_esc10,
 )
 from nota_cli.data.corpora.fsdd import DIGIT_WORDS, prepare_digits
-from nota_cli.data.corpora.registry import CORPORA, caption_metrics, register
+from nota_cli.data.corpora.registry import CORPORA, caption_metrics, register, right_captions
 from nota_cli.errors import DataError, UsageError
 
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -272,6 +272,10 @@ class TestRegistry:
         assert unknown == ["Cello", "Flute"]
         assert caption_metrics(["a dog"], ["Cello"]) == ({}, ["Cello"])
         assert caption_metrics([], []) == ({}, [])
+
+    def test_clips_that_no_corpus_can_judge_are_neither_right_nor_wrong(self) -> None:
+        captions = ["a dog is barking", "the rain falls outside", "a cello plays", "a dog"]
+        assert right_captions(captions, ["dog-bark", "rooster", "Cello", None]) == [True, False, None, None]
 
     def test_a_corpus_from_outside_is_prepared_and_judged(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
