@@ -4,24 +4,25 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from string import ascii_uppercase
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any, Literal
 
 MOST = len(ascii_uppercase)
+_LETTERS = frozenset(ascii_lowercase)
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _ALONE = re.compile(r"[\W_]*([A-Za-z])[\W_]*")
 _LABEL = re.compile(r"[\s\"'“‘*_(\[]*([A-Za-z])[\"'”’*_]*(?:[.):\]]|\s+[-–—]\s)")
 _IN_PARENTHESES = re.compile(r"[(\[]\s*([A-Za-z])\s*[)\]]")
 # A letter after such a word; an `a` that another word follows may be the article, and then stands for nothing.
-_NAMED = re.compile(r"\b(?:option|choice)\s*:?\s*[\"'“‘*_(\[]*([A-Za-z])(?![\w'’])", re.IGNORECASE)
+_NAMED = re.compile(r"\b(?:option|choice)\s*:?\s*[\"'“‘*_(\[]*([A-Za-z])(?![\w'])", re.IGNORECASE)
 _ANSWER = re.compile(
-    r"\banswer(?:\s+(?:is|would\s+be|should\s+be|will\s+be))?\s*:?\s*[\"'“‘*_(\[]*([A-Za-z])(?![\w'’])", re.IGNORECASE
+    r"\banswer(?:\s+(?:is|would\s+be|should\s+be|will\s+be))?\s*:?\s*[\"'“‘*_(\[]*([A-Za-z])(?![\w'])", re.IGNORECASE
 )
-_CAPITAL = re.compile(r"(?<![\w'’])([A-Z])(?![\w'’])")
+_CAPITAL = re.compile(r"(?<![\w'])([A-Z])(?![\w'])")
 _WORD_NEXT = re.compile(r"\s+(?!(?:is|because|since|and|or)\b)\w", re.IGNORECASE)
 _DENIES = re.compile(
-    r"\b(?:no|not|never|neither|nor|none|without|except|cannot|wrong|incorrect)\b|n['’]t\b", re.IGNORECASE
+    r"\b(?:no|not|never|neither|nor|none|without|except|cannot|wrong|incorrect)\b|n't\b", re.IGNORECASE
 )
 
 
@@ -56,6 +57,8 @@ def choice_problems(choices: Any, text: Any) -> list[str]:
     """What is wrong with a row's `choices`, and with its `text` as the right one of them; one sentence each."""
     if not (isinstance(choices, list) and all(isinstance(one, str) for one in choices)):
         return ["`choices` is not a list of strings; write the possible answers, without their letters"]
+    if any("\ud800" <= sign <= "\udfff" for one in choices for sign in one):
+        return ["`choices` holds half of a surrogate pair, which is no character; write the text again as UTF-8"]
     if not 2 <= len(choices) <= MOST:
         return [f"`choices` has {len(choices)} entries; a question needs 2 to {MOST} of them"]
     first: dict[tuple[str, ...], int] = {}
@@ -101,7 +104,7 @@ def parse_answer(answer: str, choices: Sequence[str]) -> Parsed:
         answer: as the model wrote it; capitals count.
         choices: at least two, unlike one another.
     """
-    answer = unicodedata.normalize("NFKC", answer)
+    answer = _plain(answer)
     whole = _right(answer, choices)
     if whole:
         return Parsed(whole.pop(), "choice") if len(whole) == 1 else AMBIGUOUS
@@ -126,7 +129,11 @@ def parse_answer(answer: str, choices: Sequence[str]) -> Parsed:
 
 
 def _words(text: str) -> tuple[str, ...]:
-    return tuple(_WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
+    return tuple(_WORD.findall(_plain(text).casefold()))
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).replace("’", "'")
 
 
 def _place(letter: str) -> int:
@@ -154,8 +161,8 @@ def _choices_in(answer: str, choices: Sequence[str]) -> tuple[set[int], str]:
     found: set[int] = set()
     by_length = sorted(enumerate(map(_words, choices)), key=lambda item: -len(item[1]))
     for index, wanted in by_length:
-        if len(wanted) == 1 and len(wanted[0]) == 1:
-            continue  # a letter or an article as soon as an answer; it counts only as the whole of one
+        if len(wanted) == 1 and wanted[0] in _LETTERS:
+            continue  # as well a letter, or the article; it counts only as the whole of an answer
         for start in range(len(spans) - len(wanted) + 1):
             here = range(start, start + len(wanted))
             if not any(taken[at] for at in here) and tuple(spans[at][0] for at in here) == wanted:

@@ -59,7 +59,7 @@ def _costs(hypothesis: Sequence[str], reference: Sequence[str], joins: Joins) ->
     codes = {word: code for code, word in enumerate({*hypothesis, *reference})}
     heard = np.array([codes[word] for word in hypothesis])
     columns = np.arange(len(hypothesis) + 1)
-    by_row = defaultdict(list)
+    by_row: dict[int, list[tuple[int, Place]]] = defaultdict(list)
     for (row, column), origins in joins.items():
         by_row[row] += [(column, origin) for origin in origins]
     costs = np.empty((len(reference) + 1, len(hypothesis) + 1), np.int32)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from nota_cli.console import debug
 from nota_cli.errors import UsageError
 from nota_cli.score.cider import cider_d
 
@@ -11,7 +12,7 @@ METRICS = ("meteor", "cider_d", "spice", "spider", "spider_fl", "fense")
 _EXTRA = "the package aac-metrics (`pip install 'nota-cli[spider]'`) and what `aac-metrics-download` fetches"
 NEEDS = {
     "meteor": f"METEOR needs Java 8 to 13, {_EXTRA}",
-    "spice": f"SPICE needs Java 8 to 13, {_EXTRA}, a parser of 300 MB among it",
+    "spice": f"SPICE needs Java 8 to 13, {_EXTRA}, its parser among it",
     "spider": "SPIDEr is the mean of CIDEr-D and SPICE, and SPICE is missing",
     "spider_fl": "SPIDEr-FL is SPIDEr, of which a caption with a fluency error keeps a tenth; it needs SPIDEr, and "
     f"the fluency model through {_EXTRA}",
@@ -79,7 +80,8 @@ def score(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> Dca
     lengths = {"words": tuple(float(len(words)) for words in said)}
     try:
         found = standard_captions(hypotheses, references, fluency=True)
-    except UsageError:  # no aac-metrics, or no Java for it: `NEEDS` says what to install
+    except UsageError as error:  # no aac-metrics, or no Java for it: `NEEDS` says what to install
+        debug(str(error))
         ours = cider_d([" ".join(words) for words in said], [[" ".join(words) for words in own] for own in right])
         own = {"cider_d": ours.per_clip}
         return DcaseScores({"cider_d": ours.value}, statistics, own | lengths, dict(NEEDS), OWN_TOKENS)
