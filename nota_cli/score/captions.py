@@ -92,9 +92,13 @@ def _add_fluency(scores: CaptionScores, candidates: list[str], references: list[
         why = scores.lacking["spider"] if "spider" in missing else f"the fluency model: {found.lacking['fer']}"
         scores.lacking["spider_fl"] = f"it is SPIDEr less fluency errors; {why}"
         return
-    both = zip(scores.per_clip["spider"], found.per_clip["fer"], strict=True)
-    clips = tuple(spider * (1 - FLUENCY_PENALTY * error) for spider, error in both)
+    clips = less_fluency_errors(scores.per_clip["spider"], found.per_clip["fer"])
     scores.per_clip["spider_fl"], scores.values["spider_fl"] = clips, sum(clips) / len(clips)
+
+
+def less_fluency_errors(spider: Sequence[float], errors: Sequence[float]) -> tuple[float, ...]:
+    """Each clip's SPIDEr-FL: its SPIDEr, or a tenth of it where the caption has a fluency error (1; else 0)."""
+    return tuple(value * (1 - FLUENCY_PENALTY * error) for value, error in zip(spider, errors, strict=True))
 
 
 def versions() -> dict[str, str]:

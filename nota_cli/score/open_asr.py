@@ -14,7 +14,10 @@ from nota_cli.score.open_asr_lists import FILLERS, IN_TWO_PARTS, NAMES, SPELLING
 from nota_cli.score.wer import EXTRA_REPLACEMENTS
 
 COMMIT = "00cbc7d36e0d15792415729729566f5d2383bcdb"
-"""State of the leaderboard's repository that this follows; its word lists are older there, of 30df8c90b673."""
+"""Commit of the leaderboard's scorer, `normalizer/eval_utils.py`, that this follows.
+
+Its word lists are those of commit 30df8c90b673, its normalizer the one that has `EnglishTimeNormalizer`.
+"""
 NOT_SCORED = "ignore time segment in scoring"
 """A reference that, normalized, reads so is no utterance; the leaderboard drops it, as it drops empty ones."""
 

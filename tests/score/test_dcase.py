@@ -1,7 +1,5 @@
 """DCASE's figures of captions: what is computed anywhere, and what the rest needs."""
 
-import importlib.util
-
 import pytest
 
 from nota_cli.errors import DataError
@@ -58,12 +56,3 @@ def test_without_java_cider_d_is_ours_and_the_rest_says_what_it_needs() -> None:
 def test_one_clip_is_refused() -> None:
     with pytest.raises(DataError, match="at least two clips"):
         score(["a dog"], [["a dog"]])
-
-
-@pytest.mark.skipif(importlib.util.find_spec("aac_metrics") is None, reason="needs the extra spider")
-def test_a_fluency_error_takes_nine_tenths() -> None:
-    found = score(SAID, RIGHT)
-    if "spider_fl" not in found.values:
-        pytest.skip(found.lacking["spider_fl"])
-    for spider, fluent in zip(found.per_clip["spider"], found.per_clip["spider_fl"], strict=True):
-        assert fluent == pytest.approx(spider) or fluent == pytest.approx(0.1 * spider)
