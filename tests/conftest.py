@@ -1,7 +1,14 @@
 """A tiny system with random weights and a few clips, built once a run: the real code paths at the smallest size."""
 
-import json
+# ruff: noqa: E402
 import os
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time, and none has work enough for two cores
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # both are read when torch is imported
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,11 +19,6 @@ import soundfile
 import torch
 
 from helpers.paths import GOLDEN, SHARED
-
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run two at a time, and none has work enough for two cores
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
 
 TINY = {
     "audio": {"pad": "clip"},

@@ -31,6 +31,7 @@ from nota_cli.cli import (
 from nota_cli.cli.options import expand_paths
 from nota_cli.cli.process import run
 from nota_cli.console import quiet_process, set_verbosity, show_audio_warnings
+from nota_cli.cores import let_idle_threads_sleep
 from nota_cli.errors import UsageError
 from nota_cli.imports import leave_out_torchao
 from nota_cli.version import __version__
@@ -82,6 +83,7 @@ expand_paths(app)
 def main() -> None:
     """Run the app; an error that the user can mend becomes one message and its exit status."""
     leave_out_torchao()
+    let_idle_threads_sleep()
     show_audio_warnings()
     with quiet_process():
         run(app)

@@ -62,7 +62,8 @@ def efficiency(
     `--compare A.json --compare B.json` shows measurements that `--out` wrote side by side.
     """
     from nota_cli.cli.guards import check_efficiency
-    from nota_cli.console import progress
+    from nota_cli.console import progress, warn
+    from nota_cli.cores import busy_cores
     from nota_cli.files import check_writable, write_text
 
     chosen = None if comparison else pick_recipe(recipe, checkpoint, settings)  # says that it is loading
@@ -83,6 +84,8 @@ def efficiency(
     check_efficiency(out, chosen)
     if out is not None:
         check_writable(out)
+    if busy := busy_cores():
+        warn(busy)
     with progress() as bar:
         task = bar.add_task("rounds", total=None, detail=chosen.name)
         report = tool.measure(

@@ -10,6 +10,7 @@ from nota_cli.cli.options import (
     AudioRootOption,
     CheckpointOption,
     JsonOption,
+    LoadFormatOption,
     SetOption,
     pick_recipe,
 )
@@ -17,7 +18,7 @@ from nota_cli.console import print_json, say, table
 
 app = typer.Typer()
 
-Width = Literal["32", "8"]
+Width = Literal["32", "16", "8"]
 
 
 @app.command(
@@ -36,7 +37,7 @@ def export(
     checkpoint: CheckpointOption = None,
     encoder_bits: Annotated[Width, typer.Option(help="Number of bits per weight of the encoders.")] = "32",
     decoder_bits: Annotated[
-        Literal["32", "8", "4"], typer.Option(help="Number of bits per weight of the decoder.")
+        Literal["32", "16", "8", "4"], typer.Option(help="Number of bits per weight of the decoder.")
     ] = "32",
     embedding_bits: Annotated[
         Literal["32", "16", "8"], typer.Option(help="Number of bits per weight of the token embedding.")
@@ -50,6 +51,7 @@ def export(
     clips: Annotated[
         int, typer.Option(min=1, help="Number of clips to compare (of --annotation, or of the shipped samples).")
     ] = 12,
+    load_format: LoadFormatOption = "auto",
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,7 +88,7 @@ def export(
     if to == "gguf":
         kind = decoder_format or "q8_0"
         bits = Bits(int(encoder_bits), BITS[kind], BITS[kind], gguf=kind)
-    manifest, parity = write(recipe, out, bits, chosen)
+    manifest, parity = write(recipe, out, bits, chosen, load_format)
     size = sum(entry.bytes for entry in manifest.files.values())
     if as_json:
         print_json({"folder": str(out), "bytes": size, "bits": manifest.bits, "parity": parity.values()})

@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nota_cli.efficiency.timing import Clock
 from nota_cli.generation.runtimes.torch import PARTS, TorchRuntime
-from nota_cli.quantization.wide_compute import HalfStoredLinear
 
 BUFFER_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}  # far more than caches hold
 LARGEST_MATRIX = {"cpu": 4096, "cuda": 8192}
@@ -74,8 +73,8 @@ def operations(model: nn.Module, runtime: TorchRuntime, prefill: Callable[[], No
 
 
 def part_dtype(part: nn.Module) -> torch.dtype:
-    """The type that a part computes in: that of its largest floating-point tensor, float32 without one."""
-    if any(isinstance(module, HalfStoredLinear) for module in part.modules()):
+    """The type that a part computes in: its layers' own, else that of its largest tensor, float32 without one."""
+    if any(getattr(module, "compute_dtype", None) == torch.float32 for module in part.modules()):
         return torch.float32
     tensors = [tensor for tensor in part.parameters() if tensor.is_floating_point()]
     return max(tensors, key=lambda tensor: tensor.numel()).dtype if tensors else torch.float32

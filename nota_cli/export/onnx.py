@@ -35,6 +35,7 @@ from nota_cli.recipe.exported import (
 )
 from nota_cli.recipe.load import dump_recipe, recipe_hash
 from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.section import LoadFormat
 from nota_cli.version import __version__
 
 OPSET = 20
@@ -44,7 +45,7 @@ EXTERNAL = "weights"  # suffix of their file
 
 @dataclass(frozen=True)
 class Bits:
-    """Bits of the weights of each part: 32, 16 (the embedding alone), 8, or 4 (the decoder alone).
+    """Bits of the weights of each part: 32, 16, 8, or 4 (the decoder alone).
 
     With `gguf`, decoder and embedding are one file of that format (`nota_cli.export.gguf.BITS`) for llama.cpp.
     """
@@ -77,13 +78,17 @@ def exportable(recipe: Recipe) -> Recipe:
     )
 
 
-def source_model(recipe: Recipe) -> Salmonn:
+def source_model(recipe: Recipe, load_format: LoadFormat = "auto") -> Salmonn:
     """The torch model that an export stands for, in float32, its decoder's linear layers plain.
+
+    Args:
+        recipe: the system.
+        load_format: "dummy" takes random weights of the true size, for measuring what an export would cost.
 
     Raises:
         RecipeError: the decoder has no form here, ONNX or GGUF.
     """
-    model = build(exportable(recipe), "cpu", "run")
+    model = build(exportable(recipe), "cpu", "run", load_format=load_format)
     base = model.decoder.base
     if base.config.model_type == "llama_moe":
         raise RecipeError(f"recipe {recipe.name!r} cannot be exported: which experts LLaMA-MoE runs depends on tokens")

@@ -10,6 +10,7 @@ from nota_cli.data.annotation import Row, clip_paths, read_annotation
 from nota_cli.data.audio.clip import load_clip
 from nota_cli.data.row_batches import query_of
 from nota_cli.errors import DataError, NotaError
+from nota_cli.export.card import CARD, model_card
 from nota_cli.export.onnx import Bits, source_model, write_export, write_manifest
 from nota_cli.export.parity import Parity, compare
 from nota_cli.files import atomic_folder
@@ -17,6 +18,7 @@ from nota_cli.models.families.exported import ExportedSalmonn
 from nota_cli.recipe.exported import ExportRecipe, Manifest
 from nota_cli.recipe.load import load_any_recipe
 from nota_cli.recipe.schema import Recipe
+from nota_cli.recipe.section import LoadFormat
 
 SAMPLES = Path("checkpoints/tiny/samples")  # recordings that ship with nota
 
@@ -47,7 +49,9 @@ def parity_clips(recipe: Recipe, annotation: Path | None, audio_root: Path | Non
     return Clips(usable, root)
 
 
-def export(recipe: Recipe, out: Path, bits: Bits, clips: Clips) -> tuple[Manifest, Parity]:
+def export(
+    recipe: Recipe, out: Path, bits: Bits, clips: Clips, load_format: LoadFormat = "auto"
+) -> tuple[Manifest, Parity]:
     """Write an export and hold it against its source.
 
     Args:
@@ -55,6 +59,7 @@ def export(recipe: Recipe, out: Path, bits: Bits, clips: Clips) -> tuple[Manifes
         out: the folder; must not be there, or be empty.
         bits: of the weights.
         clips: what both are run over.
+        load_format: "dummy" exports random weights of the true size.
 
     Returns:
         The manifest as it was written, and the comparison.
@@ -66,7 +71,7 @@ def export(recipe: Recipe, out: Path, bits: Bits, clips: Clips) -> tuple[Manifes
     waves = [load_clip(clip_paths(row, clips.audio_root), row=row.number) for row in clips.rows]
     queries = [query_of(row) for row in clips.rows]
     with waiting(f"exporting {recipe.name}"):
-        model = source_model(recipe)
+        model = source_model(recipe, load_format)
         with atomic_folder(out) as folder:
             manifest = write_export(recipe, model, folder, bits)
             own = load_any_recipe(str(folder))
@@ -77,6 +82,9 @@ def export(recipe: Recipe, out: Path, bits: Bits, clips: Clips) -> tuple[Manifes
                 raise NotaError(f"{out} is not written: {_complaint(parity)}")
             manifest = manifest.model_copy(update={"parity": parity.values()})
             write_manifest(folder, manifest)
+            (folder / CARD).write_text(model_card(recipe, manifest), encoding="utf-8")
+            for terms in _terms(recipe):
+                (folder / terms.name).write_bytes(terms.read_bytes())
             other = exported.differing_prompts(queries)
             del exported  # before the folder moves
     if other:
@@ -84,6 +92,12 @@ def export(recipe: Recipe, out: Path, bits: Bits, clips: Clips) -> tuple[Manifes
     for theirs, ours in parity.different:
         say(f"another text than torch's: {ours!r}, torch {theirs!r}")
     return manifest, parity
+
+
+def _terms(recipe: Recipe) -> list[Path]:
+    """Files beside the checkpoint whose weights' licences ask to be passed on."""
+    folder = None if recipe.checkpoint is None else Path(recipe.checkpoint)
+    return [] if folder is None else [path for path in (folder / "NOTICE", folder / "LICENSE") if path.is_file()]
 
 
 def _complaint(parity: Parity) -> str:

@@ -11,6 +11,8 @@ HALF = (torch.bfloat16, torch.float16)
 class HalfStoredLinear(nn.Linear):
     """A frozen linear layer with a 16-bit weight, widened block by block to the activations' type as it multiplies."""
 
+    compute_dtype = torch.float32
+
     def forward(self, input: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]` in the type of `input`."""
         rows = max(1, BLOCK // self.in_features)

@@ -33,7 +33,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["parity"]["same_texts"] == {"1": 6, "6": 6}
-    assert report["bytes"] == sum(path.stat().st_size for path in out.iterdir() if path.name != "manifest.json")
+    assert report["bytes"] == sum(
+        path.stat().st_size for path in out.iterdir() if path.name not in ("manifest.json", "README.md")
+    )
+    card = (out / "README.md").read_text()
+    assert "texts equal 6 at batch 1, 6 at batch 6" in card
+    assert "| connector |" in card
     return out
 
 
@@ -177,6 +182,30 @@ def test_efficiency_measures_the_export_itself(
     assert nota("efficiency", "--recipe", exported, *options, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["recipe"] == "tiny"
+
+
+def test_in_16_bits_a_graph_is_half_as_large_and_as_exact_as_float16(exported: Path, tmp_path: Path) -> None:
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+    from nota_cli.export.quantize import quantized
+
+    source = exported / "connector.onnx"
+    halved = quantized(onnx.load(source), 16).SerializeToString()
+    assert len(halved) < 0.6 * source.stat().st_size
+    sessions = [onnxruntime.InferenceSession(graph) for graph in (source.read_bytes(), halved)]
+    rng = np.random.default_rng(0)
+    entries = sessions[0].get_inputs()
+    shapes = {entry.name: [size if isinstance(size, int) else 4 for size in entry.shape] for entry in entries}
+    inputs = {
+        entry.name: np.ones(shapes[entry.name], bool)
+        if entry.type == "tensor(bool)"
+        else rng.standard_normal(shapes[entry.name]).astype(np.float32)
+        for entry in entries
+    }
+    exact, rounded = (session.run(None, inputs)[0] for session in sessions)
+    assert 0 < np.linalg.norm(exact - rounded) / np.linalg.norm(exact) < 2e-3
 
 
 def test_a_part_above_its_bound_fails_the_gate() -> None:

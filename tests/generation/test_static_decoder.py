@@ -61,13 +61,17 @@ def test_the_tokens_are_those_of_transformers(family: str, adapted: bool) -> Non
     fixed = StaticCacheDecoder(decoder)
     lengths, ended = [], 0
     for penalty in (1.0, 1.7):
-        for sizes, count in (((14,), 20), ((9, 20, 7, 12, 20), 30), ((12, 6), 1), ((25, 8, 6, 30, 6), 50)):
+        for sizes, count in (((14,), 20), ((9, 20, 7, 12, 20, 31, 8, 15), 30), ((12, 6), 1), ((25, 8, 6, 30, 6), 50)):
             embeds, mask = make_prompts(decoder, sizes, seed=count)
             rules = DecodingOptions(count, ENDS, 0, penalty)
             expected = plain_tokens(decoder, embeds, mask, rules)
             ended += int((expected[:, -1] == 0).sum())
             for heads in ([], [HEAD] * len(sizes), [HEAD] * len(sizes)):  # nothing known, kept, used
                 assert torch.equal(fixed.generate(embeds, mask, rules, heads), expected)
+            if len(sizes) == 8:
+                for row, length in enumerate(sizes):  # and each prompt alone, without its padding
+                    alone = fixed.generate(embeds[row : row + 1, -length:], mask[row : row + 1, -length:], rules)
+                    assert torch.equal(alone[0], expected[row, : alone.size(1)])
             lengths.append(expected.size(1))
     assert ended >= 2  # rows that were done while others went on
     assert max(lengths) > 8
