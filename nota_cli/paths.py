@@ -184,3 +184,22 @@ def _differences(written: str, there: str) -> list[str]:
 def _form(name: str) -> str:
     forms = [form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)]
     return forms[0] if forms else "neither NFC nor NFD"
+
+
+def file_problem(name: str, audio_root: str | os.PathLike[str]) -> str | None:
+    """Why an audio file of an annotation cannot be there to be read, and the remedy; None if it can."""
+    file = audio_path(audio_root, name)
+    label = printable(file)
+    try:
+        size = os.stat(file).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        note = path_note(name, audio_root)
+        remedy = note[0].lower() + note[1:-1] if note else "correct `path` or the audio root"
+        return f"there is no file {label}; {remedy}"
+    except OSError as error:
+        return f"cannot look at {label}: {error.strerror}"
+    except ValueError:  # a NUL in it
+        return f"no file can have the name {label}; correct it"
+    if os.path.isdir(file):
+        return f"{label} is a folder, not an audio file"
+    return None if size else f"{label} is empty (0 bytes); fetch it again or remove the row"

@@ -35,7 +35,7 @@ MAY = {
     "models": BASE | {"recipe", "hub", "prompts", "features", "weights", "quantization", "generation"},
     "data": BASE | {"recipe", "prompts", "features"},
     "submission": BASE | {"data.annotation"},
-    "score": BASE | {"data.annotation", "submission"},
+    "score": BASE | {"data.annotation", "data.choices", "submission"},
     "inference": BASE | {"recipe", "hub", "features", "generation", "models", "data", "submission"},
     "training": BASE | {"recipe", "prompts", "features", "models", "data", "score", "inference"},
     "checks": BASE | {"features", "data", "score", "submission", "models", "inference"},

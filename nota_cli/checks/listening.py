@@ -30,6 +30,11 @@ METRICS = {"asr": "wer", "aac": "cider_d_x100", "qa": "exact_match"}
 """What is compared, by family of tasks: names in a score report."""
 
 
+def metric_of(task: str, rows: Sequence[Row]) -> str:
+    """What is compared on these rows: accuracy where every question has choices, else the metric of the task."""
+    return "accuracy" if task == "qa" and all(row.choices for row in rows) else METRICS[task]
+
+
 @dataclass(frozen=True)
 class Heard:
     """One variant of the test set.
@@ -82,7 +87,7 @@ def listening(
             texts = predict(model, changed, root, workers=0, on_batch=on_rows)
             csv = folder / "texts.csv"
             write_submission(csv, ((row_id(row), text) for row, text in zip(rows, texts, strict=True)))
-            score = float(score_clips(csv, annotation, task).report[METRICS[task]])
+            score = float(score_clips(csv, annotation, task).report[metric_of(task, rows)])
             first = first or texts
             same = sum(map(str.__eq__, first, texts)) / len(texts)
             results.append(Heard(variant, score, same))

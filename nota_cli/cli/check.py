@@ -82,7 +82,7 @@ def check_listening(
     """Score a test set as it is, with silence, with other rows' clips, and with the first second of each clip."""
     from tempfile import TemporaryDirectory
 
-    from nota_cli.checks.listening import METRICS, VARIANTS, listening, verdict
+    from nota_cli.checks.listening import VARIANTS, listening, metric_of, verdict
     from nota_cli.data.annotation import row_id
     from nota_cli.data.corpora.base import write_annotation
     from nota_cli.data.tools.items import annotation_items
@@ -112,11 +112,11 @@ def check_listening(
             family,
             on_rows=lambda count: bar.advance(bar_task, count),
         )
-    sentence = verdict(results, family)
+    sentence, metric = verdict(results, family), metric_of(family, selected.rows)
     if as_json:
-        figures = [{"audio": each.name, METRICS[family]: each.score, "same_texts": each.same_texts} for each in results]
+        figures = [{"audio": each.name, metric: each.score, "same_texts": each.same_texts} for each in results]
         print_json({"recipe": chosen.name, "rows": len(selected.rows), "figures": figures, "verdict": sentence})
         return
     rows = [[each.name, VARIANTS[each.name], f"{each.score:.1f}", f"{100 * each.same_texts:.0f}%"] for each in results]
-    table(f"{chosen.name}, {len(selected.rows)} rows", ["audio", "what is played", METRICS[family], "same texts"], rows)
+    table(f"{chosen.name}, {len(selected.rows)} rows", ["audio", "what is played", metric, "same texts"], rows)
     say(sentence)

@@ -77,7 +77,7 @@ def run_prune_vocabulary(
             texts += file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"--texts {file}: not a text file in UTF-8 ({error})") from error
-    questions = [row.question for row in rows if row.question]
+    questions = [row.asked for row in rows if row.asked]
     folder = Path(source)
     is_checkpoint = (folder / WEIGHTS).is_file() and (folder / "recipe.yaml").is_file()
     options: Any = {"questions": questions, "keep": keep, "multiple": multiple, "size": size}

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from nota_cli.cli.options import GivenTaskOption, JsonOption, pick_task
-from nota_cli.console import print_json, table
+from nota_cli.console import print_json, say, table
+from nota_cli.errors import UsageError
 
 app = typer.Typer()
 
@@ -19,8 +20,10 @@ def score(
     profile: Annotated[
         str,
         typer.Option(
-            metavar="<organisers|standard>",
-            help="organisers: the competition's figures. standard: those of papers (aac needs the extra `spider`).",
+            metavar="<organisers|standard|open-asr|dcase|all>",
+            help="organisers: the competition's figures. standard: those of papers (aac needs the extra `spider`). "
+            "open-asr (asr): the Open ASR Leaderboard's WER. dcase (aac): SPIDEr-FL, FENSE, vocabulary, as far as "
+            "installed. all: one table of all of the task's profiles.",
         ),
     ] = "organisers",
     bootstrap: Annotated[
@@ -33,15 +36,29 @@ def score(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a CSV exactly as the organisers do, or as papers do."""
+    """Score a CSV exactly as the organisers do, or as papers and leaderboards do."""
     from nota_cli.cli.guards import check_score
     from nota_cli.files import check_writable
     from nota_cli.score import details as tool
-    from nota_cli.score.report import ScoreOptions, score_clips
+    from nota_cli.score.profiles import ALL
+    from nota_cli.score.report import ScoreOptions, score_all, score_clips
 
     check_score(details, csv, annotation)
     if details is not None:
         check_writable(details)
+    if profile == ALL:
+        if details is not None:
+            raise UsageError("--details lists the clips of one profile; name it with --profile instead of all")
+        whole, scored = score_all(csv, annotation, pick_task(task) or task, ScoreOptions(samples=bootstrap))
+        profiles, rows = tool.side_by_side(whole)
+        if as_json:
+            print_json(whole)
+        else:
+            table(f"Same texts, {len(profiles)} profiles: {csv.name}", ["", *profiles], rows)
+            for remark in tool.remarks(whole):
+                say(remark)
+        tool.show(scored, worst or 0)
+        return
     scored = score_clips(csv, annotation, pick_task(task) or task, ScoreOptions(profile=profile, samples=bootstrap))
     if details is not None:
         tool.write_details(details, scored.clips)

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nota_cli.data.choices import choice_problems, lettered
 from nota_cli.data.tasks import near_tasks
 from nota_cli.errors import DataError, UsageError, listing_by_row, printable
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import ParseError, decode, parse_json
-from nota_cli.paths import audio_path, check_audio_root, path_note
+from nota_cli.paths import audio_path, check_audio_root, file_problem, path_note
 
 FAMILIES = {
     "asr": frozenset({"asr"}),
@@ -35,7 +36,7 @@ WRAP_LINES = (
 PUNCTUATION = re.compile(r"[\W_]+")
 KEYS = {
     PUNCTUATION.sub("", key).lower(): key
-    for key in ("path", "task", "text", "Q", "testset_id", "expand_wav", "label", "speaker", "texts")
+    for key in ("path", "task", "text", "Q", "testset_id", "expand_wav", "label", "speaker", "texts", "choices")
 }
 KNOWN_KEYS = frozenset(KEYS.values())
 HALF_A_PAIR = "half of a surrogate pair, which is no character; write the text again as UTF-8"
@@ -73,6 +74,7 @@ class Row:
         speaker: who speaks, where the corpus says so.
         texts: further wordings of `text`, one of which is drawn in training.
         listed: an annotation has this row; otherwise the recording itself was named on the command line.
+        choices: the answers that a question offers; `text` is the right one of them or its letter.
     """
 
     index: int
@@ -86,6 +88,12 @@ class Row:
     speaker: str | None = None
     texts: tuple[str, ...] = ()
     listed: bool = True
+    choices: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> str | None:
+        """The question as a model gets it: with its choices, each with its letter, where it has some."""
+        return lettered(self.question, self.choices) if self.question and self.choices else self.question
 
     @property
     def number(self) -> int | None:
@@ -190,28 +198,10 @@ def _missing(rows: Iterable[Row], audio_root: Path | str) -> Iterator[tuple[int,
     for row in rows:
         for name in (row.path, *row.expand):
             if name not in verdicts:
-                verdicts[name] = _file_problem(name, audio_root)
+                verdicts[name] = file_problem(name, audio_root)
             problem = verdicts[name]
             if problem is not None:
                 yield row.index, problem
-
-
-def _file_problem(name: str, audio_root: Path | str) -> str | None:
-    file = audio_path(audio_root, name)
-    label = printable(file)
-    try:
-        size = os.stat(file).st_size
-    except (FileNotFoundError, NotADirectoryError):
-        note = path_note(name, audio_root)
-        remedy = note[0].lower() + note[1:-1] if note else "correct `path` or the audio root"
-        return f"there is no file {label}; {remedy}"
-    except OSError as error:
-        return f"cannot look at {label}: {error.strerror}"
-    except ValueError:  # a NUL in it
-        return f"no file can have the name {label}; correct it"
-    if os.path.isdir(file):
-        return f"{label} is a folder, not an audio file"
-    return None if size else f"{label} is empty (0 bytes); fetch it again or remove the row"
 
 
 def _items(data: bytes, label: str) -> list[Any]:
@@ -281,6 +271,7 @@ def _row(index: int, item: dict[str, Any], default_task: str | None) -> Row:
         label=item.get("label"),
         speaker=item.get("speaker"),
         texts=texts,
+        choices=tuple(item.get("choices") or ()),
     )
 
 
@@ -323,6 +314,10 @@ def _row_problems(item: Any, default_task: str | None) -> list[str]:
             problems.append(f"`{key}` holds {HALF_A_PAIR}")
     if isinstance(task, str) and task in FAMILIES["qa"] and item.get("Q") in (None, ""):
         problems.append(f"task {task!r} needs a question; add `Q`")
+    if item.get("choices") is not None:
+        if isinstance(task, str) and task in FAMILIES["asr"] | FAMILIES["aac"]:
+            problems.append(f"`choices` belong to a question, and task {task!r} asks none; set task QA or remove them")
+        problems += choice_problems(item["choices"], item.get("text"))
     return problems
 
 

@@ -79,7 +79,7 @@ class Decoded:
 
 def query_of(row: Row) -> Query:
     """What is asked of the clip of one annotation row."""
-    return Query(row.task, row.question, row_id(row))
+    return Query(row.task, row.asked, row_id(row))
 
 
 def in_order(count: int, size: int) -> list[list[int]]:

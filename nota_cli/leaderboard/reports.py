@@ -163,6 +163,8 @@ def _report(path: Path) -> Report:
         raise DataError(f"{path}: cannot be read as JSON ({error}); {REMEDY}") from error
     if isinstance(values, dict) and values.keys() >= MEASUREMENT:
         return Report(path, "efficiency", values)
+    if isinstance(values, dict) and isinstance(values.get("profiles"), dict):  # of `--profile all`
+        values = values["profiles"].get("organisers", values)
     task = values.get("task") if isinstance(values, dict) else None
     if isinstance(task, str) and task in SCORES:
         return Report(path, task, values)

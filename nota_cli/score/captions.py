@@ -17,6 +17,8 @@ from nota_cli.errors import DataError, UsageError, listing
 
 DOWNLOAD = "run `aac-metrics-download` once, with a network"
 METRICS = ("cider_d", "spice", "spider", "meteor", "fense")
+TOKENIZER = "PTB tokenizer of Stanford CoreNLP 3.4.1 (lower case, punctuation dropped)"
+FLUENCY_PENALTY = 0.9  # what a fluency error takes of a caption's SPIDEr, as in DCASE since 2023
 
 
 @dataclass
@@ -34,7 +36,9 @@ class CaptionScores:
     lacking: dict[str, str] = field(default_factory=dict)
 
 
-def standard_captions(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
+def standard_captions(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], *, fluency: bool = False
+) -> CaptionScores:
     """CIDEr-D, SPICE, SPIDEr = (CIDEr-D + SPICE) / 2, METEOR and FENSE, all after PTB tokenization.
 
     All of it is computed by aac-metrics, from files that `aac-metrics-download` fetches; models of the hub are looked
@@ -43,6 +47,7 @@ def standard_captions(hypotheses: Sequence[str], references: Sequence[Sequence[s
     Args:
         hypotheses: the model's captions; at least two.
         references: the references of each.
+        fluency: SPIDEr-FL (`spider_fl`) as well: SPIDEr, less nine tenths where a model finds a fluency error.
 
     Raises:
         UsageError: aac-metrics, Java or the tokenizer's file is missing, so that nothing can be computed.
@@ -73,7 +78,27 @@ def standard_captions(hypotheses: Sequence[str], references: Sequence[Sequence[s
         scores.lacking["spider"] = "it is the mean of CIDEr-D and SPICE, and SPICE is missing"
     _optional(scores, "meteor", _meteor, candidates, several)
     _optional(scores, "fense", _fense, candidates, several)
+    if fluency:
+        _add_fluency(scores, candidates, several)
     return scores
+
+
+def _add_fluency(scores: CaptionScores, candidates: list[str], references: list[list[str]]) -> None:
+    """SPIDEr-FL, from each clip's SPIDEr and whether it has a fluency error; the latter alone is not reported."""
+    found = CaptionScores()
+    _optional(found, "fer", _fer, candidates, references)
+    missing = [name for name, given in (("spider", scores), ("fer", found)) if name not in given.values]
+    if missing:
+        why = scores.lacking["spider"] if "spider" in missing else f"the fluency model: {found.lacking['fer']}"
+        scores.lacking["spider_fl"] = f"it is SPIDEr less fluency errors; {why}"
+        return
+    clips = less_fluency_errors(scores.per_clip["spider"], found.per_clip["fer"])
+    scores.per_clip["spider_fl"], scores.values["spider_fl"] = clips, sum(clips) / len(clips)
+
+
+def less_fluency_errors(spider: Sequence[float], errors: Sequence[float]) -> tuple[float, ...]:
+    """Each clip's SPIDEr-FL: its SPIDEr, or a tenth of it where the caption has a fluency error (1; else 0)."""
+    return tuple(value * (1 - FLUENCY_PENALTY * error) for value, error in zip(spider, errors, strict=True))
 
 
 def versions() -> dict[str, str]:
@@ -161,3 +186,9 @@ def _fense(candidates: list[str], references: list[list[str]]) -> Any:
     from aac_metrics.functional import fense
 
     return fense(candidates, references)
+
+
+def _fer(candidates: list[str], references: list[list[str]]) -> Any:
+    from aac_metrics.functional import fer
+
+    return fer(candidates)

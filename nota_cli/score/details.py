@@ -11,7 +11,8 @@ from rich.text import Text
 
 from nota_cli.console import err, say
 from nota_cli.files import atomic_path
-from nota_cli.score.report import LABELS, Clip, Scored
+from nota_cli.score.profiles import LABELS
+from nota_cli.score.report import Clip, Scored
 from nota_cli.score.wer import Step
 
 GAP = "***"
@@ -21,7 +22,7 @@ LONGEST = 400
 """Characters of a text, or words of an alignment, that the tables show; the CSV has all."""
 
 _EDITS = ["edits", "substitutions", "insertions", "deletions", "reference_words"]
-_LABELS = LABELS | {"exact_match": "exact match", "token_f1": "F1"}
+_LABELS = LABELS | {"exact_match": "exact match", "token_f1": "F1", "words": "words"}
 _WORST_BY = ("spider", "cider_d", "token_f1")  # the first of these that the clips have, else their edits
 
 
@@ -29,15 +30,17 @@ def write_details(path: Path, clips: Sequence[Clip]) -> None:
     """Write every clip's figures and texts as a CSV that appears whole or not at all.
 
     Columns: `testset_id`; where words are counted `edits`, `substitutions`, `insertions`, `deletions`,
-    `reference_words`; the clip's own metrics on their own scales (CIDEr-D: 0 to 10); `hypothesis`, `reference` (several
+    `reference_words`; the clip's own metrics on their own scales (CIDEr-D: 0 to 10); `parsed`, what an
+    answer to a question with choices was read as; `hypothesis`, `reference` (several
     are separated by ` | `); where words are counted `aligned_hypothesis` and `aligned_reference`, as many words in one
     as in the other, with `***` where one side has none.
 
     Raises:
         UsageError: the folder cannot be written to.
     """
-    counted, measures = clips[0].words is not None, list(clips[0].measures)
-    columns = ["testset_id", *(_EDITS if counted else []), *measures, "hypothesis", "reference"]
+    counted, measures, parsed = clips[0].words is not None, list(clips[0].measures), clips[0].parsed is not None
+    columns = ["testset_id", *(_EDITS if counted else []), *measures, *(["parsed"] if parsed else [])]
+    columns += ["hypothesis", "reference"]
     columns += ["aligned_hypothesis", "aligned_reference"] if counted else []
     with atomic_path(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -45,7 +48,8 @@ def write_details(path: Path, clips: Sequence[Clip]) -> None:
         for clip in clips:
             row: list[Any] = [clip.id]
             row += [getattr(clip.words, name) for name in _EDITS] if counted else []
-            row += [*clip.measures.values(), clip.hypothesis, " | ".join(clip.references)]
+            row += [*clip.measures.values(), *([clip.parsed] if parsed else [])]
+            row += [clip.hypothesis, " | ".join(clip.references)]
             if clip.words is not None:
                 steps = clip.words.alignment()
                 row += [
@@ -98,6 +102,45 @@ def figures(report: dict[str, Any]) -> list[list[str]]:
         rows.append(["[low, high]", f"{drawn}; CIDEr-D with the corpus's idf" if report["task"] == "aac" else drawn])
     rows += [[f"no {LABELS[name]}", reason] for name, reason in report.get("not_computed", {}).items()]
     return rows
+
+
+_ASIDE = (
+    "task",
+    "rows",
+    "other_rows",
+    "unknown_ids",
+    "empty_texts",
+    "printed",
+    "note",
+    "profile",
+    "normalizer",
+    "versions",
+)
+
+
+def side_by_side(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The table of `score_all`'s report: its profiles, and a row for each figure that any of them has."""
+    profiles: dict[str, dict[str, Any]] = report["profiles"]
+    names = dict.fromkeys(name for each in profiles.values() for name, _ in _cells(each))
+    rows = []
+    for name in names:
+        cells = [dict(_cells(each)).get(name, "-") for each in profiles.values()]
+        rows.append([_LABELS.get(name, name), *cells])
+    return list(profiles), rows
+
+
+def remarks(report: dict[str, Any]) -> list[str]:
+    """What each profile of `score_all` does to the texts, and why a profile or a figure of one is missing."""
+    lines = [f"{profile}: {each['normalizer']}" for profile, each in report["profiles"].items()]
+    lines += [f"no profile {profile}: {reason}" for profile, reason in report["not_computed"].items()]
+    for profile, each in report["profiles"].items():
+        lines += [f"{profile}: no {LABELS[name]}: {reason}" for name, reason in each.get("not_computed", {}).items()]
+    return lines
+
+
+def _cells(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """A report's figures with their intervals, without what all profiles share."""
+    return [(name, cell) for name, cell in figures(report) if name not in (*_ASIDE, "[low, high]") and " " not in name]
 
 
 def show(scored: Scored, count: int) -> None:

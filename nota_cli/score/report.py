@@ -1,30 +1,19 @@
 """A submission CSV against an annotation's references: the organisers' figures, or those that papers publish."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import version
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nota_cli.data.annotation import FAMILY_TASK, Row, family, read_annotation, row_id
 from nota_cli.errors import DataError, UsageError, listing
-from nota_cli.score.cider import cider_d
 from nota_cli.score.intervals import PERCENT, SEED, interval
-from nota_cli.score.qa import answers, squad_normalize
-from nota_cli.score.wer import ClipEdits, WerResult, clip_edits, normalize, plain_words, wer
+from nota_cli.score.profiles import Figures, References, Texts, check_profile, compute, profiles_of
+from nota_cli.score.wer import ClipEdits, normalize
 from nota_cli.submission import COLUMNS, Problem, read_records
 from nota_cli.submission.problems import printable
 from nota_cli.version import versions
 
-PROFILES = ("organisers", "standard")
-CIDER_NOTE = "this is CIDEr-D x 100, which the organisers print under the name SPIDEr; it is not SPIDEr"
-EXACT_MATCH_NOTE = "percent of answers equal to the reference after normalization; the organisers print no such figure"
-WHISPER = (
-    "Whisper's English normalizer as published before openai/whisper pull request 2836 of August 2026, from "
-    f"whisper-normalizer {version('whisper-normalizer')} without its four rewrites of its own"
-)
-"""The later one keeps the 1 of `one dollar`, `one percent` and `three point one`, and so gives other rates."""
-_ORGANISERS = f"{WHISPER}, sacrebleu's 13a tokens, punctuation dropped, lower case"
 _LIBRARIES = ("whisper-normalizer", "sacrebleu", "jiwer", "numpy")
 
 
@@ -38,6 +27,7 @@ class Clip:
         references: the row's `text`, then its further `texts`.
         words: word edits against `text`, where they are counted.
         measures: the clip's own values, on the metrics' own scales: `cider_d`, `spice`, `exact_match`, `token_f1`...
+        parsed: the letter of the choice that the answer names, `unparsed` or `ambiguous`; None if no row has choices.
     """
 
     id: str
@@ -45,6 +35,7 @@ class Clip:
     references: tuple[str, ...]
     words: ClipEdits | None
     measures: dict[str, float]
+    parsed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,24 +46,12 @@ class Scored:
     clips: list[Clip]
 
 
-@dataclass
-class _Figures:
-    """What a task's scorer hands back: entries of the report, values of the clips, what they were computed with."""
-
-    entries: dict[str, Any]
-    words: Sequence[ClipEdits] | None = None
-    measures: dict[str, tuple[float, ...]] = field(default_factory=dict)
-    means: dict[str, tuple[str, float]] = field(default_factory=dict)  # entry -> measure whose mean it is, factor
-    normalizer: str = WHISPER
-    versions: dict[str, str] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class ScoreOptions:
     """How a CSV is scored.
 
     Attributes:
-        profile: `organisers` or `standard`.
+        profile: one of `PROFILES`.
         samples: bootstrap samples; with none the report has no `intervals`.
         end_symbols: where the decoder's texts end, for example `</s>`; what follows the first of them is cut.
     """
@@ -96,7 +75,8 @@ def score_clips(csv_path: Path | str, annotation_path: Path | str, task: str, op
     """Score a CSV: hypotheses cut at the first end symbol and lower-cased, references as they are.
 
     Profile `organisers` is the competition's. `standard` is what papers publish: WER with Whisper's normalizer alone;
-    CIDEr-D, SPICE, SPIDEr, METEOR and FENSE through aac-metrics; answers normalized as SQuAD does.
+    CIDEr-D, SPICE, SPIDEr, METEOR and FENSE through aac-metrics; answers normalized as SQuAD does. `open-asr` is the
+    Open ASR Leaderboard's WER, `dcase` DCASE's figures of captions as far as they can be computed here.
 
     Args:
         csv_path: columns `testset_id,text`; empty texts count as said nothing.
@@ -110,146 +90,131 @@ def score_clips(csv_path: Path | str, annotation_path: Path | str, task: str, op
         In the report, for every task: `task`, `rows` (scored), `other_rows` (of the annotation, left out),
         `unknown_ids` (of the CSV, not in the annotation), `empty_texts` and `printed`; last `references` (where some
         row has several), `intervals` (the 95% intervals of the figures, bootstrapped over the clips), `profile`,
-        `normalizer` and `versions`. For asr `wer` (percent), `edits`, `reference_words`; for aac `cider_d_x100`,
+        `normalizer` and `versions`. For asr `wer` (percent), `edits`, `reference_words`, and in the profile open-asr
+        `wer_without_merging` and `left_out` (rows whose reference has no word); for aac `cider_d_x100`,
         `note` and the WER figures too (`wer` is None if no reference has a word in it); for qa `exact_match` and
-        `token_f1` (percent) and `note`. In the standard profile aac has instead `cider_d`, `spice`, `spider`,
-        `meteor` and `fense` on their own scales, as far as they could be computed, and `not_computed`, the others
-        with the reason.
+        `token_f1` (percent) and `note`, and where rows have choices `accuracy` (percent, of `choice_rows`), `chance`
+        (percent), `unparsed`, `ambiguous` (rows) and `unparsed_share` (percent, both). In the profiles standard and
+        dcase aac has instead `cider_d`, `spice`, `spider`, `meteor`, `fense` and (dcase) `spider_fl` on their own
+        scales, as far as they could be computed, and `not_computed`, the others with the reason; in dcase what
+        `DcaseScores.statistics` lists, too.
 
     Raises:
-        UsageError: a file is not there, the task or the profile is none of those, or `standard` captions lack
-            aac-metrics, Java or its files.
+        UsageError: a file is not there, the task or the profile is none of those, the task does not have the
+            profile, or `standard` captions lack aac-metrics, Java or its files.
         DataError: a file cannot be read, the CSV lacks ids or has one twice, references are missing, no reference has
             a word in it (asr), or there are fewer than two clips (aac).
     """
+    _check_task(task)
+    check_profile(task, options.profile)
+    return _scored(_read(csv_path, annotation_path, task, options), options.profile, options.samples)
+
+
+def score_all(
+    csv_path: Path | str, annotation_path: Path | str, task: str, options: ScoreOptions = PLAIN
+) -> tuple[dict[str, Any], Scored]:
+    """The same texts by every profile that the task has.
+
+    Args:
+        csv_path: as for `score_clips`, as are the others; the options' profile is not looked at.
+        annotation_path: see there.
+        task: see there.
+        options: see there.
+
+    Returns:
+        A report with `task`, `rows`, `profiles` (the report of `score_clips` for each) and `not_computed` (profile to
+        the reason); and what the first profile gives.
+
+    Raises:
+        UsageError: as `score_clips`, but for a profile that lacks a package.
+        DataError: as `score_clips`.
+    """
+    _check_task(task)
+    given = _read(csv_path, annotation_path, task, options)
+    scored: dict[str, Scored] = {}
+    lacking: dict[str, str] = {}
+    for profile in profiles_of(task):
+        try:
+            scored[profile] = _scored(given, profile, options.samples)
+        except UsageError as error:  # of the packages that it wants; the texts are read already
+            lacking[profile] = str(error)
+    reports = {profile: each.report for profile, each in scored.items()}
+    whole = {"task": task, "rows": len(given.rows), "profiles": reports, "not_computed": lacking}
+    return whole, next(iter(scored.values()))
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A CSV and its annotation, joined: where they are from, the rows scored, their texts, what was left out."""
+
+    csv_path: Path | str
+    annotation_path: Path | str
+    task: str
+    rows: list[Row]
+    texts: Texts
+    other_rows: int
+    unknown_ids: int
+
+
+def _check_task(task: str) -> None:
     if task not in FAMILY_TASK:
         raise UsageError(f"unknown task {task!r}; choose one of {', '.join(FAMILY_TASK)}")
-    if options.profile not in PROFILES:
-        raise UsageError(f"unknown profile {options.profile!r}; choose one of {', '.join(PROFILES)}")
+
+
+def _read(csv_path: Path | str, annotation_path: Path | str, task: str, options: ScoreOptions) -> _Given:
     rows = read_annotation(annotation_path, default_task=FAMILY_TASK[task])
     wanted = [row for row in rows if family(row.task) == task]
     if not wanted:
         raise DataError(f"{annotation_path}: none of its {len(rows)} rows belongs to task {task}; choose another task")
     given = _answers(Path(csv_path))
-    hypotheses = [_cut(text, options.end_symbols).lower() for text in _join(wanted, given, csv_path)]
+    raw = [_cut(text, options.end_symbols) for text in _join(wanted, given, csv_path)]
     references = _references(wanted, annotation_path)
+    texts = Texts([text.lower() for text in raw], raw, references, [row.choices for row in wanted])
     known = {row_id(row) for row in rows}
+    unknown = sum(name not in known for name in given)
+    return _Given(csv_path, annotation_path, task, wanted, texts, len(rows) - len(wanted), unknown)
+
+
+def _scored(given: _Given, profile: str, samples: int) -> Scored:
+    task, texts = given.task, given.texts
     try:
-        figures = _SCORERS[task, options.profile](hypotheses, references)
+        figures = compute(task, profile, texts)
     except DataError as error:
-        origin = _unreadable(wanted, hypotheses, references, csv_path, annotation_path)
+        origin = _unreadable(given.rows, texts.hypotheses, texts.references, given.csv_path, given.annotation_path)
         raise DataError(f"{origin}: {error}") from error
     report = {
         "task": task,
-        "rows": len(wanted),
-        "other_rows": len(rows) - len(wanted),
-        "unknown_ids": sum(name not in known for name in given),
-        "empty_texts": sum(not text.strip() for text in hypotheses),
+        "rows": len(given.rows),
+        "other_rows": given.other_rows,
+        "unknown_ids": given.unknown_ids,
+        "empty_texts": sum(not text.strip() for text in texts.hypotheses),
         **figures.entries,
     }
-    several = task == "aac" or (task == "qa" and options.profile == "standard")
-    if several and any(len(own) > 1 for own in references):
-        report["references"] = sum(map(len, references))
-    if options.samples and len(wanted) > 1:
-        report["intervals"] = _intervals(figures, options.samples)
+    several = task == "aac" or (task == "qa" and profile == "standard")
+    if several and any(len(own) > 1 for own in texts.references):
+        report["references"] = sum(map(len, texts.references))
+    if samples and len(given.rows) > 1:
+        report["intervals"] = _intervals(figures, samples)
     report |= {
-        "profile": options.profile,
+        "profile": profile,
         "normalizer": figures.normalizer,
         "versions": versions(_LIBRARIES) | figures.versions,
     }
     clips = [
         Clip(
             row_id(row),
-            hypotheses[i],
-            references[i],
+            texts.hypotheses[i],
+            texts.references[i],
             figures.words[i] if figures.words else None,
             {name: values[i] for name, values in figures.measures.items()},
+            figures.parsed[i] if figures.parsed else None,
         )
-        for i, row in enumerate(wanted)
+        for i, row in enumerate(given.rows)
     ]
     return Scored(report, clips)
 
 
-References = list[tuple[str, ...]]
-
-
-def _speech(hypotheses: list[str], references: References) -> _Figures:
-    result = wer(hypotheses, [own[0] for own in references])
-    return _Figures(_counted(result), words=result.per_clip, normalizer=_ORGANISERS)
-
-
-def _standard_speech(hypotheses: list[str], references: References) -> _Figures:
-    result = wer(hypotheses, [own[0] for own in references], plain_words)
-    return _Figures(_counted(result), words=result.per_clip)
-
-
-def _counted(result: WerResult) -> dict[str, Any]:
-    rate = {"wer": 100 * result.value, "edits": result.edits, "reference_words": result.reference_words}
-    return {"printed": result.printed, **rate}
-
-
-def _captions(hypotheses: list[str], references: References) -> _Figures:
-    captions = cider_d(hypotheses, references)
-    words = clip_edits(hypotheses, [own[0] for own in references])
-    edits, total = sum(clip.edits for clip in words), sum(clip.reference_words for clip in words)
-    rate = {"wer": 100 * (edits / total) if total else None, "edits": edits, "reference_words": total}
-    return _Figures(
-        {"printed": captions.printed, "cider_d_x100": 100 * captions.value, "note": CIDER_NOTE, **rate},
-        words=words,
-        measures={"cider_d": captions.per_clip},
-        means={"cider_d_x100": ("cider_d", 100)},
-        normalizer=f"captions: none; WER: {_ORGANISERS}",
-    )
-
-
-def _standard_captions(hypotheses: list[str], references: References) -> _Figures:
-    from nota_cli.score.captions import METRICS, standard_captions, versions
-
-    scores = standard_captions(hypotheses, references)
-    values = {name: scores.values[name] for name in METRICS if name in scores.values}
-    printed = ", ".join(f"{LABELS[name]}: {value:.4f}" for name, value in values.items())
-    return _Figures(
-        {"printed": printed, **values, "not_computed": scores.lacking},
-        measures=scores.per_clip,
-        means={name: (name, 1) for name in values if name != "meteor"},  # METEOR's is not the mean of its clips'
-        normalizer="PTB tokenizer of Stanford CoreNLP 3.4.1 (lower case, punctuation dropped)",
-        versions=versions(),
-    )
-
-
-def _questions(normalizer: str, normal: Callable[[str], str], several: bool) -> Callable[..., _Figures]:
-    def score(hypotheses: list[str], references: References) -> _Figures:
-        result = answers(hypotheses, references if several else [own[:1] for own in references], normal)
-        right = int(sum(result.matches))
-        share = 100 * right / len(references)
-        return _Figures(
-            {
-                "exact_match": share,
-                "printed": f"Exact match: {share:.4f}%",
-                "note": EXACT_MATCH_NOTE,
-                "token_f1": 100 * result.token_f1,
-            },
-            measures={"exact_match": result.matches, "token_f1": result.f1s},
-            means={"exact_match": ("exact_match", 100), "token_f1": ("token_f1", 100)},
-            normalizer=normalizer,
-        )
-
-    return score
-
-
-LABELS = {"cider_d": "CIDEr-D", "spice": "SPICE", "spider": "SPIDEr", "meteor": "METEOR", "fense": "FENSE"}
-_SQUAD = "SQuAD's: lower case, no ASCII punctuation, no a/an/the"
-_SCORERS: dict[tuple[str, str], Callable[[list[str], References], _Figures]] = {
-    ("asr", "organisers"): _speech,
-    ("asr", "standard"): _standard_speech,
-    ("aac", "organisers"): _captions,
-    ("aac", "standard"): _standard_captions,
-    ("qa", "organisers"): _questions(WHISPER, normalize, several=False),
-    ("qa", "standard"): _questions(_SQUAD, squad_normalize, several=True),
-}
-
-
-def _intervals(figures: _Figures, samples: int) -> dict[str, Any]:
+def _intervals(figures: Figures, samples: int) -> dict[str, Any]:
     """Low and high of each figure; CIDEr-D's clips are drawn with the values they have, idf as in the whole corpus."""
     bounds: dict[str, Any] = {}
     if figures.words:
@@ -258,6 +223,8 @@ def _intervals(figures: _Figures, samples: int) -> dict[str, Any]:
     for entry, (measure, factor) in figures.means.items():
         values = figures.measures[measure]
         bounds[entry] = _scaled(interval(values, [1.0] * len(values), samples), factor)
+    for entry, (numerators, denominators, factor) in figures.shares.items():
+        bounds[entry] = _scaled(interval(numerators, denominators, samples), factor)
     return bounds | {"percent": PERCENT, "samples": samples, "seed": SEED}
 
 

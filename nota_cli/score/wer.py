@@ -30,6 +30,7 @@ class ClipEdits:
         deletions: words that only the reference has.
         hypothesis: its words, as counted.
         reference: its words, as counted.
+        steps: the alignment, where another rule than the plain one counted the edits.
     """
 
     edits: int
@@ -39,9 +40,12 @@ class ClipEdits:
     deletions: int = 0
     hypothesis: tuple[str, ...] = ()
     reference: tuple[str, ...] = ()
+    steps: tuple[Step, ...] | None = None
 
     def alignment(self) -> list[Step]:
         """Both sides word by word, in order."""
+        if self.steps is not None:
+            return list(self.steps)
         operations = _operations(self.hypothesis, self.reference)
         steps: list[Step] = []
         at = other_at = 0
@@ -173,10 +177,11 @@ def clip_edits(hypotheses: Sequence[str], references: Sequence[str], split: Spli
     if len(hypotheses) != len(references):
         raise DataError(f"{len(hypotheses)} hypotheses but {len(references)} references; WER needs one of each a clip")
     pairs = zip(hypotheses, references, strict=True)
-    return tuple(_clip(tuple(split(hypothesis)), tuple(split(reference))) for hypothesis, reference in pairs)
+    return tuple(align(tuple(split(hypothesis)), tuple(split(reference))) for hypothesis, reference in pairs)
 
 
-def _clip(hypothesis: tuple[str, ...], reference: tuple[str, ...]) -> ClipEdits:
+def align(hypothesis: tuple[str, ...], reference: tuple[str, ...]) -> ClipEdits:
+    """The fewest edits that turn one side's words into the other's, each word for itself."""
     kinds = [kind for kind, _, _ in _operations(hypothesis, reference)]
     counts = (kinds.count("replace"), kinds.count("insert"), kinds.count("delete"))
     return ClipEdits(len(kinds), len(reference), *counts, hypothesis, reference)

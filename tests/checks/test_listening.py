@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from helpers import echo_family
+from nota_cli.generation.answer import Answer
 from nota_cli.recipe.families import FAMILIES
 
 Run = Callable[..., int]
@@ -51,3 +52,25 @@ def test_one_row_is_too_few(nota: Run, echo: Path, clips: Path, tmp_path: Path) 
         nota("check", "listening", echo, "--task", "asr", "--annotation", tmp_path / "one.json", "--audio-root", clips)
         == 1
     )
+
+
+def test_questions_with_choices_are_compared_by_accuracy(
+    nota: Run,
+    echo: Path,
+    clips: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def pong(self: object, features: echo_family.Lengths, *arguments: object, **more: object) -> list[Answer]:
+        return [Answer("It is pong.") for _ in features.seconds]
+
+    monkeypatch.setattr(echo_family.EchoModel, "generate_answers", pong)
+    rows = json.loads((clips / "asr.json").read_text())["annotation"]
+    for place, row in enumerate(rows):
+        row |= {"task": "QA", "Q": "what is said?", "choices": ["ping", "pong"], "text": "AB"[place % 2]}
+    (tmp_path / "qa.json").write_text(json.dumps({"annotation": rows}))
+    annotation = ["--annotation", tmp_path / "qa.json", "--audio-root", clips]
+    assert nota("check", "listening", echo, "--task", "qa", *annotation, "--json") == 0
+    right = 100 * (len(rows) // 2) / len(rows)
+    assert [each["accuracy"] for each in json.loads(capsys.readouterr().out)["figures"]] == [right] * 4

@@ -218,6 +218,31 @@ def test_score_prints_json_alone(nota: Run, tmp_path: Path, capsys: pytest.Captu
     assert report["printed"] == "WER: 50.0000%"
 
 
+def test_score_by_all_profiles(nota: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"path": "a.wav", "task": "asr", "text": text} for text in ("we like icecream", "a dog")]
+    (tmp_path / "a.json").write_text(json.dumps({"annotation": rows}))
+    (tmp_path / "a.csv").write_text("testset_id,text\ntest0000,We like ice cream.\ntest0001,a cat\n")
+    before = (tmp_path / "a.csv").read_bytes()
+    command = ["score", tmp_path / "a.csv", "--annotation", tmp_path / "a.json", "--task", "asr", "--profile", "all"]
+    assert nota(*command, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    edits = {name: report["edits"] for name, report in found["profiles"].items()}
+    assert edits == {"organisers": 3, "standard": 3, "open-asr": 1}
+    assert nota(*command, "--worst", "1") == 0
+    shown = capsys.readouterr()
+    assert "Same texts, 3 profiles: a.csv" in shown.out
+    assert "open-asr: the Open ASR Leaderboard's English normalizer" in shown.err
+    assert (tmp_path / "a.csv").read_bytes() == before
+    assert nota(*command, "--details", tmp_path / "d.csv") == 2
+    assert "--details lists the clips of one profile" in capsys.readouterr().err
+    assert nota(*command[:-1], "dcase") == 2
+    assert "profile dcase scores task aac alone; for asr choose one of organisers" in capsys.readouterr().err
+    # nota compare takes the organisers' figures of such a report
+    (tmp_path / "all.json").write_text(json.dumps(found))
+    assert nota("compare", tmp_path / "all.json", "--no-references", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["wer"] == 60.0
+
+
 def test_validate_submission_lists_every_problem(
     nota: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.paths import REPOSITORY
 from nota_cli.data.corpora.readers import READERS
-from nota_cli.score.report import PROFILES
+from nota_cli.score.profiles import ALL, PROFILES
 
 ANSWERS = {
     "Which recipes are there?": ["list", "List the recipes that ship with nota"],
@@ -63,7 +63,7 @@ def test_help_states_the_exit_statuses(help_text: Callable[[str], str]) -> None:
             (command, "--task", "<asr|aac|qa>")
             for command in ("infer", "score", "submit", "check batch", "check listening")
         ),
-        ("score", "--profile", f"<{'|'.join(PROFILES)}>"),
+        ("score", "--profile", f"<{'|'.join((*PROFILES, ALL))}>"),
         ("compare", "--missing", "<worst|skip>"),
         ("quantize", "--bits", "<2|3|4|8>"),
         ("recipes list", "--family", "<salmonn|transformers>"),

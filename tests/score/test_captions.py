@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from nota_cli.errors import DataError, UsageError
-from nota_cli.score.captions import standard_captions
+from nota_cli.score.captions import less_fluency_errors, standard_captions
 from nota_cli.score.cider import cider_d
 
 INSTALLED = importlib.util.find_spec("aac_metrics") is not None
@@ -89,3 +89,7 @@ def test_fense_ranks_the_better_caption_higher(scores):
     if "fense" not in scores.values:
         pytest.skip(scores.lacking["fense"])
     assert scores.per_clip["fense"][0] > scores.per_clip["fense"][4]
+
+
+def test_a_fluency_error_takes_nine_tenths():
+    assert less_fluency_errors((0.5, 0.5, 0.0), (0.0, 1.0, 1.0)) == pytest.approx((0.5, 0.05, 0.0))

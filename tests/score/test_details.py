@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from nota_cli.score.details import substitutions, worst, write_details
-from nota_cli.score.report import score_clips
+from nota_cli.score.details import remarks, side_by_side, substitutions, worst, write_details
+from nota_cli.score.report import score_all, score_clips
 from nota_cli.submission import write_submission
 
 ASR = [("a cat barks", "a dog barks"), ("the cat is", "the dog is here"), ("rain", "rain"), ("", "three words gone")]
@@ -50,6 +50,29 @@ def test_details_of_captions_and_answers(files, tmp_path):
     assert found[0]["hypothesis"] == 'a "dog", barks'
     write_details(tmp_path / "q.csv", score_clips(*files("QA", rows), "qa").clips)
     assert list(_read(tmp_path / "q.csv")[0]) == ["testset_id", "exact_match", "token_f1", "hypothesis", "reference"]
+
+
+def test_details_of_choices_have_what_each_answer_was_read_as(files, tmp_path):
+    csv_path, annotation = files("QA", [("A dog.", "dog"), ("cat or dog", "cat")])
+    content = json.loads(annotation.read_text())
+    content["annotation"][1]["choices"] = ["dog", "cat"]
+    annotation.write_text(json.dumps(content))
+    write_details(tmp_path / "q.csv", score_clips(csv_path, annotation, "qa").clips)
+    assert [(row["parsed"], row["hypothesis"]) for row in _read(tmp_path / "q.csv")] == [
+        ("", "a dog."),
+        ("ambiguous", "cat or dog"),
+    ]
+
+
+def test_all_profiles_stand_side_by_side(files):
+    report, _ = score_all(*files("asr", [("we like ice cream", "we like icecream"), ("a cat", "a dog")]), "asr")
+    columns, rows = side_by_side(report)
+    assert columns == ["organisers", "standard", "open-asr"]
+    cells = {row[0]: row[1:] for row in rows}
+    assert cells["edits"] == ["3", "3", "1"]
+    assert cells["wer"] == ["60.0000", "60.0000", "20.0000"]
+    assert cells["left_out"] == ["-", "-", "0"]
+    assert [line.split(":")[0] for line in remarks(report)] == columns
 
 
 def test_details_that_fail_leave_the_old_file(files, tmp_path):

@@ -11,18 +11,20 @@ from nota_cli.errors import DataError, UsageError
 from nota_cli.score.cider import cider_d
 from nota_cli.score.intervals import interval
 from nota_cli.score.qa import answers, squad_normalize
-from nota_cli.score.report import ScoreOptions, score_clips, score_submission
+from nota_cli.score.report import ScoreOptions, score_all, score_clips, score_submission
 from nota_cli.submission import write_submission
 
 TASKS = {"asr": "asr", "aac": "audiocaption_v2", "qa": "QA"}
 
 
-def _files(folder, task, rows):
+def _files(folder, task, rows, choices=()):
     """A CSV and an annotation from (hypothesis, reference or references)."""
     pairs = [(said, right if isinstance(right, list) else [right]) for said, right in rows]
     write_submission(folder / "s.csv", [(f"test{i:04d}", said) for i, (said, _) in enumerate(pairs)])
     texts = [{"text": right[0], "texts": right[1:] or None} for _, right in pairs]
     items = [{"path": "x", "task": TASKS[task], "Q": "what?", **given} for given in texts]
+    for item, offered in zip(items, choices, strict=False):
+        item["choices"] = offered
     (folder / "a.json").write_text(json.dumps({"annotation": items}), encoding="utf-8")
     return folder / "s.csv", folder / "a.json", task
 
@@ -155,7 +157,9 @@ def test_interval_of_clips_that_are_all_alike_is_a_point():
 
 
 def test_unknown_profile(tmp_path):
-    with pytest.raises(UsageError, match="unknown profile 'kaggle'; choose one of organisers, standard"):
+    with pytest.raises(
+        UsageError, match="unknown profile 'kaggle'; choose one of organisers, standard, open-asr, dcase, all"
+    ):
         score_submission(*_files(tmp_path, "asr", [("a", "a")]), ScoreOptions(profile="kaggle"))
 
 
@@ -166,3 +170,84 @@ def test_clips_make_up_the_report(tmp_path):
     assert sum(clip.words.edits for clip in scored.clips) == scored.report["edits"]
     mean = sum(clip.measures["cider_d"] for clip in scored.clips) / 2
     assert 100 * mean == pytest.approx(scored.report["cider_d_x100"], rel=1e-14)
+
+
+SPOKEN = [
+    ("We ate ice cream at half past two.", "we ate icecream at 2:30"),
+    ("Stephen's dog weighs twenty five kilos, um", "Steven's dog weighs 25 kilos"),
+    ("uh the cat", "the dog"),
+    ("thank you", "(inaudible)"),
+]
+
+
+def test_open_asr_merges_compounds_and_drops_rows_without_words(tmp_path):
+    scored = score_clips(*_files(tmp_path, "asr", SPOKEN), ScoreOptions(profile="open-asr", samples=100))
+    report = scored.report
+    # we ate icecream at 2 30 | steven s dog weighs 25 kilos | the dog: one wrong word of 14, and two without merging
+    assert (report["edits"], report["reference_words"], report["left_out"]) == (1, 14, 1)
+    assert report["wer"] == pytest.approx(100 / 14)
+    assert report["wer_without_merging"] == pytest.approx(300 / 14)
+    assert report["printed"] == "WER: 7.1429%"
+    assert report["intervals"]["wer"][0] <= report["wer"] <= report["intervals"]["wer"][1]
+    assert "commit 00cbc7d36e0d" in report["normalizer"]
+    assert [clip.words.reference_words for clip in scored.clips] == [6, 6, 2, 0]
+    assert scored.clips[0].hypothesis == "we ate ice cream at half past two."  # as scored, before any normalizer
+    assert ("icecream", "icecream") in scored.clips[0].words.alignment()
+
+
+def test_open_asr_without_any_words(tmp_path):
+    with pytest.raises(DataError, match="no reference has a word in it"):
+        score_submission(*_files(tmp_path, "asr", [("a", "um"), ("b", "!")]), ScoreOptions(profile="open-asr"))
+
+
+@pytest.mark.parametrize(("task", "profile", "only"), [("aac", "open-asr", "asr"), ("qa", "dcase", "aac")])
+def test_a_profile_of_another_task(tmp_path, task, profile, only):
+    with pytest.raises(UsageError, match=f"profile {profile} scores task {only} alone; for {task} choose one of org"):
+        score_submission(*_files(tmp_path, task, [("a", "a"), ("b", "b")]), ScoreOptions(profile=profile))
+
+
+def test_all_profiles_give_what_each_gives_alone(tmp_path):
+    for task, names in {"asr": ["organisers", "standard", "open-asr"], "qa": ["organisers", "standard"]}.items():
+        files = _files(tmp_path, task, SPOKEN)
+        whole, scored = score_all(*files, ScoreOptions(samples=50))
+        assert list(whole["profiles"]) == names
+        for name, report in whole["profiles"].items():
+            assert report == score_submission(*files, ScoreOptions(profile=name, samples=50))
+        assert (whole["task"], whole["rows"], whole["not_computed"]) == (task, 4, {})
+        assert scored.report["profile"] == "organisers"
+
+
+def test_all_profiles_of_captions_say_what_is_missing(tmp_path):
+    whole, _ = score_all(*_files(tmp_path, "aac", [("a dog barks", "a dog barks"), ("rain", "it rains")]))
+    assert list(whole["profiles"]) + list(whole["not_computed"]) in (
+        ["organisers", "dcase", "standard"],  # without aac-metrics or Java
+        ["organisers", "standard", "dcase"],
+    )
+    for reason in whole["not_computed"].values():
+        assert "aac-metrics" in reason
+
+
+CHOICES = [["cat", "dog"], ["cat", "dog", "rain"], ["cat", "dog"], ["cat", "dog", "a", "rain"]]
+
+
+def test_multiple_choice(tmp_path):
+    rows = [("The answer is B.", "dog"), ("cat or rain", "C"), ("I do not know", "cat"), ("A", "cat"), ("dogs", "dogs")]
+    files = _files(tmp_path, "qa", rows, CHOICES)
+    scored = score_clips(*files, ScoreOptions(samples=300))
+    report = scored.report
+    # capitals count, so the raw text is parsed; the last row has no choices and is in none of these
+    assert (report["choice_rows"], report["unparsed"], report["ambiguous"]) == (4, 1, 2)
+    assert (report["accuracy"], report["unparsed_share"]) == (25.0, 75.0)
+    assert report["chance"] == pytest.approx(100 * (1 / 2 + 1 / 3 + 1 / 2 + 1 / 4) / 4)
+    assert report["printed"] == "Accuracy: 25.0000% (3 of 4 answers name no one choice)"
+    assert [clip.parsed for clip in scored.clips] == ["B", "ambiguous", "unparsed", "ambiguous", ""]
+    low, high = report["intervals"]["accuracy"]
+    assert 0 <= low < 25 < high <= 100
+    assert report["exact_match"] == 20.0  # beside it, as without choices
+    assert score_submission(*files, ScoreOptions(profile="standard"))["accuracy"] == 25.0
+
+
+def test_without_choices_there_is_no_accuracy(tmp_path):
+    scored = score_clips(*_files(tmp_path, "qa", [("dog", "dog")]))
+    assert "accuracy" not in scored.report
+    assert scored.clips[0].parsed is None

@@ -271,7 +271,7 @@ def _repeated(rows: Sequence[Row], clips: dict[int, str]) -> Iterator[tuple[Row,
     """Rows that another one before them says the same of: clip, task, question and text."""
     first: dict[tuple[str, str, str | None, str | None], int] = {}
     for row in rows:
-        key = (clips[row.index], row.task, row.question, row.text)
+        key = (clips[row.index], row.task, row.asked, row.text)
         if key in first:
             yield row, first[key]
         first.setdefault(key, row.index)
