@@ -5,8 +5,9 @@ import unicodedata
 
 import pytest
 
-from nota_cli.data.annotation import missing_files, read_annotation
+from nota_cli.data.annotation import read_annotation
 from nota_cli.data.audio.headers import scan
+from nota_cli.data.row_files import missing_files
 from nota_cli.errors import DataError, UsageError
 from nota_cli.paths import audio_path, expand_path, path_note
 
