@@ -25,7 +25,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 SAMPLES = REPOSITORY / "checkpoints" / "tiny" / "samples"
-WORDS = "seven days of rain had made the river wide and slow".split()
+WORDS = ["seven", "days", "of", "rain", "had", "made", "the", "river", "wide", "and", "slow"]
 PARTS = 10
 RECIPE = "tiny-samples"
 
@@ -102,6 +102,7 @@ def start(settings: list[str], epoch: bool) -> None:
     figures = {
         "seconds_to_first_batch": round(seconds, 1),
         "seconds_of_imports": round(imported, 1),
+        "processor_seconds": round(sum(os.times()[:4]), 1),
         "clips": len(batch.texts),
         **memory(),
         "worker": [memory(str(worker.pid)) for worker in multiprocessing.active_children()],
@@ -160,7 +161,9 @@ def main() -> None:
         environment = {**os.environ, "NOTA_CACHE": str(work / "cache"), "STARTED": str(time.time())}
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         report[name] = json.loads(done.stdout)
-    report["kept_mb"] = round(sum(file.stat().st_size for file in (work / "cache").rglob("*") if file.is_file()) / 2**20)
+    report["kept_mb"] = round(
+        sum(file.stat().st_size for file in (work / "cache").rglob("*") if file.is_file()) / 2**20
+    )
     print(json.dumps(report, indent=2))
 
 

@@ -105,9 +105,9 @@ class RowTable(Sequence[Row]):
         path, task, text, question, name, expand, label, speaker, texts = values
         return Row(number, _text(path), task, text, question, name, _texts(expand), label, speaker, tuple(texts or ()))
 
-    def names(self) -> Iterator[tuple[str, ...]]:
-        """Of each row its file and those that are appended to it."""
-        columns = self._table.select(["path", "expand_wav"])
+    def names(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, ...]]:
+        """Of each row, or of those from `start` up to `stop`, its file and those that are appended to it."""
+        columns = self._table.select(["path", "expand_wav"]).slice(start, None if stop is None else stop - start)
         for batch in columns.to_batches(max_chunksize=ROWS_AT_ONCE):
             for path, expand in zip(batch[0].to_pylist(), batch[1].to_pylist(), strict=True):
                 yield _text(path), *_texts(expand)

@@ -6,6 +6,7 @@ annotation is another table. Short annotations are read anew each time and leave
 
 import fcntl
 import hashlib
+import math
 import os
 from array import array
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pyarrow as pa
 
 from nota_cli.console import progress, say
 from nota_cli.data.annotation import (
+    Row,
     check_row,
     default_id,
     make_row,
@@ -38,7 +40,7 @@ from nota_cli.version import __version__
 FORMAT = 1  # counts up when rows are kept in another way
 LARGE_BYTES = 2**25
 """From this size on a table is made of an annotation."""
-SCANNED_AT_ONCE = 2**13
+SCANNED_AT_ONCE = 2**14
 SAVE_EVERY = 2**17
 """Rows whose lengths are read before those known so far are saved."""
 LENGTH = np.dtype([("stamp", np.int64), ("seconds", np.float64)])
@@ -98,20 +100,30 @@ class TrainingRows:
 
     def _measure(self, known: "np.ndarray[Any, Any]", stale: "np.ndarray[Any, Any]", file: Path) -> None:
         assert self._stamps is not None
-        saved = 0
+        unsaved = 0
         with progress() as bar:
             task = bar.add_task("lengths", total=len(stale), detail="")
-            for start in range(0, len(stale), SCANNED_AT_ONCE):
-                numbers = stale[start : start + SCANNED_AT_ONCE]
-                rows = [self.table[int(number)] for number in numbers]
-                known["seconds"][numbers] = np.array(scan(rows, self.audio_root).durations, dtype=np.float64)
+            for start in range(0, len(known), SCANNED_AT_ONCE):
+                numbers = stale[np.searchsorted(stale, start) : np.searchsorted(stale, start + SCANNED_AT_ONCE)]
+                if not len(numbers):
+                    continue
+                names = list(self.table.names(start, start + SCANNED_AT_ONCE))
+                known["seconds"][numbers] = self._lengths_of([names[number - start] for number in numbers.tolist()])
                 known["stamp"][numbers] = self._stamps[numbers]
-                done = start + len(numbers)
-                if done - saved >= SAVE_EVERY or done == len(stale):
+                unsaved += len(numbers)
+                if unsaved >= SAVE_EVERY or numbers[-1] == stale[-1]:
                     with atomic_path(file) as part, part.open("wb") as opened:
                         np.save(opened, known)
-                    saved = done
+                    unsaved = 0
                 bar.update(task, advance=len(numbers))
+
+    def _lengths_of(self, names: list[tuple[str, ...]]) -> list[float]:
+        """Seconds of the clips of these files, NaN where they are not known; rows of the same files are one."""
+        once = {clip: number for number, clip in enumerate(dict.fromkeys(names))}
+        rows = [Row(number, clip[0], "", None, None, None, clip[1:]) for clip, number in once.items()]
+        durations = scan(rows, self.audio_root).durations
+        seconds = [math.nan if duration is None else duration for duration in durations]
+        return [seconds[once[clip]] for clip in names]
 
 
 def _is_large(path: Path) -> bool:
