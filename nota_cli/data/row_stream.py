@@ -2,7 +2,9 @@
 
 import codecs
 import json
+import re
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +20,7 @@ LONGEST_NUMBER = 64
 """Characters: a number this close to the end of what was read may go on there."""
 ROWS_AT_ONCE = 8192
 BLANK = " \t\n\r"
+COMMA = re.compile(rf"[{BLANK}]*,[{BLANK}]*").match
 AGAIN = "Mend the file there."
 
 
@@ -116,7 +119,7 @@ class _JsonReader:
         if first == "[":
             raise DataError(f"{self.label}: is a list. Put it under the key `annotation`: {SHAPE}.")
         if first != "{":
-            self._value("")
+            self._value()
             raise self._no_annotation()
         self.at += 1
         keys: list[str] = []
@@ -126,9 +129,9 @@ class _JsonReader:
                 raise DataError(f"{self.label}: the key {key!r} is there again on line {line}; keep one of them")
             keys.append(key)
             if key != "annotation":
-                self._plain_value(f"under the key {key!r}")
+                self._plain_value()
             elif self._next() != "[":
-                kind = json_kind(self._plain_value("under the key `annotation`"))
+                kind = json_kind(self._plain_value())
                 raise DataError(f"{self.label}: `annotation` is {kind}, not a list. The file must look like {SHAPE}.")
             else:
                 yield from self._items()
@@ -149,7 +152,7 @@ class _JsonReader:
         while True:
             if self._next() != '"':
                 raise self._not_json("Expecting property name enclosed in double quotes", self.at)
-            key = self._value("")
+            key = self._value()
             self._expect(":")
             yield key
             if self._next() == "}":
@@ -162,26 +165,27 @@ class _JsonReader:
         self.at += 1
         if self._next() == "]":
             raise DataError(f"{self.label}: `annotation` is empty. Add at least one row.")
-        number = 0
-        while True:
-            where = f"row {number}, counted from 0"
-            self._next()
-            yield self._checked_value(where)
-            number += 1
-            if self._next() == "]":
+        for number in count():
+            yield self._checked_value(number)
+            comma = COMMA(self.text, self.at)
+            if comma is not None and comma.end() < len(self.text):
+                self.at = comma.end()  # nearly always
+            elif self._next() == "]":
                 self.at += 1
                 return
-            self._expect(",", f"after row {number - 1}, counted from 0")
+            else:
+                self._expect(",", number)
+                self._next()
 
-    def _plain_value(self, where: str) -> Any:
-        value = self._checked_value(where)
+    def _plain_value(self) -> Any:
+        self._next()
+        value = self._checked_value()
         if isinstance(value, ParseError):
             raise DataError(f"{self.label}: {value}")
         return value
 
-    def _checked_value(self, where: str) -> Any:
-        self._next()
-        value = self._value(where)
+    def _checked_value(self, row: int | None = None) -> Any:
+        value = self._value(row)
         if not self.broken:
             return value
         lines = self._location(self.start)[0] - 1
@@ -190,7 +194,7 @@ class _JsonReader:
         except ParseError as error:
             return error
 
-    def _value(self, where: str) -> Any:
+    def _value(self, row: int | None = None) -> Any:
         """The value that begins here, which is read as far as it goes."""
         size = CHUNK_BYTES
         while True:
@@ -199,9 +203,9 @@ class _JsonReader:
                 value, end = self.json.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
                 if self.ended or len(self.text) - self.at > LONGEST_ROW:
-                    raise self._not_json(error.msg, error.pos, where) from error
+                    raise self._not_json(error.msg, error.pos, row) from error
             except (ValueError, RecursionError) as error:
-                label = where or f"line {self._location(self.at)[0]}"
+                label = f"row {row}, counted from 0" if row is not None else f"line {self._location(self.at)[0]}"
                 raise DataError(f"{self.label}: {label}: {_beyond(error)}.") from error
             else:
                 cut = isinstance(value, int | float) and len(self.text) - end < LONGEST_NUMBER
@@ -222,9 +226,9 @@ class _JsonReader:
                 return ""
             self._more(CHUNK_BYTES)
 
-    def _expect(self, character: str, where: str = "") -> None:
+    def _expect(self, character: str, row: int | None = None) -> None:
         if self._next() != character:
-            raise self._not_json(f"Expecting '{character}' delimiter", self.at, where)
+            raise self._not_json(f"Expecting '{character}' delimiter", self.at, row)
         self.at += 1
 
     def _more(self, size: int) -> None:
@@ -256,10 +260,10 @@ class _JsonReader:
         last = self.text.rfind("\n", 0, at)
         return self.line + lines, at - last if lines else self.column + at
 
-    def _not_json(self, message: str, at: int, where: str = "") -> DataError:
+    def _not_json(self, message: str, at: int, row: int | None = None) -> DataError:
         line, column = self._location(at)
-        row = f" ({where})" if where else ""
-        return DataError(f"{self.label}: not JSON: {message} at line {line}, column {column}{row}. {AGAIN}")
+        number = "" if row is None else f" (row {row}, counted from 0)"
+        return DataError(f"{self.label}: not JSON: {message} at line {line}, column {column}{number}. {AGAIN}")
 
     def _no_annotation(self) -> DataError:
         return DataError(f"{self.label}: lacks the key `annotation`. The file must look like {SHAPE}.")

@@ -3,6 +3,7 @@
 import mmap
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -27,6 +28,7 @@ SCHEMA = pa.schema(
     ]
 )
 """The columns, named as a row's keys; `text` and `texts` are apart where a row has them in one list."""
+PLAIN = [name for name in SCHEMA.names if name not in ("text", "texts")]
 ROWS_AT_ONCE = 8192
 RELEASE_EVERY = 2**15
 """Rows that are read before the mapped pages are given back; they stay in the system's cache of the file."""
@@ -155,28 +157,13 @@ class Groups:
 
 def batches_of(items: Iterable[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
     """Batches of `SCHEMA` of good rows as an annotation has them."""
-    columns: list[list[Any]] = [[] for _ in SCHEMA]
-    path, task, text, question, name, expand, label, speaker, texts = (column.append for column in columns)
-    count = 0
-    for item in items:
-        wording, others = wordings(item)
-        path(item["path"])
-        task(item["task"])
-        text(wording)
-        question(item.get("Q"))
-        name(item.get("testset_id"))
-        expand(item.get("expand_wav") or None)
-        label(item.get("label"))
-        speaker(item.get("speaker"))
-        texts(others or None)
-        count += 1
-        if count == ROWS_AT_ONCE:
-            yield _batch(columns)
-            count = 0
-            for column in columns:
-                column.clear()
-    if count:
-        yield _batch(columns)
+    items = iter(items)
+    while chunk := list(islice(items, ROWS_AT_ONCE)):
+        texts = [wordings(item) for item in chunk]
+        columns = {name: [item.get(name) for item in chunk] for name in PLAIN}
+        columns["text"], columns["texts"] = [text for text, _ in texts], [others or None for _, others in texts]
+        arrays = [_array(columns[field.name], field.type) for field in SCHEMA]
+        yield pa.record_batch(arrays, schema=SCHEMA)
 
 
 def write_batches(batches: Iterable[pa.RecordBatch], file: Path) -> None:
@@ -184,12 +171,6 @@ def write_batches(batches: Iterable[pa.RecordBatch], file: Path) -> None:
     with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for batch in batches:
             writer.write_batch(batch)
-
-
-def _batch(columns: Sequence[list[Any]]) -> pa.RecordBatch:
-    return pa.record_batch(
-        [_array(values, field.type) for values, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
-    )
 
 
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
