@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import math
 import os
+import time
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,8 +42,8 @@ FORMAT = 1  # counts up when rows are kept in another way
 LARGE_BYTES = 2**25
 """From this size on a table is made of an annotation."""
 SCANNED_AT_ONCE = 2**14
-SAVE_EVERY = 2**17
-"""Rows whose lengths are read before those known so far are saved."""
+SAVE_SECONDS = 60.0
+"""Lengths known so far are saved so often."""
 LENGTH = np.dtype([("stamp", np.int64), ("seconds", np.float64)])
 """A clip's length, NaN where the headers of its files do not say, and a number that changes with these files."""
 
@@ -100,7 +101,7 @@ class TrainingRows:
 
     def _measure(self, known: "np.ndarray[Any, Any]", stale: "np.ndarray[Any, Any]", file: Path) -> None:
         assert self._stamps is not None
-        unsaved = 0
+        saved = time.monotonic()
         with progress() as bar:
             task = bar.add_task("lengths", total=len(stale), detail="")
             for start in range(0, len(known), SCANNED_AT_ONCE):
@@ -110,11 +111,10 @@ class TrainingRows:
                 names = list(self.table.names(start, start + SCANNED_AT_ONCE))
                 known["seconds"][numbers] = self._lengths_of([names[number - start] for number in numbers.tolist()])
                 known["stamp"][numbers] = self._stamps[numbers]
-                unsaved += len(numbers)
-                if unsaved >= SAVE_EVERY or numbers[-1] == stale[-1]:
+                if time.monotonic() - saved > SAVE_SECONDS or numbers[-1] == stale[-1]:
                     with atomic_path(file) as part, part.open("wb") as opened:
                         np.save(opened, known)
-                    unsaved = 0
+                    saved = time.monotonic()
                 bar.update(task, advance=len(numbers))
 
     def _lengths_of(self, names: list[tuple[str, ...]]) -> list[float]:
