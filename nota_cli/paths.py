@@ -62,6 +62,13 @@ def audio_path(root: str | os.PathLike[str], name: str) -> str:
     return os.path.join(root, name)
 
 
+def tar_member(path: str | os.PathLike[str]) -> tuple[str, str] | None:
+    """Tar file and name of the member that a path such as `shard-0001.tar/000123.flac` means; None of other paths."""
+    text = os.fspath(path)
+    end = text.find(".tar/") + 4
+    return (text[:end], os.path.normpath(text[end + 1 :])) if end > 3 and os.path.isfile(text[:end]) else None
+
+
 def is_inside(root: str | os.PathLike[str], path: str) -> bool:
     """Whether a path lies under a folder by its name; where symbolic links in it lead is their owner's business."""
     folders = {os.path.abspath(root), os.path.realpath(root)}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nota_cli.errors import printable
-from nota_cli.paths import audio_path, check_audio_root, path_note
+from nota_cli.errors import DataError, printable
+from nota_cli.paths import audio_path, check_audio_root, path_note, tar_member
 
 if TYPE_CHECKING:
     from nota_cli.data.annotation import Row
@@ -40,18 +40,38 @@ def file_problem(name: str, audio_root: Path | str) -> str | None:
     file = audio_path(audio_root, name)
     label = printable(file)
     try:
-        size = os.stat(file).st_size
+        size, _, is_folder = file_state(file)
     except (FileNotFoundError, NotADirectoryError):
         note = path_note(name, audio_root)
         remedy = note[0].lower() + note[1:-1] if note else "correct `path` or the audio root"
         return f"there is no file {label}; {remedy}"
     except OSError as error:
         return f"cannot look at {label}: {error.strerror}"
+    except DataError as error:
+        return f"cannot look at {label}: {error}"
     except ValueError:  # a NUL in it
         return f"no file can have the name {label}; correct it"
-    if os.path.isdir(file):
+    if is_folder:
         return f"{label} is a folder, not an audio file"
     return None if size else f"{label} is empty (0 bytes); fetch it again or remove the row"
+
+
+def file_state(file: str | os.PathLike[str]) -> tuple[int, int, bool]:
+    """Bytes of a file, when it was changed [ns], and whether it is a folder; of a member of a shard, when that was.
+
+    Raises:
+        OSError: there is none, or the system does not tell.
+        DataError: the shard is no tar file.
+        ValueError: no file can have the name.
+    """
+    member = tar_member(file)
+    if member is None:
+        status = os.stat(file)
+        return status.st_size, status.st_mtime_ns, stat.S_ISDIR(status.st_mode)
+    from nota_cli.data.audio.shards import member_status  # numpy, which most annotations do without
+
+    size, changed = member_status(*member)
+    return size, changed, False
 
 
 def file_looker(audio_root: Path | str) -> Callable[[str], tuple[str | None, int]]:
@@ -67,11 +87,11 @@ def file_looker(audio_root: Path | str) -> Callable[[str], tuple[str | None, int
     @functools.lru_cache(maxsize=NAMES_KEPT)
     def look(name: str) -> tuple[str | None, int]:
         try:
-            status = os.stat(audio_path(audio_root, name))
-        except (OSError, ValueError):
+            size, changed, is_folder = file_state(audio_path(audio_root, name))
+        except (OSError, ValueError, DataError):
             return file_problem(name, audio_root), 0
-        if status.st_size and not stat.S_ISDIR(status.st_mode):
-            return None, hash((status.st_size, status.st_mtime_ns))
+        if size and not is_folder:
+            return None, hash((size, changed))
         return file_problem(name, audio_root), 0
 
     return look

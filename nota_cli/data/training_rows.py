@@ -1,17 +1,15 @@
 """Annotations to train on, however long: read once into a table on disk, which later runs map into memory.
 
-The table lies in a folder of the user's (`rows_folder`) and is named by what the annotation holds, so that a changed
+The table lies in a folder of the user's (`kept_folder`) and is named by what the annotation holds, so that a changed
 annotation is another table. Short annotations are read anew each time and leave nothing behind.
 """
 
-import fcntl
 import hashlib
 import math
 import os
 import time
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +28,12 @@ from nota_cli.data.annotation import (
     unreadable,
 )
 from nota_cli.data.audio.headers import scan
+from nota_cli.data.kept import kept_folder, writing
 from nota_cli.data.row_files import file_looker
 from nota_cli.data.row_stream import stream_rows
 from nota_cli.data.row_table import RowTable, batches_of, write_batches
-from nota_cli.errors import DataError, NotaError, printable
-from nota_cli.files import REFUSED, atomic_path, file_sha256, sweep
+from nota_cli.errors import DataError, printable
+from nota_cli.files import atomic_path, file_sha256
 from nota_cli.parsing import ParseError
 from nota_cli.version import __version__
 
@@ -46,14 +45,6 @@ SAVE_SECONDS = 60.0
 """Lengths known so far are saved so often."""
 LENGTH = np.dtype([("stamp", np.int64), ("seconds", np.float64)])
 """A clip's length, NaN where the headers of its files do not say, and a number that changes with these files."""
-
-
-def rows_folder() -> Path:
-    """Where tables of rows are kept: `$NOTA_CACHE/rows`, else the folder for caches (XDG) of this user."""
-    own = os.environ.get("NOTA_CACHE")
-    if own:
-        return Path(own).expanduser() / "rows"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nota" / "rows"
 
 
 class TrainingRows:
@@ -90,8 +81,8 @@ class TrainingRows:
         if self._stamps is None or self.table.key is None:
             return np.array(scan(self.table, self.audio_root).durations, dtype=np.float64)
         root = hashlib.sha256(os.path.realpath(self.audio_root).encode("utf-8", "surrogateescape")).hexdigest()[:12]
-        file = rows_folder() / f"{self.table.key}-{root}.npy"
-        with _writing(file):
+        file = kept_folder() / f"{self.table.key}-{root}.npy"
+        with writing(file):
             known = _lengths(file, len(self.table))
             stale = np.flatnonzero((known["stamp"] != self._stamps) | (known["stamp"] == 0))
             if len(stale):
@@ -142,8 +133,8 @@ def _kept_table(path: Path, audio_root: str) -> RowTable:
         raise unreadable(path, error) from error
     kind = path.suffix.lower() if path.suffix.lower() in (".jsonl", ".parquet") else ".json"
     key = hashlib.sha256(f"{FORMAT} {__version__} {kind} {content}".encode()).hexdigest()[:32]
-    file = rows_folder() / f"{key}.arrow"
-    with _writing(file):
+    file = kept_folder() / f"{key}.arrow"
+    with writing(file):
         if file.exists():
             try:
                 return RowTable.mapped(file, key)
@@ -230,32 +221,6 @@ def _look_at_files(table: RowTable, path: Path, audio_root: str) -> "np.ndarray[
         stamps[number] = looks[0][1] if len(looks) == 1 else hash(tuple(stamp for _, stamp in looks))
     refuse(path, problems)
     return stamps
-
-
-@contextmanager
-def _writing(file: Path) -> Iterator[None]:
-    """Hold back other processes that want to write the same file of the folder, and clear away what killed ones left.
-
-    Raises:
-        NotaError: the folder cannot be written.
-    """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = file.with_name(f"{file.name}.lock").open("ab")
-    except OSError as error:
-        raise NotaError(
-            f"cannot write {file.parent}, where the rows of large annotations are kept: {error.strerror}. Name another "
-            "folder by the environment variable NOTA_CACHE."
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:  # without locks the same work may be done twice, and each writes a whole file
-            if error.errno not in REFUSED:
-                raise
-        else:
-            sweep(file)
-        yield
 
 
 def _lengths(file: Path, count: int) -> "np.ndarray[Any, Any]":

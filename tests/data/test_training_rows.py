@@ -19,8 +19,9 @@ from nota_cli.data import row_table, training_rows
 from nota_cli.data.annotation import Row, read_annotation
 from nota_cli.data.audio.headers import scan
 from nota_cli.data.batches import TrainingBatches
+from nota_cli.data.kept import kept_folder
 from nota_cli.data.plan import BatchPlan
-from nota_cli.data.training_rows import TrainingRows, rows_folder
+from nota_cli.data.training_rows import TrainingRows
 from nota_cli.errors import DataError, NotaError, UsageError
 from nota_cli.features.batch import FeatureSpec
 from nota_cli.recipe.training import Augment, Source
@@ -34,7 +35,7 @@ def large(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(training_rows, "LARGE_BYTES", 1)
     monkeypatch.setattr(row_table, "ROWS_AT_ONCE", 3)  # several batches, and a row of the second in the first's place
     monkeypatch.setenv("NOTA_CACHE", str(tmp_path / "kept"))
-    return rows_folder()
+    return kept_folder()
 
 
 @pytest.fixture
