@@ -1,6 +1,7 @@
 """Paths as people write them: `~` and `file://`, rows' audio under its root, and near names of what is not there."""
 
 import functools
+import glob
 import os
 import re
 import unicodedata
@@ -12,6 +13,8 @@ from nota_cli.errors import UsageError, printable
 MOST_NEAR = 3  # near names in one message
 _WEB_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]+")
+_BRACES = re.compile(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 _ALIKE: dict[str, Callable[[str], str]] = {
     "percent-encoding": unquote,
@@ -67,6 +70,30 @@ def tar_member(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     text = os.fspath(path)
     end = text.find(".tar/") + 4
     return (text[:end], os.path.normpath(text[end + 1 :])) if end > 3 and os.path.isfile(text[:end]) else None
+
+
+def shard_files(text: str) -> list[str]:
+    """The files that `shard-{0000..0127}.tar`, `{one,two}.tar` or `shard-*.tar` means, in order; of other paths itself.
+
+    A file of that very name comes first; what means no file stays as it is written.
+    """
+    if not text.endswith(".tar") or os.path.lexists(text):
+        return [text]
+    braces = _BRACES.search(text)
+    if braces is not None:
+        before, after = text[: braces.start()], text[braces.end() :]
+        return [file for middle in _alternatives(braces[1]) for file in shard_files(before + middle + after)]
+    return sorted(glob.glob(text)) or [text]
+
+
+def _alternatives(text: str) -> list[str]:
+    """What stands between braces, as a shell writes it: `0000..0127` with the zeros of its first number, or `a,b`."""
+    bounds = _RANGE.fullmatch(text)
+    if bounds is None:
+        return text.split(",")
+    first, last = int(bounds[1]), int(bounds[2])
+    step = 1 if first <= last else -1
+    return [str(number).zfill(len(bounds[1])) for number in range(first, last + step, step)]
 
 
 def is_inside(root: str | os.PathLike[str], path: str) -> bool:

@@ -1,7 +1,8 @@
-"""The rows of annotations of any length, one at a time and as their file has them: JSON, JSON lines, Parquet."""
+"""The rows of annotations of any length, one at a time, as their files have them: JSON, JSON lines, Parquet, shards."""
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -12,6 +13,7 @@ from nota_cli.data.annotation import KNOWN_KEYS, SHAPE, WRAP_LINES, json_kind, m
 from nota_cli.errors import DataError, listing, printable
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import ParseError, parse_json
+from nota_cli.paths import shard_files
 
 CHUNK_BYTES = 2**20
 LONGEST_ROW = 2**26
@@ -24,19 +26,25 @@ COMMA = re.compile(rf"[{BLANK}]*,[{BLANK}]*").match
 AGAIN = "Mend the file there."
 
 
-def stream_rows(path: Path) -> Iterator[Any]:
+def stream_rows(path: Path, audio_root: str = "") -> Iterator[Any]:
     """Every row as the file has it, unchecked; a ParseError in the place of one that cannot be read.
 
     Args:
-        path: `{"annotation": [...]}`, or by their endings JSON lines (`.jsonl`: a row's object on each line) or a
-            Parquet table (`.parquet`), whose columns are named as a row's keys.
+        path: `{"annotation": [...]}`, or by their endings JSON lines (`.jsonl`: a row's object on each line), a
+            Parquet table (`.parquet`), whose columns are named as a row's keys, or shards (`.tar`, one or, by
+            `nota_cli.paths.shard_files`, several) with a row's object in `NAME.json` beside each recording `NAME.*`.
+        audio_root: the folder that shards lie in; what a row's `path` begins in.
 
     Raises:
         DataError: it is none of these, or has no rows; the message names line or row.
         OSError: the file cannot be opened or read.
     """
-    refuse_lfs_pointer(printable(str(path)), _beginning(path), DataError)
     ending = path.suffix.lower()
+    if ending == ".tar":
+        for shard in shard_files(str(path)):
+            yield from _shard_rows(shard, audio_root)
+        return
+    refuse_lfs_pointer(printable(str(path)), _beginning(path), DataError)
     if ending == ".parquet":
         yield from _parquet_rows(path)
         return
@@ -57,16 +65,7 @@ def _line_rows(file: BinaryIO, path: Path) -> Iterator[Any]:
         if not line.strip():
             continue
         empty = False
-        try:
-            yield parse_json(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            yield ParseError(f"line {number} is not UTF-8; save the file as UTF-8")
-        except json.JSONDecodeError as error:
-            yield ParseError(f"line {number} is not JSON: {error.msg} at column {error.colno}; mend the line")
-        except ParseError as error:
-            yield error
-        except (ValueError, RecursionError) as error:
-            yield ParseError(f"line {number}: {_beyond(error)}")
+        yield _parsed(line, f"line {number}")
     if empty:
         raise DataError(f"{printable(str(path))}: has no rows. Add at least one.")
 
@@ -89,6 +88,44 @@ def _parquet_rows(path: Path) -> Iterator[Any]:
                 yield from batch.to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError) as error:
         raise DataError(f"{label}: cannot be read as Parquet: {str(error).splitlines()[0]}. Write it again.") from error
+
+
+def _shard_rows(shard: str, audio_root: str) -> Iterator[Any]:
+    from nota_cli.data.audio.shards import member_names, read_member  # it imports numpy
+
+    start = os.path.relpath(shard, audio_root)
+    if start.startswith(".."):
+        raise DataError(f"{printable(shard)}: lies outside the audio root {printable(audio_root)}; name its own folder")
+    groups: dict[str, list[str]] = {}
+    for name in member_names(shard):
+        folder, last = os.path.split(name)
+        groups.setdefault(os.path.join(folder, last.partition(".")[0]), []).append(name)
+    for key, names in groups.items():
+        label, others = f"{printable(shard)}: {key}", [name for name in names if name != f"{key}.json"]
+        if len(others) == len(names):
+            yield ParseError(f"{label} has no {key}.json beside it, with the row's `text` and `task`")
+            continue
+        item = _parsed(read_member(shard, f"{key}.json"), f"{label}.json")
+        if isinstance(item, dict) and "path" in item:
+            item["path"] = f"{start}/{item['path']}"
+        elif isinstance(item, dict) and len(others) == 1:
+            item["path"] = f"{start}/{others[0]}"
+        elif isinstance(item, dict):
+            item = ParseError(f"{label}.json has {len(others)} files beside it; name the recording's by `path` in it")
+        yield item
+
+
+def _parsed(data: bytes, label: str) -> Any:
+    try:
+        return parse_json(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return ParseError(f"{label} is not UTF-8; save it as UTF-8")
+    except json.JSONDecodeError as error:
+        return ParseError(f"{label} is not JSON: {error.msg} at column {error.colno}; mend it")
+    except ParseError as error:
+        return ParseError(f"{label}: {error}")
+    except (ValueError, RecursionError) as error:
+        return ParseError(f"{label}: {_beyond(error)}")
 
 
 def _beyond(error: Exception) -> str:

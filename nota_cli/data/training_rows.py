@@ -35,9 +35,12 @@ from nota_cli.data.row_table import RowTable, batches_of, write_batches
 from nota_cli.errors import DataError, printable
 from nota_cli.files import atomic_path, file_sha256
 from nota_cli.parsing import ParseError
+from nota_cli.paths import shard_files
 from nota_cli.version import __version__
 
 FORMAT = 1  # counts up when rows are kept in another way
+STREAMED = (".jsonl", ".parquet", ".tar")
+"""Endings of annotations that are no JSON file of one object."""
 LARGE_BYTES = 2**25
 """From this size on a table is made of an annotation."""
 SCANNED_AT_ONCE = 2**14
@@ -51,7 +54,7 @@ class TrainingRows:
     """The rows of an annotation, every one checked and its audio files looked for.
 
     Args:
-        annotation: `.json` as everywhere, `.jsonl` with a row's object on each line, or `.parquet`.
+        annotation: `.json` as everywhere, or what else `stream_rows` reads: `.jsonl`, `.parquet`, shards (`.tar`).
         audio_root: what the rows' paths are relative to.
 
     Raises:
@@ -67,7 +70,7 @@ class TrainingRows:
         if _is_large(path):
             self.table = _kept_table(path, audio_root)
             self._stamps = _look_at_files(self.table, path, audio_root)
-        elif path.suffix.lower() in (".jsonl", ".parquet"):
+        elif path.suffix.lower() in STREAMED:
             self.table = RowTable(pa.Table.from_batches(list(_checked_batches(path, audio_root))))
             _look_at_files(self.table, path, audio_root)
         else:
@@ -119,7 +122,7 @@ class TrainingRows:
 
 def _is_large(path: Path) -> bool:
     try:
-        return path.stat().st_size >= LARGE_BYTES
+        return sum(os.stat(file).st_size for file in shard_files(str(path))) >= LARGE_BYTES
     except OSError:
         return False  # its reader says why
 
@@ -128,11 +131,12 @@ def _kept_table(path: Path, audio_root: str) -> RowTable:
     """The table of a large annotation, made if there is none yet."""
     try:
         before = _status(path)
-        content = file_sha256(path)
+        kind = path.suffix.lower() if path.suffix.lower() in STREAMED else ".json"
+        # Shards hold all recordings too: to read them whole would take as long as an epoch.
+        content = str((os.path.realpath(audio_root), before)) if kind == ".tar" else file_sha256(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    kind = path.suffix.lower() if path.suffix.lower() in (".jsonl", ".parquet") else ".json"
-    key = hashlib.sha256(f"{FORMAT} {__version__} {kind} {content}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(os.fsencode(f"{FORMAT} {__version__} {kind} {content}")).hexdigest()[:32]
     file = kept_folder() / f"{key}.arrow"
     with writing(file):
         if file.exists():
@@ -148,9 +152,10 @@ def _kept_table(path: Path, audio_root: str) -> RowTable:
     return RowTable.mapped(file, key)
 
 
-def _status(path: Path) -> tuple[int, int, int]:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+def _status(path: Path) -> list[tuple[str, int, int]]:
+    """Of the annotation's file or shards: names, sizes and times."""
+    files = [(os.path.realpath(file), os.stat(file)) for file in shard_files(str(path))]
+    return [(file, status.st_size, status.st_mtime_ns) for file, status in files]
 
 
 def _checked_batches(path: Path, audio_root: str) -> Iterator[pa.RecordBatch]:
@@ -163,10 +168,10 @@ def _checked_batches(path: Path, audio_root: str) -> Iterator[pa.RecordBatch]:
     problems: list[tuple[int, str]] = []
     ids, numbers = array("q"), array("q")  # hashes: the ids of a million rows would take more memory than all else
     try:
-        yield from batches_of(_good(path, problems, ids, numbers))
+        yield from batches_of(_good(path, audio_root, problems, ids, numbers))
         again = _alike(ids, numbers)
         if again:
-            items = enumerate(stream_rows(path))
+            items = enumerate(stream_rows(path, audio_root))
             problems += repeated_ids(make_row(number, item, None) for number, item in items if number in again)
         if problems:
             problems += _file_problems(path, audio_root)
@@ -175,9 +180,11 @@ def _checked_batches(path: Path, audio_root: str) -> Iterator[pa.RecordBatch]:
     refuse(path, problems)
 
 
-def _good(path: Path, problems: list[tuple[int, str]], ids: "array[int]", numbers: "array[int]") -> Iterator[Any]:
+def _good(
+    path: Path, audio_root: str, problems: list[tuple[int, str]], ids: "array[int]", numbers: "array[int]"
+) -> Iterator[Any]:
     """The good rows; what is wrong with others goes into `problems`, hashes of ids and numbers of rows beside it."""
-    for number, item in enumerate(stream_rows(path)):
+    for number, item in enumerate(stream_rows(path, audio_root)):
         found = [str(item)] if isinstance(item, ParseError) else check_row(item, None)
         if found:
             problems += [(number, problem) for problem in found]
@@ -199,7 +206,7 @@ def _alike(ids: "array[int]", numbers: "array[int]") -> set[int]:
 def _file_problems(path: Path, audio_root: str) -> Iterator[tuple[int, str]]:
     """What is wrong with the files of the rows that are good themselves."""
     look = file_looker(audio_root)
-    for number, item in enumerate(stream_rows(path)):
+    for number, item in enumerate(stream_rows(path, audio_root)):
         if not isinstance(item, ParseError) and not check_row(item, None):
             for name in (item["path"], *(item.get("expand_wav") or ())):
                 problem, _ = look(name)

@@ -156,7 +156,7 @@ def test_an_annotation_is_read_once_and_again_when_it_changes(
 ) -> None:
     reads: list[Path] = []
     real = training_rows.stream_rows
-    monkeypatch.setattr(training_rows, "stream_rows", lambda path: (reads.append(path), real(path))[1])
+    monkeypatch.setattr(training_rows, "stream_rows", lambda path, root: (reads.append(path), real(path, root))[1])
     file = some / "a.json"
     for _ in range(2):
         TrainingRows(str(file), str(some))

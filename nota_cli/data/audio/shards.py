@@ -51,6 +51,18 @@ def open_member(shard: str, name: str) -> int:
     return copy
 
 
+def member_names(shard: str) -> list[str]:
+    """Names of its members as they lie in a shard. Raises as `member_status`."""
+    index = _index(shard, *_state(shard))
+    return [os.fsdecode(name) for name in index["name"][np.argsort(index["offset"])].tolist()]
+
+
+def read_member(shard: str, name: str) -> bytes:
+    """What a member holds. Raises as `member_status`."""
+    with open(open_member(shard, name), "rb") as file:
+        return file.read()
+
+
 def _entry(shard: str, name: str) -> Any:
     index = _index(shard, *_state(shard))
     wanted = np.bytes_(os.fsencode(name))
