@@ -187,12 +187,11 @@ def test_what_is_wrong_in_shards_is_named_with_its_row(described: Path, tmp_path
             f"{shard}: a.json is not JSON: Expecting property name enclosed in double quotes at column 2; mend it",
             f"{shard}: b has no b.json beside it, with the row's `text` and `task`",
             f"{shard}: c.json has 2 files beside it; name the recording's by `path` in it",
-            "unknown task 'asrr'; did you mean asr?",
+            "unknown task 'asrr'; did you mean asr",
             f"{shard}/e.wav is empty (0 bytes); fetch it again or remove the row",
             f"there is no file {shard}/deep/f.x; correct `path` or the audio root",
         ]
     ):
-        assert lines[1 + number].startswith(f"  - row {number}: {problem}"[:60])
-        assert problem in lines[1 + number]
+        assert lines[1 + number].startswith(f"  - row {number}: {problem}")
     with pytest.raises(DataError, match=r"lies outside the audio root .*; name its own folder"):
         TrainingRows(str(shard), str(tmp_path / "kept"))
