@@ -133,8 +133,8 @@ def test_each_line_is_a_row_and_a_bad_one_is_named(tmp_path: Path) -> None:
     rows = list(stream_rows(file))
     assert [str(row) for row in rows if isinstance(row, ParseError)] == [
         "line 3 is not JSON: Expecting value at column 1; mend it",
-        "line 4: the key 'a' is on line 1 and again on line 1; keep one of them",
-        "line 5 is not UTF-8; save it as UTF-8",
+        "line 5: the key 'a' is on line 1 and again on line 1; keep one of them",
+        "line 6 is not UTF-8; save it as UTF-8",
     ]
     assert [row for row in rows if not isinstance(row, ParseError)] == [{"path": "a"}, "x", []]
     file.write_text("\n")
