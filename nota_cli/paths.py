@@ -1,6 +1,7 @@
 """Paths as people write them: `~` and `file://`, rows' audio under its root, and near names of what is not there."""
 
 import functools
+import glob
 import os
 import re
 import unicodedata
@@ -12,6 +13,8 @@ from nota_cli.errors import UsageError, printable
 MOST_NEAR = 3  # near names in one message
 _WEB_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _INVISIBLE = re.compile(r"[\s\u00ad\u200b-\u200f\u2060\ufeff]+")
+_BRACES = re.compile(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 _ALIKE: dict[str, Callable[[str], str]] = {
     "percent-encoding": unquote,
@@ -60,6 +63,37 @@ def audio_path(root: str | os.PathLike[str], name: str) -> str:
         under = os.path.join(root, name.lstrip("/"))
         return under if os.path.lexists(under) else name
     return os.path.join(root, name)
+
+
+def tar_member(path: str | os.PathLike[str]) -> tuple[str, str] | None:
+    """Tar file and name of the member that a path such as `shard-0001.tar/000123.flac` means; None of other paths."""
+    text = os.fspath(path)
+    end = text.find(".tar/") + 4
+    return (text[:end], os.path.normpath(text[end + 1 :])) if end > 3 and os.path.isfile(text[:end]) else None
+
+
+def shard_files(text: str) -> list[str]:
+    """The files that `shard-{0000..0127}.tar`, `{one,two}.tar` or `shard-*.tar` means, in order; of other paths itself.
+
+    A file of that very name comes first; what means no file stays as it is written.
+    """
+    if not text.endswith(".tar") or os.path.lexists(text):
+        return [text]
+    braces = _BRACES.search(text)
+    if braces is not None:
+        before, after = text[: braces.start()], text[braces.end() :]
+        return [file for middle in _alternatives(braces[1]) for file in shard_files(before + middle + after)]
+    return sorted(glob.glob(text)) or [text]
+
+
+def _alternatives(text: str) -> list[str]:
+    """What stands between braces, as a shell writes it: `0000..0127` with the zeros of its first number, or `a,b`."""
+    bounds = _RANGE.fullmatch(text)
+    if bounds is None:
+        return text.split(",")
+    first, last = int(bounds[1]), int(bounds[2])
+    step = 1 if first <= last else -1
+    return [str(number).zfill(len(bounds[1])) for number in range(first, last + step, step)]
 
 
 def is_inside(root: str | os.PathLike[str], path: str) -> bool:
@@ -184,22 +218,3 @@ def _differences(written: str, there: str) -> list[str]:
 def _form(name: str) -> str:
     forms = [form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, name)]
     return forms[0] if forms else "neither NFC nor NFD"
-
-
-def file_problem(name: str, audio_root: str | os.PathLike[str]) -> str | None:
-    """Why an audio file of an annotation cannot be there to be read, and the remedy; None if it can."""
-    file = audio_path(audio_root, name)
-    label = printable(file)
-    try:
-        size = os.stat(file).st_size
-    except (FileNotFoundError, NotADirectoryError):
-        note = path_note(name, audio_root)
-        remedy = note[0].lower() + note[1:-1] if note else "correct `path` or the audio root"
-        return f"there is no file {label}; {remedy}"
-    except OSError as error:
-        return f"cannot look at {label}: {error.strerror}"
-    except ValueError:  # a NUL in it
-        return f"no file can have the name {label}; correct it"
-    if os.path.isdir(file):
-        return f"{label} is a folder, not an audio file"
-    return None if size else f"{label} is empty (0 bytes); fetch it again or remove the row"

@@ -5,10 +5,11 @@ import unicodedata
 
 import pytest
 
-from nota_cli.data.annotation import missing_files, read_annotation
+from nota_cli.data.annotation import read_annotation
 from nota_cli.data.audio.headers import scan
+from nota_cli.data.row_files import missing_files
 from nota_cli.errors import DataError, UsageError
-from nota_cli.paths import audio_path, expand_path, path_note
+from nota_cli.paths import audio_path, expand_path, path_note, shard_files
 
 NFC = unicodedata.normalize("NFC", "강아지")
 NFD = unicodedata.normalize("NFD", "강아지")
@@ -108,3 +109,19 @@ def test_near_names_reach_the_messages_of_the_scan_and_of_annotations(root, tmp_
     assert "its ending" in scan(rows, root)[0].remedy
     with pytest.raises(UsageError, match="ann.json, which differs in its ending|a.json, which differs in its ending"):
         read_annotation(tmp_path / "a.jsn")
+
+
+def test_shards_are_named_as_in_a_shell(tmp_path):
+    for name in ("a-1.tar", "a-2.tar", "a-10.tar", "b-{x,y}.tar", "c.txt"):
+        (tmp_path / name).touch()
+
+    def names(text):
+        return [file.removeprefix(f"{tmp_path}/") for file in shard_files(f"{tmp_path}/{text}")]
+
+    assert names("{a,b}-{08..10}.tar") == [f"{one}-{two}.tar" for one in "ab" for two in ("08", "09", "10")]
+    assert names("a-{2..1}.tar") == ["a-2.tar", "a-1.tar"]
+    assert names("a-*.tar") == ["a-1.tar", "a-10.tar", "a-2.tar"]
+    assert names("{a,z}-?.tar") == ["a-1.tar", "a-2.tar", "z-?.tar"]
+    assert names("b-{x,y}.tar") == ["b-{x,y}.tar"]
+    assert names("{c,d}.txt") == ["{c,d}.txt"]
+    assert names("none-{a}.tar") == ["none-{a}.tar"]

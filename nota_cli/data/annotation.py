@@ -5,24 +5,18 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nota_cli.data.choices import choice_problems, lettered
-from nota_cli.data.tasks import near_tasks
+from nota_cli.data.row_files import missing
+from nota_cli.data.tasks import FAMILIES, KNOWN_TASKS, near_tasks
 from nota_cli.errors import DataError, UsageError, listing_by_row, printable
 from nota_cli.files import refuse_lfs_pointer
 from nota_cli.parsing import ParseError, decode, parse_json
-from nota_cli.paths import audio_path, check_audio_root, file_problem, path_note
-
-FAMILIES = {
-    "asr": frozenset({"asr"}),
-    "aac": frozenset({"audiocaption", "audiocaption_v2"}),
-    "qa": frozenset({"QA", "gender_QA"}),
-}
-"""What is scored alike: the task asked for on the command line -> the tasks of an annotation that belong to it."""
+from nota_cli.paths import audio_path, path_note
 
 FAMILY_TASK = {"asr": "asr", "aac": "audiocaption_v2", "qa": "QA"}
 """The task of a row that names none, once a family has been asked for."""
@@ -41,21 +35,8 @@ KEYS = {
 KNOWN_KEYS = frozenset(KEYS.values())
 HALF_A_PAIR = "half of a surrogate pair, which is no character; write the text again as UTF-8"
 
-KNOWN_TASKS = frozenset().union(
-    *FAMILIES.values(),
-    # SALMONN's further tasks, which stage 2 and test files may hold
-    {"asr_de", "asr_zh", "audio_speech_description", "audio_story_telling", "emotion_recognition"},
-    {"fluent_speech_audio", "gender_recognition", "keywords", "lyrics_recognition", "music_description"},
-    {
-        "phone_recognition",
-        "slot_filling",
-        "speaker_diarization_asr",
-        "speaker_verification",
-        "speech_audio_coreasoning",
-    },
-    {"speech_audio_query", "speech_query", "speech_separation", "translation_ec", "translation_en2de"},
-    {"translation_en2ja"},
-)
+PLAIN_KEYS = frozenset({"path", "task", "text", "label", "speaker"})
+PLAIN_TASKS = KNOWN_TASKS - FAMILIES["qa"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +107,12 @@ def of_task(rows: list[Row], task: str | None, path: Path | str) -> list[Row]:
 
 def row_id(row: Row) -> str:
     """The row's id in a submission: its `testset_id`, else `test` and its place in the annotation in four digits."""
-    return row.id if row.id is not None else f"test{row.index:04d}"
+    return row.id if row.id is not None else default_id(row.index)
+
+
+def default_id(index: int) -> str:
+    """The id of a row that has no `testset_id`, by its place."""
+    return f"test{index:04d}"
 
 
 def read_annotation(
@@ -137,7 +123,7 @@ def read_annotation(
     Args:
         path: the JSON file, UTF-8.
         default_task: task of rows that name none; without it such rows are refused.
-        audio_root: if given, the audio files are looked for too (see `missing_files`).
+        audio_root: if given, the audio files are looked for too (see `row_files.missing_files`).
 
     Raises:
         UsageError: the file is not there or cannot be opened.
@@ -155,9 +141,13 @@ def annotation_bytes(path: Path | str) -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        label = printable(str(path))
-        note = (path_note(os.fspath(path)) if isinstance(error, FileNotFoundError) else None) or "Check the path."
-        raise UsageError(f"cannot read the annotation {label}: {error.strerror}. {note}") from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path | str, error: OSError) -> UsageError:
+    """What to say of an annotation that the system does not give."""
+    note = (path_note(os.fspath(path)) if isinstance(error, FileNotFoundError) else None) or "Check the path."
+    return UsageError(f"cannot read the annotation {printable(str(path))}: {error.strerror}. {note}")
 
 
 def parse_annotation(
@@ -172,36 +162,24 @@ def parse_annotation(
     rows: list[Row] = []
     problems: list[tuple[int, str]] = []
     for index, item in enumerate(items):
-        row_problems = _row_problems(item, default_task)
+        row_problems = check_row(item, default_task)
         if row_problems:
             problems += [(index, problem) for problem in row_problems]
         else:
-            rows.append(_row(index, item, default_task))
+            rows.append(make_row(index, item, default_task))
         items[index] = None  # so that a long file's objects make room for its rows
-    problems += _repeated_ids(rows)
+    problems += repeated_ids(rows)
     if audio_root is not None:
-        problems += _missing(rows, audio_root)
-    if problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise DataError(f"{printable(str(path))}: {count} (rows counted from 0):\n{listing_by_row(problems)}")
+        problems += missing(rows, audio_root)
+    refuse(path, problems)
     return rows
 
 
-def missing_files(rows: Iterable[Row], audio_root: Path | str) -> list[str]:
-    """One message for each audio file of the rows that is missing or has no bytes; each file is looked at once."""
-    return [f"row {row}: {problem}" for row, problem in _missing(rows, audio_root)]
-
-
-def _missing(rows: Iterable[Row], audio_root: Path | str) -> Iterator[tuple[int, str]]:
-    check_audio_root(audio_root)
-    verdicts: dict[str, str | None] = {}
-    for row in rows:
-        for name in (row.path, *row.expand):
-            if name not in verdicts:
-                verdicts[name] = file_problem(name, audio_root)
-            problem = verdicts[name]
-            if problem is not None:
-                yield row.index, problem
+def refuse(path: Path | str, problems: list[tuple[int, str]]) -> None:
+    """Raise a DataError that names all problems of an annotation's rows; with none, do nothing."""
+    if problems:
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        raise DataError(f"{printable(str(path))}: {count} (rows counted from 0):\n{listing_by_row(problems)}")
 
 
 def _items(data: bytes, label: str) -> list[Any]:
@@ -232,7 +210,7 @@ def _items(data: bytes, label: str) -> list[Any]:
         raise DataError(f"{label}: lacks the key `annotation`. The file must look like {SHAPE}.")
     items = content["annotation"]
     if not isinstance(items, list):
-        raise DataError(f"{label}: `annotation` is {_kind(items)}, not a list. The file must look like {SHAPE}.")
+        raise DataError(f"{label}: `annotation` is {json_kind(items)}, not a list. The file must look like {SHAPE}.")
     if not items:
         raise DataError(f"{label}: `annotation` is empty. Add at least one row.")
     return items
@@ -256,10 +234,15 @@ def _is_json_lines(text: str) -> bool:
     return count > 1
 
 
-def _row(index: int, item: dict[str, Any], default_task: str | None) -> Row:
+def wordings(item: dict[str, Any]) -> tuple[str | None, tuple[str, ...]]:
+    """`text` and `texts` of a good row as the file has it, where `text` may be a list of both."""
     text, texts = item.get("text"), tuple(item.get("texts") or ())
-    if isinstance(text, list):
-        text, texts = text[0], (*text[1:], *texts)
+    return (text[0], (*text[1:], *texts)) if isinstance(text, list) else (text, texts)
+
+
+def make_row(index: int, item: dict[str, Any], default_task: str | None) -> Row:
+    """A good row (`check_row`) of the file."""
+    text, texts = wordings(item)
     return Row(
         index=index,
         path=item["path"],
@@ -275,15 +258,18 @@ def _row(index: int, item: dict[str, Any], default_task: str | None) -> Row:
     )
 
 
-def _row_problems(item: Any, default_task: str | None) -> list[str]:
+def check_row(item: Any, default_task: str | None) -> list[str]:
+    """What is wrong with a row as the file has it, and what to do about each; nothing of a good one."""
+    if _is_plain(item):
+        return []
     if not isinstance(item, dict):
-        return [f'is {_kind(item)}, not an object; write {{"path": ..., "text": ..., "task": ...}}']
-    problems = _misspelt_keys(item)
+        return [f'is {json_kind(item)}, not an object; write {{"path": ..., "text": ..., "task": ...}}']
+    problems = misspelt_keys(item)
     path = item.get("path")
     if path is None:
         problems.append("lacks `path`; name the audio file, relative to the audio root")
     elif not isinstance(path, str):
-        problems.append(f"`path` is {_kind(path)}, not a string")
+        problems.append(f"`path` is {json_kind(path)}, not a string")
     elif not path.strip() or "\0" in path:
         problems.append("`path` is empty or has a NUL in it; name the audio file, relative to the audio root")
     elif not _encodes(path, "surrogateescape"):
@@ -297,7 +283,7 @@ def _row_problems(item: Any, default_task: str | None) -> list[str]:
         if key == "text" and isinstance(value, list):
             continue  # wordings, looked at below
         if value is not None and not isinstance(value, str):
-            problems.append(f"`{key}` is {_kind(value)}, not a string; put it in quotes or remove it")
+            problems.append(f"`{key}` is {json_kind(value)}, not a string; put it in quotes or remove it")
         elif value is not None and not _encodes(value):
             problems.append(f"`{key}` holds {HALF_A_PAIR}")
     if item.get("testset_id") == "":
@@ -321,7 +307,21 @@ def _row_problems(item: Any, default_task: str | None) -> list[str]:
     return problems
 
 
-def _misspelt_keys(item: dict[str, Any]) -> list[str]:
+def _is_plain(item: Any) -> bool:
+    """Whether a row has the commonest keys alone, and good texts under them, as most have: of millions, in one go."""
+    try:
+        return (
+            item.keys() <= PLAIN_KEYS
+            and item["task"] in PLAIN_TASKS
+            and _encodes("".join(item.values()))
+            and "\0" not in item["path"]
+            and bool(item["path"].strip())
+        )
+    except (AttributeError, KeyError, TypeError):
+        return False
+
+
+def misspelt_keys(item: dict[str, Any]) -> list[str]:
     """Keys that would be read if they were written as ours are, and would be lost as they stand; others are allowed."""
     if item.keys() <= KNOWN_KEYS:
         return []
@@ -336,7 +336,7 @@ def _task_problems(task: Any) -> list[str]:
     if task is None:
         return ["lacks `task`; add one, for example asr, audiocaption_v2 or QA"]
     if not isinstance(task, str):
-        return [f"`task` is {_kind(task)}, not a string"]
+        return [f"`task` is {json_kind(task)}, not a string"]
     return [] if task in KNOWN_TASKS else [_unknown_task(task)]
 
 
@@ -347,7 +347,7 @@ def _unknown_task(task: str) -> str:
     return f"unknown task {_quoted(task)}; {remedy}"
 
 
-def _repeated_ids(rows: Iterable[Row]) -> list[tuple[int, str]]:
+def repeated_ids(rows: Iterable[Row]) -> list[tuple[int, str]]:
     """Ids that two rows share, among them a written id that equals one made from another row's place."""
     first: dict[str, int] = {}
     problems = []
@@ -376,7 +376,7 @@ def _quoted(text: str) -> str:
     return repr(text) if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]!r}..."
 
 
-def _kind(value: Any) -> str:
+def json_kind(value: Any) -> str:
     """A JSON value's kind, in JSON's own words."""
     if value is None:
         return "null"

@@ -1,6 +1,5 @@
 """Random batches for training: sources mixed by weight, clips joined, cut, mixed and changed."""
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +9,13 @@ import numpy as np
 from numpy.random import Generator
 from torch.utils.data import Dataset
 
-from nota_cli.data.annotation import Row, clip_paths, read_annotation
+from nota_cli.data.annotation import Row, clip_paths
 from nota_cli.data.audio.clip import MIN_SECONDS, load_clip
-from nota_cli.data.audio.headers import scan
 from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll, weaken
 from nota_cli.data.plan import BatchPlan, Draw
 from nota_cli.data.row_batches import Batch, query_of
+from nota_cli.data.row_table import Groups, RowTable
+from nota_cli.data.training_rows import TrainingRows
 from nota_cli.errors import DataError
 from nota_cli.features.batch import Features, FeatureSpec, extract
 from nota_cli.features.constants import SAMPLE_RATE
@@ -66,39 +66,38 @@ class Corpus:
     def __init__(self, source: Source, max_seconds: float) -> None:
         self.source = source
         self.max_seconds = max_seconds
-        self.rows = read_annotation(source.annotation, audio_root=source.audio_root)
-        lacking = [str(row.index) for row in self.rows if row.text is None]
+        self._training_rows = TrainingRows(source.annotation, source.audio_root)
+        self.rows = self._training_rows.table
+        lacking = [str(row) for row in self.rows.lacking("text")[:10].tolist()]
         if lacking:
-            raise DataError(f"{source.annotation}: rows {', '.join(lacking[:10])} have no text to train on")
-        self.mates = _groups(self.rows, "speaker") if source.join > 1 else {}
-        self.same_label = _groups(self.rows, "label") if source.mix_same_label else {}
+            raise DataError(f"{source.annotation}: rows {', '.join(lacking)} have no text to train on")
+        self.mates = _groups(self.rows, "speaker") if source.join > 1 else None
+        self.same_label = _groups(self.rows, "label") if source.mix_same_label else None
         self.background_root = source.background_root or source.audio_root
-        self.background = (
-            read_annotation(source.background, audio_root=self.background_root) if source.background else []
-        )
-        self.durations: list[float] = []
+        self.background = TrainingRows(source.background, self.background_root).table if source.background else None
+        self.durations: np.ndarray[Any, Any] = np.zeros(0)
         self._cache: dict[tuple[float, *tuple[Path, ...]], np.ndarray[Any, Any]] = {}
         self._cached_bytes = 0
 
     def measure(self) -> None:
         """Read how long each row's clip is from the headers of its files; what they do not say counts as longest."""
-        durations = scan(self.rows, self.source.audio_root).durations
-        self.durations = [self.max_seconds if seconds is None else seconds for seconds in durations]
+        seconds = self._training_rows.seconds()
+        self.durations = np.where(np.isnan(seconds), self.max_seconds, seconds)
 
     def pick(self, rng: Generator) -> tuple[int, ...]:
         """A random row, and those of its speaker that are joined to it."""
         row = int(rng.integers(len(self.rows)))
-        if self.source.join == 1:
+        if self.mates is None:
             return (row,)
         mates = self.mates[self.rows[row].speaker or ""]  # every row has one where clips are joined
         count = int(rng.integers(1, self.source.join + 1))
-        return (row, *(mates[rng.integers(len(mates))] for _ in range(count - 1)))
+        return (row, *(int(mates[rng.integers(len(mates))]) for _ in range(count - 1)))
 
     def seconds(self, rows: tuple[int, ...]) -> float:
         """About how long the clip of these rows is; `measure` first."""
         gap = sum(self.source.gap_seconds) / 2 * (len(rows) + 1) if self.source.join > 1 else 0.0
         longest = min(self.max_seconds, self.source.crop_seconds or self.max_seconds)
-        return min(max(sum(self.durations[row] for row in rows) + gap, MIN_SECONDS), longest)
+        return min(max(sum(float(self.durations[row]) for row in rows) + gap, MIN_SECONDS), longest)
 
     def text(self, rows: tuple[int, ...], rng: Generator) -> str:
         """What is said in the clip of a row: one of its wordings."""
@@ -117,14 +116,14 @@ class Corpus:
             wave = self._load(row, self.source.audio_root, MIN_SECONDS)
         if row.label is not None and rng.random() < augment.roll:
             wave = roll(wave, rng)
-        if row.label is not None and rng.random() < self.source.mix_same_label:
+        if row.label is not None and rng.random() < self.source.mix_same_label and self.same_label is not None:
             others = self.same_label[row.label]
-            other = self.rows[others[rng.integers(len(others))]]
+            other = self.rows[int(others[rng.integers(len(others))])]
             wave = mix(wave, roll(self._load(other, self.source.audio_root, MIN_SECONDS), rng), rng.uniform(-3, 10))
         if self.source.crop_seconds is not None:
             wave = crop(wave, self.source.crop_seconds, rng)
         if self.background and rng.random() < strength * self.source.background_probability:
-            sound = self.background[rng.integers(len(self.background))]
+            sound = self.background[int(rng.integers(len(self.background)))]
             wave = mix(wave, roll(self._load(sound, self.background_root, MIN_SECONDS), rng), rng.uniform(3, 25))
         wave = augment_waveform(wave, augment, rng)
         short = SAMPLE_RATE - len(wave)
@@ -202,7 +201,7 @@ class TrainingBatches(Dataset[Batch]):
     @property
     def label_names(self) -> list[str]:
         """Every `label` of the sources, sorted."""
-        return sorted({row.label for corpus in self.corpora for row in corpus.rows if row.label is not None})
+        return sorted({label for corpus in self.corpora for label in corpus.rows.values("label")})
 
     def answers(self, index: int) -> list[tuple[tuple[int, int], Query, str]]:
         """Of a batch's clips, whosever share they are, source and row, what is asked, and the text."""
@@ -270,12 +269,10 @@ def _mask(features: Features, augment: Augment, rngs: list[Generator]) -> None:
             row[:length] = mask_spectrogram(row[:length], augment, rng)
 
 
-def _groups(rows: Sequence[Row], field: str) -> dict[str, list[int]]:
+def _groups(rows: RowTable, field: str) -> Groups:
     """Numbers of the rows by what they have in a field."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for number, row in enumerate(rows):
-        value = getattr(row, field)
-        if value is None:
-            raise DataError(f"row {row.index} ({row.path}) has no `{field}`, which this source's settings need")
-        groups[value].append(number)
-    return groups
+    lacking = rows.lacking(field)
+    if len(lacking):
+        row = rows[int(lacking[0])]
+        raise DataError(f"row {row.index} ({row.path}) has no `{field}`, which this source's settings need")
+    return rows.groups(field)

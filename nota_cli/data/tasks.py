@@ -3,6 +3,28 @@
 import difflib
 from collections.abc import Iterable
 
+FAMILIES = {
+    "asr": frozenset({"asr"}),
+    "aac": frozenset({"audiocaption", "audiocaption_v2"}),
+    "qa": frozenset({"QA", "gender_QA"}),
+}
+"""What is scored alike: the task asked for on the command line -> the tasks of an annotation that belong to it."""
+
+KNOWN_TASKS = frozenset().union(
+    *FAMILIES.values(),
+    # SALMONN's further tasks, which stage 2 and test files may hold
+    {"asr_de", "asr_zh", "audio_speech_description", "audio_story_telling", "emotion_recognition"},
+    {"fluent_speech_audio", "gender_recognition", "keywords", "lyrics_recognition", "music_description"},
+    {
+        "phone_recognition",
+        "slot_filling",
+        "speaker_diarization_asr",
+        "speaker_verification",
+        "speech_audio_coreasoning",
+    },
+    {"speech_audio_query", "speech_query", "speech_separation", "translation_ec", "translation_en2de"},
+    {"translation_en2ja"},
+)
 ALIKE = {
     "asr": {"transcribe", "transcription", "transcript", "speech", "speech_recognition", "stt", "speech2text"},
     "aac": {

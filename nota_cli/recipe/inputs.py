@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nota_cli.outputs import Input
+from nota_cli.paths import shard_files
 from nota_cli.recipe.schema import BaseRecipe, Recipe
 
 PARTS = {
@@ -29,7 +30,8 @@ def recipe_inputs(recipe: BaseRecipe) -> Iterator[Input]:
             yield Input(label, Path(path).expanduser(), whole=True)
     data = recipe.data
     for source in (*data.train, *data.validation, *data.test.values()):
-        yield Input("an annotation of the recipe", Path(source.annotation))
+        for annotation in shard_files(source.annotation):
+            yield Input("an annotation of the recipe", Path(annotation))
         background = getattr(source, "background", None)
         if background is not None:
             yield Input("an annotation of the recipe", Path(background))

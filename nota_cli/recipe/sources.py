@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nota_cli.console import warn
 from nota_cli.errors import RecipeError, listing, printable
-from nota_cli.paths import path_note
+from nota_cli.paths import path_note, shard_files
 from nota_cli.recipe.load import AnyRecipe, named_in, recipe_names
 from nota_cli.recipe.schema import Recipe
 from nota_cli.recipe.training import Source
@@ -33,7 +33,7 @@ def without_absent_sources(recipe: AnyRecipe) -> AnyRecipe:
     """The recipe without the optional training sources that are not there, each warned of."""
     there = []
     for source in recipe.data.train:
-        if source.optional and not os.path.isfile(source.annotation):
+        if source.optional and not all(map(os.path.isfile, shard_files(source.annotation))):
             warn(f"recipe {recipe.name!r} is trained without {source.annotation}, which is not there")
         else:
             there.append(source)
@@ -90,7 +90,8 @@ def _missing(recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _paths(source: Source) -> Iterator[tuple[str, str]]:
-    yield "annotation", source.annotation
+    for file in shard_files(source.annotation):
+        yield "annotation", file
     yield "audio_root", source.audio_root
     if source.background is not None:
         yield "background", source.background

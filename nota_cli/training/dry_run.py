@@ -17,6 +17,7 @@ from nota_cli.errors import RecipeError
 from nota_cli.features.constants import SAMPLE_RATE
 from nota_cli.models.checkpoint import WEIGHTS, makes_decoder, own_state
 from nota_cli.models.families.salmonn_build import train_mode
+from nota_cli.paths import shard_files
 from nota_cli.prompts import Query
 from nota_cli.recipe.schema import Recipe
 from nota_cli.recipe.training import Data
@@ -93,7 +94,9 @@ def dry_run(recipe: Recipe, meter_of: Callable[[str], PeakMeter]) -> DryRun:
     if recipe.train.distill is not None:
         changes["distill"] = recipe.train.distill.model_copy(update={"cache": None})
     noise = not recipe.data.train or not all(
-        Path(path).exists() for source in recipe.data.train for path in (source.annotation, source.audio_root)
+        Path(path).exists()
+        for source in recipe.data.train
+        for path in (*shard_files(source.annotation), source.audio_root)
     )
     if noise:
         recipe = recipe.model_copy(update={"data": Data()})

@@ -17,6 +17,7 @@ from nota_cli.console import progress, say
 from nota_cli.data.annotation import Row, clip_paths
 from nota_cli.data.batches import Corpus, TrainingBatches
 from nota_cli.data.row_batches import RowBatches, loader
+from nota_cli.data.row_files import file_state
 from nota_cli.errors import RecipeError, listing
 from nota_cli.features.states import States
 from nota_cli.models.families.salmonn import Salmonn
@@ -64,8 +65,8 @@ def clip_key(corpus: Corpus, row: int) -> str:
     """What changes whenever a file of a row's clip does."""
     parts = []
     for path in clip_paths(corpus.rows[row], corpus.source.audio_root):
-        status = os.stat(path)
-        parts.append([os.path.realpath(path), status.st_size, status.st_mtime_ns])
+        size, changed, _ = file_state(path)
+        parts.append([os.path.realpath(path), size, changed])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 

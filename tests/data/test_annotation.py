@@ -6,7 +6,8 @@ import tracemalloc
 
 import pytest
 
-from nota_cli.data.annotation import KNOWN_TASKS, Row, family, missing_files, read_annotation, row_id
+from nota_cli.data.annotation import KNOWN_TASKS, Row, family, read_annotation, row_id
+from nota_cli.data.row_files import missing_files
 from nota_cli.errors import DataError, UsageError
 
 GOOD = {"path": "a.wav", "text": "hello", "task": "asr"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from nota_cli.data.annotation import Row, row_id
 from nota_cli.data.audio.clip import EXPANSION_GAP_SECONDS, stated_duration
 from nota_cli.errors import AudioError, listing, listing_by_row, printable
-from nota_cli.paths import audio_path, check_audio_root, path_note
+from nota_cli.paths import audio_path, check_audio_root, path_note, tar_member
 
 ROWS_AT_ONCE = 128  # that a thread takes; so few jobs wait, however many rows there are
 
@@ -146,7 +146,7 @@ class _HeaderScanner:
 
     def _file(self, name: str, row: Row) -> float | None | AudioError:
         path = audio_path(self.audio_root, name) if row.listed else os.path.join(self.audio_root, name)
-        note = None if os.path.lexists(path) else path_note(name, self.audio_root)
+        note = None if os.path.lexists(path) or tar_member(path) else path_note(name, self.audio_root)
         leaves = row.listed and (".." in name or name.startswith(("/", "~", "file:/")))
         if leaves and not self._inside(path) and (note is None or ".." in name):
             root = printable(os.fspath(self.audio_root))

@@ -17,8 +17,10 @@ from nota_cli.data.audio import ffmpeg
 from nota_cli.data.audio.containers import Layout, Stream, hidden_mpeg, layout
 from nota_cli.data.audio.formats import foreign, is_own, no_sound
 from nota_cli.data.audio.layout_cache import remembered
+from nota_cli.data.audio.shards import open_member
 from nota_cli.data.audio.views import View
-from nota_cli.errors import AudioError, printable
+from nota_cli.errors import AudioError, DataError, printable
+from nota_cli.paths import tar_member
 
 # libsndfile's count for "length not stated" is the largest 63-bit number; nothing real comes near this one.
 UNSTATED_FRAMES = 1 << 60
@@ -274,7 +276,10 @@ def _open(path: Path, row: int | str | None) -> int:
     """Pipes and devices are refused, for they would keep a reader waiting for ever."""
     file = _name(path)
     named = "the path" if row is None else "the path in the annotation"
+    member = tar_member(path)
     try:
+        if member is not None:
+            return open_member(*member)
         mode = os.stat(path).st_mode
         if stat.S_ISREG(mode):
             return os.open(path, os.O_RDONLY)
@@ -283,6 +288,8 @@ def _open(path: Path, row: int | str | None) -> int:
         raise AudioError(file, "no such file", remedy, row) from error
     except OSError as error:
         raise AudioError(file, *_refusal(error), row) from error
+    except DataError as error:
+        raise AudioError(file, f"cannot be read: {error}", "Correct the shard.", row) from error
     except ValueError as error:  # a NUL, or half a surrogate pair
         raise AudioError(file, "no file can have this name", f"Correct {named}.", row) from error
     kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or device, not a file"

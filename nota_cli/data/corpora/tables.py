@@ -65,7 +65,7 @@ def _rows(table: Path) -> Iterator[dict[str, Any]]:
 def _parquet_rows(table: Path) -> Iterator[dict[str, Any]]:
     """Rows of a Parquet file, a few at a time: tables of the Hugging Face hub hold the recordings themselves."""
     try:
-        import pyarrow.parquet  # type: ignore[import-untyped]  # it has no annotations
+        import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise UsageError(f"{table}: Parquet files are read by pyarrow; run: pip install pyarrow") from error
     for batch in pyarrow.parquet.ParquetFile(table).iter_batches(batch_size=ROWS_AT_ONCE):
