@@ -180,7 +180,9 @@ class _Run:
                 f"the recipe's checkpoint {self.recipe.checkpoint} is not trained on from; for that, add --init with it"
             )
         count = sum(parameter.numel() for _, parameter in trainer.parameters)
-        self._report(f"training {count:,} parameters for {spec.steps} steps on {self.accelerator.device}")
+        several = self.accelerator.num_processes
+        among = "" if several == 1 else f", {several} processes" + (" with parts of each layer" if trainer.sharded else "")
+        self._report(f"training {count:,} parameters for {spec.steps} steps on {self.accelerator.device}{among}")
         return first
 
     def _look_at(self, step: int, done: Step, *, fresh: bool) -> None:

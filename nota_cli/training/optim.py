@@ -44,7 +44,8 @@ def _norm(tensor: torch.Tensor, inner: tuple[int, ...]) -> torch.Tensor:
     """Norm over the dimensions `inner`; of a sharded tensor, that of the rows which this process has."""
     if is_sharded(tensor) and 0 in inner:  # shards are cut along the first dimension
         return whole(torch.linalg.vector_norm(tensor)).reshape([1] * tensor.ndim)
-    return torch.linalg.vector_norm(own_part(tensor), dim=inner, keepdim=True)
+    norm: torch.Tensor = torch.linalg.vector_norm(own_part(tensor), dim=inner, keepdim=True)
+    return norm
 
 
 def learning_rate(step: int, spec: Train) -> float:

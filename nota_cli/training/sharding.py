@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import FullyShardedDataParallelPlugin, parse_flag_from_env
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, fully_shard, share_comm_ctx
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -22,7 +24,7 @@ def shards_layers(accelerator: Accelerator, spec: Train) -> bool:
     Raises:
         UsageError: `accelerate launch` asks for the first version of FSDP.
     """
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)  # there under `accelerate launch --use_fsdp` alone
+    plugin = _plugin(accelerator)
     if plugin is not None and plugin.fsdp_version != 2:
         raise UsageError("accelerate launch --use_fsdp means FSDP 1 here; add --fsdp_version 2")
     return accelerator.num_processes > 1 and (plugin is not None or spec.parallel == "fsdp")
@@ -39,13 +41,13 @@ def shard_layers(model: Salmonn, accelerator: Accelerator) -> None:
         model: the same in every process.
         accelerator: of its FSDP plugin, if there is one, `reshard_after_forward` and `cpu_offload` are taken.
     """
-    plugin = getattr(accelerator.state, "fsdp_plugin", None)  # there under `accelerate launch --use_fsdp` alone
+    plugin = _plugin(accelerator)
     options: dict[str, Any] = {"reshard_after_forward": True}
     if plugin is not None:
         options["reshard_after_forward"] = bool(plugin.reshard_after_forward)
         if isinstance(plugin.cpu_offload, CPUOffloadPolicy):
             options["offload_policy"] = plugin.cpu_offload
-    mesh = torch.distributed.init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     layers = []
     for layer in trained_layers(model):
         tables = (module for module in layer.modules() if isinstance(module, nn.Embedding))
@@ -57,6 +59,15 @@ def shard_layers(model: Salmonn, accelerator: Accelerator) -> None:
         sharded.set_gradient_divide_factor(1.0)
         layers.append(sharded)
     share_comm_ctx(layers)
+
+
+def _plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin | None:
+    """What `accelerate launch --use_fsdp` sets up."""
+    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        return None
+    # On processors alone accelerate reads these settings and then keeps them nowhere.
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    return FullyShardedDataParallelPlugin() if plugin is None else plugin
 
 
 def is_sharded(tensor: Tensor) -> bool:
