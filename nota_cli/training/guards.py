@@ -1,4 +1,4 @@
-"""What keeps a long run from ending badly: numbers that are none, memory that does not do, processes that do not answer, signals."""
+"""What keeps a long run from ending badly: numbers that are none, memory that does not do, stuck processes, signals."""
 
 import signal
 from collections.abc import Iterator

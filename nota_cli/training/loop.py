@@ -181,7 +181,8 @@ class _Run:
             )
         count = sum(parameter.numel() for _, parameter in trainer.parameters)
         several = self.accelerator.num_processes
-        among = "" if several == 1 else f", {several} processes" + (" with parts of each layer" if trainer.sharded else "")
+        among = f", {several} processes" if several > 1 else ""
+        among += " with parts of each layer" if trainer.sharded else ""
         self._report(f"training {count:,} parameters for {spec.steps} steps on {self.accelerator.device}{among}")
         return first
 

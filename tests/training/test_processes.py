@@ -22,7 +22,6 @@ from nota_cli.recipe.load import load_recipe
 from nota_cli.training.loop import train
 
 EXACT = ["data.validation=[]", "train.batch_size=4", "connector.dropout=0", "train.autocast=false", "train.workers=0"]
-EXACT += ["train.timeout_minutes=1"]
 STATE = Path("trainer") / "state.safetensors"
 
 
@@ -93,9 +92,13 @@ def test_fsdp_learns_what_one_process_does_resumes_exactly_and_loads_in_one(
     assert_close(losses(whole), losses(tmp_path / "one"))
     rows = read_annotation(str(clips / "all.json"))
     found, expected = (
-        predict(build(load_recipe(str(folder))), rows, str(clips), workers=0) for folder in (whole, tmp_path / "one")
+        predict(build(load_recipe(str(folder)).model_copy(update={"checkpoint": str(folder)})), rows, clips, workers=0)
+        for folder in (whole, tmp_path / "one")
     )
     assert found == expected
+    sharded, alone = weights(whole), weights(tmp_path / "one")
+    for name, tensor in alone.items():
+        torch.testing.assert_close(sharded[name], tensor, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -105,7 +108,7 @@ def test_a_run_killed_at_five_random_moments_ends_with_the_same_weights(
     """One process is killed without a warning; another one that shares its run ends by itself and says why."""
     seed = random.randrange(10**6)
     draw, folder = random.Random(seed), tmp_path / "killed"
-    settings = [*EXACT, "train.steps=40", "train.save_every=1"]
+    settings = [*EXACT, "train.steps=40", "train.save_every=1", "train.timeout_minutes=1"]
     for kill in range(5):
         ranks = start(tiny_recipe, folder, settings, processes, resume=kill > 0)
         goal = saved_step(folder) + draw.randint(1, 5)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from nota_cli.recipe.load import load_recipe
 from nota_cli.training.loop import train
 
+
 @pytest.mark.parametrize("way", [["train.buckets=3"], ["train.buckets=3", "train.batch_seconds=7"]])
 def test_batches_by_length_are_resumed_exactly(way: list[str], tiny_recipe: Path, tmp_path: Path) -> None:
     recipe = load_recipe(str(tiny_recipe), ["data.validation=[]", "train.accumulation=2", *way])
