@@ -101,8 +101,9 @@ def clip_norm(parameters: list[nn.Parameter], most: float) -> float:
     torch.distributed.all_reduce(square)
     others = torch.nn.utils.get_total_norm([gradient for gradient in gradients if not is_sharded(gradient)])
     norm = (square + others.to(square.device).square()).sqrt()
+    factor = float((most / (norm + 1e-6)).clamp(max=1.0))  # a number, as offloaded gradients lie on another device
     for gradient in gradients:
-        own_part(gradient).mul_((most / (norm + 1e-6)).clamp(max=1.0))
+        own_part(gradient).mul_(factor)
     return float(norm)
 
 

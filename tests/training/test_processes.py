@@ -76,8 +76,16 @@ def test_two_processes_learn_what_one_does_and_one_goes_on_from_two(
 def test_fsdp_learns_what_one_process_does_resumes_exactly_and_loads_in_one(
     tiny_recipe: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Moments, averaged weights, both kinds of clipping and accumulation included."""
-    settings = [*EXACT, "train.steps=6", "train.accumulation=2", "train.adaptive_clip=0.05", "train.clip_norm=0.5"]
+    """Moments, averaged weights, both kinds of clipping, accumulation, validation and the best checkpoint included."""
+    settings = [
+        *EXACT[1:],
+        "train.validate_every=3",
+        "train.best=validation_loss",
+        "train.steps=6",
+        "train.accumulation=2",
+        "train.adaptive_clip=0.05",
+        "train.clip_norm=0.5",
+    ]
     settings += ["train.gradient_checkpointing=true"]
     whole, cut, launched = tmp_path / "whole", tmp_path / "cut", {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     finish(start(tiny_recipe, whole, [*settings, "train.parallel=fsdp"], 2), whole)
@@ -90,6 +98,9 @@ def test_fsdp_learns_what_one_process_does_resumes_exactly_and_loads_in_one(
     assert same_weights(cut, whole)
     train(load_recipe(str(tiny_recipe), settings), tmp_path / "one")
     assert_close(losses(whole), losses(tmp_path / "one"))
+    figures = [json.loads((folder / "metrics.json").read_text()) for folder in (whole, tmp_path / "one", cut / "best")]
+    assert figures[0] == pytest.approx(figures[1], abs=1e-4)
+    assert figures[2]["steps"] in (3, 6)
     rows = read_annotation(str(clips / "all.json"))
     found, expected = (
         predict(build(load_recipe(str(folder)).model_copy(update={"checkpoint": str(folder)})), rows, clips, workers=0)
