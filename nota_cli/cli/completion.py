@@ -20,7 +20,7 @@ def complete_checkpoint(incomplete: str) -> list[str]:
 
 def complete_task(incomplete: str) -> list[str]:
     """What a shell offers for a task."""
-    from nota_cli.data.annotation import FAMILIES
+    from nota_cli.data.tasks import FAMILIES
 
     return [task for task in FAMILIES if task.startswith(incomplete.lower())]
 

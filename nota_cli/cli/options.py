@@ -122,8 +122,7 @@ def _expanded(value: Any) -> Any:
 
 def pick_task(task: str | None) -> str | None:
     """The task, in capitals or not, if there is such a one."""
-    from nota_cli.data.annotation import FAMILIES
-    from nota_cli.data.tasks import near_tasks
+    from nota_cli.data.tasks import FAMILIES, near_tasks
 
     if task is None or task in FAMILIES:
         return task

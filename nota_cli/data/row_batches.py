@@ -160,17 +160,25 @@ class Batches(Protocol):
     def __getitem__(self, index: int) -> Batch: ...
 
 
-def loader(dataset: "RowBatches | Batches", order: Sequence[int], workers: int) -> Iterator[Batch]:
+def loader(
+    dataset: "RowBatches | Batches", order: Sequence[int], workers: int, timeout: float = 0.0
+) -> Iterator[Batch]:
     """Batches in the given order, made ahead by worker processes (0: in this one).
 
     Workers make features on the CPU; those for another device are made here, so that no worker needs CUDA.
 
+    Args:
+        dataset: what makes them.
+        order: their indices.
+        workers: processes that work ahead.
+        timeout: seconds that a batch of theirs is waited for; 0: for ever.
+
     Raises:
-        NotaError: what stopped a worker, as the worker raised it; or that it died.
+        NotaError: what stopped a worker, as the worker raised it; that it died, or that it is stuck.
     """
     late = dataset if isinstance(dataset, RowBatches) and dataset.spec.device is not None else None
     make = dataset.__getitem__ if late is None else lambda index: late.decode(index).whole()
-    for batch in prefetch(make, order, workers):
+    for batch in prefetch(make, order, workers, timeout=timeout):
         yield batch if late is None else late.finish(batch)
 
 

@@ -20,7 +20,9 @@ LEAST_SHARED = 64 * 2**10  # bytes of an item's arrays from which memory is shar
 ALIGNMENT = 64  # bytes: of every array in shared memory
 
 
-def prefetch(make: Callable[[int], Any], order: Sequence[int], workers: int, ahead: int = AHEAD) -> Iterator[Any]:
+def prefetch(
+    make: Callable[[int], Any], order: Sequence[int], workers: int, ahead: int = AHEAD, *, timeout: float = 0.0
+) -> Iterator[Any]:
     """What `make` gives for each index, in order.
 
     Args:
@@ -28,9 +30,10 @@ def prefetch(make: Callable[[int], Any], order: Sequence[int], workers: int, ahe
         order: the indices.
         workers: processes that work ahead; with 0 `make` is called in this one.
         ahead: items that each of them may be ahead.
+        timeout: seconds that an item of theirs is waited for; 0: for ever.
 
     Raises:
-        NotaError: what stopped a worker, as the worker raised it; or that it died.
+        NotaError: what stopped a worker, as the worker raised it; that it died, or that it is stuck.
     """
     if not workers:
         with explain_worker_crash():
@@ -46,6 +49,7 @@ def prefetch(make: Callable[[int], Any], order: Sequence[int], workers: int, ahe
         collate_fn=_as_it_is,
         num_workers=workers,
         prefetch_factor=ahead,
+        timeout=timeout,
         worker_init_fn=partial(_start_worker, os.getpid()),
         generator=torch.Generator(),  # its own, or starting it would move the random state that training resumes from
     )
@@ -61,13 +65,19 @@ def explain_worker_crash() -> Iterator[None]:
     """Turn torch's word of a worker that died, which comes at any moment, into an error that tells what to do.
 
     Raises:
-        NotaError: a worker died, or memory did not do to decode a clip.
+        NotaError: a worker died or is stuck, or memory did not do to decode a clip.
     """
     try:
         yield
     except MemoryError as error:
         raise NotaError("there is not memory enough to decode audio: use fewer --workers.") from error
     except RuntimeError as error:
+        if "DataLoader timed out" in str(error):
+            raise NotaError(
+                f"no batch came from the processes that decode audio: {error}. They are stuck, on a file system that "
+                "does not answer, say. The last saved state is whole; where batches only take long, raise "
+                "train.timeout_minutes or train.workers."
+            ) from error
         if "DataLoader worker" not in str(error):
             raise
         raise NotaError(

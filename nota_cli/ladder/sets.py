@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nota_cli.console import say
-from nota_cli.data.annotation import FAMILIES, FAMILY_TASK, family, read_annotation, row_id
+from nota_cli.data.annotation import FAMILY_TASK, family, read_annotation, row_id
+from nota_cli.data.tasks import FAMILIES
 from nota_cli.data.tools.items import annotation_items
 from nota_cli.errors import DataError, UsageError, row_numbers
 from nota_cli.files import write_text

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from nota_cli.console import say, warn
-from nota_cli.errors import CheckpointError, UsageError, listing
+from nota_cli.errors import CheckpointError, NotaError, UsageError, listing
 from nota_cli.files import atomic_folder, atomic_path, copy_folder, write_text
 from nota_cli.models import adapter
 from nota_cli.models.vocabulary import MAPPING
@@ -107,7 +108,18 @@ def save_checkpoint(model: "Salmonn", folder: Path, dtype: torch.dtype = torch.f
 
     Raises:
         UsageError: the folder cannot be written to.
+        NotaError: there is no room for it.
     """
+    try:
+        _write_checkpoint(model, folder, dtype)
+    except SafetensorError as error:
+        raise NotaError(
+            f"cannot write the checkpoint {folder}: {error}. Make room there. What a training run has saved of its "
+            "state is whole: --resume goes on."
+        ) from error
+
+
+def _write_checkpoint(model: "Salmonn", folder: Path, dtype: torch.dtype) -> None:
     recipe = _self_contained(model, folder)
     with atomic_path(folder / WEIGHTS) as part:
         save_file({name: _stored(tensor, dtype) for name, tensor in own_state(model).items()}, part)

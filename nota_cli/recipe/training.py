@@ -119,6 +119,10 @@ class Train(Section):
     """Where the figures of `metrics.jsonl` go as well; each but `none` is a package of its own to install."""
     best: Literal["", "wer", "wer_as_written", "cider_d", "validation_loss", "right_captions"] = ""
     """Keep the checkpoint that is best by this figure of the validation, in the folder `best` of the checkpoint."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """What several processes keep: each the whole model (`ddp`), or a part of every layer (`fsdp`, FSDP2)."""
+    timeout_minutes: float = Field(10.0, gt=0)
+    """How long a process waits for another one, or for a batch that is loaded, before the run ends with an error."""
     workers: int = Field(1, ge=0)
     cache: PathText | None = None
     """Folder where the states of frozen encoders are kept, so that each clip is encoded once. Takes clips that are not

@@ -8,7 +8,7 @@ import torch
 
 from nota_cli.console import say
 from nota_cli.errors import RecipeError
-from nota_cli.files import write_text
+from nota_cli.files import atomic_folder, write_text
 from nota_cli.models.checkpoint import save_checkpoint
 from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.training import Train
@@ -37,6 +37,7 @@ class Best:
 
         Raises:
             RecipeError: the validation has no such figure.
+            NotaError: there is no room; the one before stays.
         """
         name = self.spec.best
         if not name:
@@ -51,6 +52,7 @@ class Best:
             before = json.loads(file.read_text(encoding="utf-8"))[name]
             if not (metrics[name] > before if name in HIGHER else metrics[name] < before):
                 return
-        save_checkpoint(model, self.folder, getattr(torch, self.spec.save_dtype))
-        write_text(file, json.dumps({"steps": step, **metrics}, indent=2) + "\n")
+        with atomic_folder(self.folder) as part:  # the one before stays until this one is whole
+            save_checkpoint(model, part, getattr(torch, self.spec.save_dtype))
+            write_text(part / file.name, json.dumps({"steps": step, **metrics}, indent=2) + "\n")
         say(f"step {step} is the best so far by {name}: {metrics[name]:.4g}")

@@ -1,4 +1,4 @@
-"""What keeps a long run from ending badly: numbers that are none, memory that does not do, signals of a scheduler."""
+"""What keeps a long run from ending badly: numbers that are none, memory that does not do, stuck processes, signals."""
 
 import signal
 from collections.abc import Iterator
@@ -15,6 +15,9 @@ from nota_cli.recipe.training import Train
 NAMED_FILES = 10  # of a batch, in messages
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What cluster schedulers send before they end a job."""
+
+LOST_SIGNS = ("Timed out waiting", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")
+"""What gloo and NCCL write of another process that does not answer any more."""
 
 
 class SkippedSteps:
@@ -67,6 +70,28 @@ def batch_explained(batch: TrainingBatch, spec: Train) -> Iterator[None]:
             f"out of memory on a batch of {clips} clips, {seconds:.0f} s of audio ({batch.padded_seconds:.0f} s with "
             f"padding):\n{listing(list(batch.names), NAMED_FILES)}\nThe last saved state is whole. Try "
             f"{', or '.join('--set ' + value.replace(' ', ' --set ') for value in values)}."
+        ) from error
+
+
+@contextmanager
+def ranks_explained(minutes: float) -> Iterator[None]:
+    """Inside processes work together; if one of the others is gone or stuck, say so.
+
+    Args:
+        minutes: how long one is waited for.
+
+    Raises:
+        NotaError: one does not answer.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in LOST_SIGNS):
+            raise
+        raise NotaError(
+            f"another process of this run is gone, or has not answered for {minutes:g} minutes "
+            f"(train.timeout_minutes): {str(error).splitlines()[0]}. Its own output has the cause. The last saved "
+            "state is whole: --resume goes on, with as many processes as you like."
         ) from error
 
 

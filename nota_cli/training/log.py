@@ -96,7 +96,9 @@ def start_tracker(accelerator: Accelerator, recipe: Recipe, run: str) -> Track |
         return None
     kinds = (int, float, str, bool)
     config = {name: value for name, value in recipe.train.model_dump().items() if isinstance(value, kinds)}
-    accelerator.init_trackers(run, config={"recipe": recipe.name, **config})
+    # wandb would write into the folder that the command runs in.
+    options = {"wandb": {"dir": str(accelerator.logging_dir)}}
+    accelerator.init_trackers(run, config={"recipe": recipe.name, **config}, init_kwargs=options)
     return lambda figures, step: accelerator.log(figures, step=step)
 
 

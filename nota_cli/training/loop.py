@@ -4,12 +4,13 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import InitProcessGroupKwargs, gather_object, set_seed
 
 from nota_cli.console import progress, say
 from nota_cli.data.annotation import read_annotation
@@ -23,7 +24,7 @@ from nota_cli.recipe.load import recipe_hash
 from nota_cli.recipe.schema import Recipe
 from nota_cli.recipe.training import Train
 from nota_cli.training.best import Best
-from nota_cli.training.guards import SkippedSteps, StopSignal
+from nota_cli.training.guards import SkippedSteps, StopSignal, ranks_explained
 from nota_cli.training.log import METRICS_FILE, Log, Pace, check_tracker, start_tracker
 from nota_cli.training.state import STATE_FILE, drop_states, load_state, save_state
 from nota_cli.training.trainer import Step, Trainer
@@ -36,6 +37,8 @@ OF_NO_WEIGHT = (
     "best",
     "save_every",
     "tracker",
+    "parallel",
+    "timeout_minutes",
     "validate_every",
     "workers",
     "max_skipped_steps",
@@ -92,9 +95,10 @@ def train(
         read_annotation(source.annotation, audio_root=source.audio_root)
     tracker = None if recipe.train.tracker == "none" else recipe.train.tracker
     # Its mixed precision is of the whole process and cannot be changed; autocast can.
-    accelerator = Accelerator(log_with=tracker, project_dir=str(trainer_folder))
+    waits = InitProcessGroupKwargs(timeout=timedelta(minutes=recipe.train.timeout_minutes))
+    accelerator = Accelerator(log_with=tracker, project_dir=str(trainer_folder), kwargs_handlers=[waits])
     set_seed(recipe.train.seed)
-    with StopSignal() as stop:
+    with StopSignal() as stop, ranks_explained(recipe.train.timeout_minutes):
         run = _Run(recipe, folder, accelerator, stop)
         return run.train(resume=resume, stop_after=stop_after)
 
@@ -120,7 +124,8 @@ class _Run:
         # Step and accumulation give every batch a number of its own; see TrainingBatches.
         order = list(range(first * spec.accumulation, last * spec.accumulation))
         trainer.fill_caches(order)
-        batches = cast(Iterator[TrainingBatch], loader(trainer.batches, order, spec.workers))
+        timeout = 60 * spec.timeout_minutes
+        batches = cast(Iterator[TrainingBatch], loader(trainer.batches, order, spec.workers, timeout))
         track = start_tracker(self.accelerator, self.recipe, self.folder.name)
         self.log = Log(self.state_folder / METRICS_FILE, first, self.main, track)
         metrics: dict[str, float] = {}
@@ -175,7 +180,10 @@ class _Run:
                 f"the recipe's checkpoint {self.recipe.checkpoint} is not trained on from; for that, add --init with it"
             )
         count = sum(parameter.numel() for _, parameter in trainer.parameters)
-        self._report(f"training {count:,} parameters for {spec.steps} steps on {self.accelerator.device}")
+        several = self.accelerator.num_processes
+        among = f", {several} processes" if several > 1 else ""
+        among += " with parts of each layer" if trainer.sharded else ""
+        self._report(f"training {count:,} parameters for {spec.steps} steps on {self.accelerator.device}{among}")
         return first
 
     def _look_at(self, step: int, done: Step, *, fresh: bool) -> None:
@@ -192,8 +200,8 @@ class _Run:
             )
 
     def _save(self, step: int) -> None:
-        if self.main:
-            trainer = self.trainer
+        trainer = self.trainer
+        if self.main or trainer.sharded:
             save_state(
                 self.state_folder,
                 step,
@@ -203,14 +211,17 @@ class _Run:
                 trainer.average,
                 skipped=self.skipped.count,
                 keep=self.spec.keep,
+                main=self.main,
             )
 
     def _validate(self, step: int) -> dict[str, float]:
         trainer = self.trainer
         with trainer.averaged():
             figures = validate(trainer.model)
-            if self.main:
-                self.best.offer(trainer.model, step, figures)
+            if self.spec.best:
+                with trainer.saveable():
+                    if self.main:
+                        self.best.offer(trainer.model, step, figures)
         train_mode(trainer.model)
         self.log.write({"step": step, **figures})
         self.log.draw()
@@ -222,9 +233,10 @@ class _Run:
         steps = self.spec.steps
         if self.recipe.data.validation:
             metrics = self._validate(steps)
-        if self.main:
-            with self.trainer.averaged():
+        with self.trainer.averaged(), self.trainer.saveable():
+            if self.main:
                 save_checkpoint(self.trainer.model, self.folder, getattr(torch, self.spec.save_dtype))
+        if self.main:
             write_text(self.folder / "metrics.json", json.dumps({"steps": steps, **metrics}, indent=2) + "\n")
             drop_states(self.state_folder)
         return metrics

@@ -7,14 +7,23 @@ import torch
 from torch import nn
 
 from nota_cli.recipe.training import Train
+from nota_cli.training.sharding import is_sharded, own_part, whole
 
 
 def make_optimizer(parameters: list[tuple[str, nn.Parameter]], spec: Train) -> torch.optim.AdamW:
-    """AdamW whose weight decay leaves one-dimensional parameters (biases, norms) alone."""
-    decayed = [parameter for _, parameter in parameters if parameter.ndim > 1]
-    plain = [parameter for _, parameter in parameters if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(0.9, spec.beta2))
+    """AdamW whose weight decay leaves one-dimensional parameters (biases, norms) alone.
+
+    Sharded parameters have groups of their own: one operation takes none of them together with others.
+    """
+    groups = []
+    for sharded in (False, True):
+        some = [parameter for _, parameter in parameters if is_sharded(parameter) == sharded]
+        decayed = [parameter for parameter in some if parameter.ndim > 1]
+        plain = [parameter for parameter in some if parameter.ndim <= 1]
+        groups += [{"params": decayed, "weight_decay": spec.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=spec.learning_rate, betas=(0.9, spec.beta2)
+    )
 
 
 @torch.no_grad()
@@ -27,8 +36,16 @@ def clip_adaptively(parameters: Iterable[nn.Parameter], ratio: float) -> None:
         if parameter.grad is None:
             continue
         inner = tuple(range(1 if parameter.ndim > 1 else 0, parameter.ndim))
-        norm, own = (torch.linalg.vector_norm(x, dim=inner, keepdim=True) for x in (parameter.grad, parameter))
-        parameter.grad.mul_((ratio * own.clamp(min=1e-3) / norm.clamp(min=1e-6)).clamp(max=1.0))
+        norm, own = (_norm(x, inner) for x in (parameter.grad, parameter))
+        own_part(parameter.grad).mul_((ratio * own.clamp(min=1e-3) / norm.clamp(min=1e-6)).clamp(max=1.0))
+
+
+def _norm(tensor: torch.Tensor, inner: tuple[int, ...]) -> torch.Tensor:
+    """Norm over the dimensions `inner`; of a sharded tensor, that of the rows which this process has."""
+    if is_sharded(tensor) and 0 in inner:  # shards are cut along the first dimension
+        return whole(torch.linalg.vector_norm(tensor)).reshape([1] * tensor.ndim)
+    norm: torch.Tensor = torch.linalg.vector_norm(own_part(tensor), dim=inner, keepdim=True)
+    return norm
 
 
 def learning_rate(step: int, spec: Train) -> float:

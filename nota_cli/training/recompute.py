@@ -19,6 +19,14 @@ def recompute_layers(model: Salmonn) -> int:
     Returns:
         How many layers that are.
     """
+    layers = trained_layers(model)
+    for layer in layers:
+        layer.forward = _recomputed(layer.forward)
+    return len(layers)
+
+
+def trained_layers(model: Salmonn) -> list[nn.Module]:
+    """The layers that a training step goes back through: the decoder's, and those of encoders that are trained."""
     layers = list(_decoder_layers(model.decoder.base))
     for spec, encoder in (
         (model.recipe.speech_encoder, model.speech_encoder),
@@ -26,9 +34,7 @@ def recompute_layers(model: Salmonn) -> int:
     ):
         if encoder is not None and spec.train:
             layers += cast(nn.ModuleList, encoder.get_submodule(encoder_entry(spec.kind).layers))
-    for layer in layers:
-        layer.forward = _recomputed(layer.forward)
-    return len(layers)
+    return layers
 
 
 def _decoder_layers(base: Any) -> nn.ModuleList:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nota_cli.errors import CheckpointError, NotaError
 from nota_cli.files import atomic_path
+from nota_cli.training.sharding import own_part, spread_like, whole
 
 STATE_FILE = "state.safetensors"
 
@@ -26,6 +27,7 @@ def save_state(
     *,
     skipped: int = 0,
     keep: int = 1,
+    main: bool = True,
 ) -> None:
     """Write weights, optimizer moments and averaged weights at the end of `step`.
 
@@ -38,6 +40,7 @@ def save_state(
         average: averaged weights.
         skipped: steps so far that changed nothing.
         keep: so many states stay; earlier ones have their step in their names.
+        main: whether this process writes; the others only give their parts of what is sharded.
 
     Raises:
         NotaError: there is no room; the state before is as it was.
@@ -47,7 +50,13 @@ def save_state(
     for name, parameter in parameters:
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"optimizer.{key}/{name}"] = value
-    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    copies = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor.detach())
+        if main:
+            copies[name] = full.cpu().clone().contiguous()
+    if not main:
+        return
     metadata = {"nota": json.dumps({"step": step, "stamp": stamp, "skipped": skipped})}
     file = folder / STATE_FILE
     try:
@@ -122,11 +131,12 @@ def load_state(
             moments.setdefault(parameter, {})[kind.removeprefix("optimizer.")] = tensor
     with torch.no_grad():
         for name, parameter in parameters:
-            parameter.copy_(tensors[f"weight/{name}"])
+            own_part(parameter).copy_(own_part(spread_like(parameter, tensors[f"weight/{name}"])))
             if name in moments:
                 optimizer.state[parameter] = {
-                    key: value if key == "step" else value.to(parameter.device) for key, value in moments[name].items()
+                    key: value if key == "step" else spread_like(parameter, value)
+                    for key, value in moments[name].items()
                 }
         for name, tensor in average.items():
-            tensor.copy_(tensors[f"average/{name}"])
+            own_part(tensor).copy_(own_part(spread_like(tensor, tensors[f"average/{name}"])))
     return int(saved["step"]), int(saved.get("skipped", 0))

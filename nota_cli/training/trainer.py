@@ -1,5 +1,6 @@
 """Model, helper heads, optimizer and averaged weights of one training run, and one step of it."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from nota_cli.training.encoder_cache import EncoderCache, check_cacheable
 from nota_cli.training.guards import batch_explained
 from nota_cli.training.optim import clip_adaptively, learning_rate, make_optimizer
 from nota_cli.training.recompute import recompute_layers
+from nota_cli.training.sharding import clip_norm, gathered, is_sharded, own_part, shard_layers, shards_layers
 
 
 @dataclass
@@ -72,6 +74,9 @@ class Trainer:
             raise RecipeError(f"recipe {recipe.name!r} trains nothing; set `train: true` on a part, or add `lora`")
         if self.spec.gradient_checkpointing:
             recompute_layers(self.model)
+        self.sharded = shards_layers(accelerator, self.spec)
+        if self.sharded:
+            shard_layers(self.model, accelerator)
         self.teacher: Teacher | None = None
         if self.spec.distill is not None:
             self.teacher = Teacher(self.spec.distill, self.model, str(accelerator.device), load_format)
@@ -141,9 +146,10 @@ class Trainer:
             self._sum_gradients()
         if self.spec.adaptive_clip:
             clip_adaptively((parameter for _, parameter in self.parameters), self.spec.adaptive_clip)
-        norm = torch.nn.utils.clip_grad_norm_([p for _, p in self.parameters], self.spec.clip_norm)
-        done.gradient_norm = float(norm)
-        done.finite = bool(torch.isfinite(norm)) and all(np.isfinite(value) for value in done.losses.values())
+        parameters = [parameter for _, parameter in self.parameters]
+        clip = clip_norm if self.sharded else torch.nn.utils.clip_grad_norm_
+        done.gradient_norm = float(clip(parameters, self.spec.clip_norm))
+        done.finite = math.isfinite(done.gradient_norm) and all(np.isfinite(value) for value in done.losses.values())
         if done.finite:
             self.optimizer.step()
             self._follow(step)
@@ -210,14 +216,18 @@ class Trainer:
         return counts
 
     def _sum_gradients(self) -> None:
-        """Over the processes, in one message; a process whose batch left a part unused counts as zero there."""
-        for _, parameter in self.parameters:
+        """Over the processes, in one message; a process whose batch left a part unused counts as zero there.
+
+        Those of sharded layers are summed as the backward pass goes.
+        """
+        parameters = [parameter for _, parameter in self.parameters if not is_sharded(parameter)]
+        for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        gradients = [parameter.grad for _, parameter in self.parameters if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         summed = self.accelerator.reduce(flat, reduction="sum")
-        pieces = summed.split([parameter.numel() for _, parameter in self.parameters])
+        pieces = summed.split([parameter.numel() for parameter in parameters])
         for gradient, piece in zip(gradients, pieces, strict=True):
             gradient.copy_(piece.view_as(gradient))
 
@@ -226,7 +236,8 @@ class Trainer:
         if self.average:
             # Early on the average follows closely, so that random starting weights are soon forgotten.
             decay = min(self.spec.average, (1 + step) / (10 + step))
-            torch._foreach_lerp_(list(self.average.values()), [p.detach() for _, p in self.parameters], 1 - decay)
+            average = [own_part(tensor) for tensor in self.average.values()]
+            torch._foreach_lerp_(average, [own_part(p.detach()) for _, p in self.parameters], 1 - decay)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -238,11 +249,20 @@ class Trainer:
         finally:
             self._copy_in(kept)
 
+    @contextmanager
+    def saveable(self) -> Iterator[None]:
+        """Inside, the main process can save the model; where layers are sharded, all processes enter together."""
+        if not self.sharded:
+            yield
+            return
+        with gathered(self.model, self.accelerator.is_main_process):
+            yield
+
     @torch.no_grad()
     def _copy_in(self, weights: dict[str, Tensor]) -> None:
         for name, parameter in self.parameters:
             if name in weights:
-                parameter.copy_(weights[name])
+                own_part(parameter).copy_(own_part(weights[name]))
 
 
 def _has_half(recipe: Recipe) -> bool:

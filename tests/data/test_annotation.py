@@ -6,8 +6,9 @@ import tracemalloc
 
 import pytest
 
-from nota_cli.data.annotation import KNOWN_TASKS, Row, family, read_annotation, row_id
+from nota_cli.data.annotation import Row, family, read_annotation, row_id
 from nota_cli.data.row_files import missing_files
+from nota_cli.data.tasks import KNOWN_TASKS
 from nota_cli.errors import DataError, UsageError
 
 GOOD = {"path": "a.wav", "text": "hello", "task": "asr"}

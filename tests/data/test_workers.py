@@ -84,6 +84,19 @@ def test_a_worker_that_is_killed_is_told_of(monkeypatch: pytest.MonkeyPatch) -> 
         list(stream)
 
 
+def stops(index: int) -> int:
+    if index == 2:
+        time.sleep(1.5)
+    return index
+
+
+def test_a_worker_that_is_stuck_is_given_up() -> None:
+    stream = prefetch(stops, range(4), 1, timeout=0.5)
+    assert [next(stream), next(stream)] == [0, 1]
+    with pytest.raises(NotaError, match=r"timed out after 0\.5 seconds.*raise train\.timeout_minutes"):
+        next(stream)
+
+
 def refuses(index: int) -> dict[str, object]:
     if index == 2:
         raise DataError("clip 2 is bad")

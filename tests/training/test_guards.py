@@ -6,15 +6,22 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from nota_cli.errors import CheckpointError, NotaError, RecipeError
+from nota_cli.models.build import build
+from nota_cli.models.checkpoint import save_checkpoint
 from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.load import load_recipe
+from nota_cli.recipe.training import Train
+from nota_cli.training.best import Best
 from nota_cli.training.loop import train
 
 STATE = Path("trainer") / "state.safetensors"
@@ -37,6 +44,19 @@ def spoilt(monkeypatch: pytest.MonkeyPatch, calls: set[int], error: Exception | 
         return (loss * float("nan") if bad else loss), encoded
 
     monkeypatch.setattr(Salmonn, "forward", broken)
+
+
+@contextmanager
+def full_disk(most: int) -> Iterator[None]:
+    """Inside, no file can have more than so many bytes."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_a_step_without_a_finite_loss_is_skipped_and_its_files_are_named(
@@ -86,15 +106,11 @@ def test_a_full_disk_leaves_the_last_state_whole(tiny_recipe: Path, tmp_path: Pa
     recipe = load_recipe(str(tiny_recipe), [*QUIET, "train.save_every=1"])
     train(recipe, tmp_path, stop_after=2)
     before = (tmp_path / STATE).read_bytes()
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
-    try:
-        with pytest.raises(NotaError, match="The state saved before is whole: make room there, and --resume"):
-            train(recipe, tmp_path, resume=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    with (
+        full_disk(len(before) // 2),
+        pytest.raises(NotaError, match="The state saved before is whole: make room there, and --resume"),
+    ):
+        train(recipe, tmp_path, resume=True)
     assert (tmp_path / STATE).read_bytes() == before
     assert [file.name for file in (tmp_path / "trainer").glob("*.safetensors")] == [STATE.name]
     train(recipe, tmp_path / "unbroken")
@@ -177,3 +193,40 @@ def test_the_command_says_how_to_go_on(tiny_recipe: Path, tmp_path: Path) -> Non
     assert run.returncode == 1
     assert "stopped by SIGTERM after step" in said
     assert (tmp_path / "run" / STATE).is_file()
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_a_state_to_resume_from(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_recipe(str(tiny_recipe), [*QUIET, "train.save_every=1"])
+
+    def full(*arguments: Any) -> None:
+        with full_disk(50_000):
+            save_checkpoint(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nota_cli.training.loop.save_checkpoint", full)
+        with pytest.raises(NotaError, match=r"cannot write the checkpoint .*Make room there.*--resume goes on"):
+            train(recipe, tmp_path)
+    assert not (tmp_path / "recipe.yaml").exists()
+    train(recipe, tmp_path, resume=True)
+    assert set(weights(tmp_path))
+    assert (tmp_path / "recipe.yaml").exists()
+
+
+def test_a_full_disk_leaves_the_best_checkpoint_whole(tiny_recipe: Path, tmp_path: Path) -> None:
+    """Though its first file still had room."""
+    model = build(load_recipe(str(tiny_recipe)))
+    best = Best(tmp_path / "best", Train(best="wer"))
+    best.offer(model, 1, {"wer": 40.0})
+    before = weights(tmp_path / "best")
+    sizes = [(tmp_path / "best" / name).stat().st_size for name in ("decoder/model.safetensors", "model.safetensors")]
+    assert sizes[0] < sizes[1]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    with full_disk(sum(sizes) // 2), pytest.raises(NotaError, match="cannot write the checkpoint"):
+        best.offer(model, 2, {"wer": 20.0})
+    assert all(torch.equal(weights(tmp_path / "best")[name], tensor) for name, tensor in before.items())
+    assert json.loads((tmp_path / "best" / "metrics.json").read_text()) == {"steps": 1, "wer": 40.0}
+    assert [file.name for file in tmp_path.iterdir()] == ["best"]

@@ -1,8 +1,4 @@
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -46,24 +42,6 @@ def test_a_run_cut_anywhere_ends_with_the_same_weights(
     assert set(found) == set(expected)
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
-
-
-def test_a_run_killed_with_no_warning_ends_with_the_same_weights(tiny_recipe: Path, tmp_path: Path) -> None:
-    settings = ["train.steps=30", "data.validation=[]"]
-    train(load_recipe(str(tiny_recipe), settings), tmp_path / "unbroken")
-    command = [sys.executable, "-m", "nota_cli.cli", "train", str(tiny_recipe), "--out", str(tmp_path / "killed")]
-    command += [flag for setting in settings for flag in ("--set", setting)]
-    state = tmp_path / "killed" / "trainer" / "state.safetensors"
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
-        while run.poll() is None and not state.exists():
-            time.sleep(0.005)
-        run.send_signal(signal.SIGKILL)
-        _, said = run.communicate()
-    assert run.returncode == -signal.SIGKILL, said
-    assert not (tmp_path / "killed" / "recipe.yaml").exists()
-    subprocess.run([*command, "--resume"], check=True, capture_output=True)
-    expected, found = weights(tmp_path / "unbroken"), weights(tmp_path / "killed")
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
 def test_loss_falls_on_a_few_clips(tiny_recipe: Path, tmp_path: Path) -> None:

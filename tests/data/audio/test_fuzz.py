@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from helpers.paths import SAMPLES
-from nota_cli.data.annotation import KNOWN_TASKS, Row, read_annotation, row_id
+from nota_cli.data.annotation import Row, read_annotation, row_id
 from nota_cli.data.audio.clip import SAMPLE_RATE, duration, load_clip
 from nota_cli.data.audio.headers import describe, scan
+from nota_cli.data.tasks import KNOWN_TASKS
 from nota_cli.errors import DataError, NotaError
 
 HUNG = 60  # seconds after which a test has hung: the run is broken off and shows where
