@@ -86,8 +86,13 @@ def main() -> None:
     leave_out_torchao()
     let_idle_threads_sleep()
     show_audio_warnings()
-    with quiet_process():
-        run(app)
+    logger = logging.getLogger("nota_cli")
+    before, logger.propagate = logger.propagate, False  # a handler that a library gives to the root prints it again
+    try:
+        with quiet_process():
+            run(app)
+    finally:
+        logger.propagate = before
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ Width = Literal["32", "16", "8"]
 
 
 @app.command(
-    epilog="Example: `nota export tiny --out exports/tiny --encoder-bits 8 --decoder-bits 4`, then "
+    epilog="Example: `nota export tiny --out exports/tiny --encoder-bits 8 --decoder-bits 8`, then "
     "`nota infer --recipe exports/tiny --task asr --annotation FILE`"
 )
 def export(

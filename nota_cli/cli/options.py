@@ -173,7 +173,10 @@ def pick_recipe(name: str | None, checkpoint: Path | None, settings: list[str] |
     note = ""
     if name is None:
         name = DEFAULT_RECIPE
-        note = ", the small model that ships with nota (for the full-size systems: --recipe gemma2-2b-gptq)"
+        note = (
+            ", the small model that ships with nota; it knows spoken digits and ten sounds (for real "
+            "speech: --recipe small; for the full-size systems: --recipe gemma2-2b-gptq)"
+        )
     loaded = load_system(name, checkpoint, settings)
     say(f"loading recipe {loaded.name}{note} ...")
     return loaded

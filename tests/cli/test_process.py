@@ -183,3 +183,11 @@ def test_a_second_interrupt_ends_at_once_without_a_traceback(tmp_path: Path) -> 
         _, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert b"Traceback" not in err
+
+
+def test_a_library_that_sets_up_logging_doubles_no_message() -> None:
+    script = "import logging, sys; logging.basicConfig(); sys.argv = ['nota', 'recipes', 'show', 'nothing']\n"
+    script += "from nota_cli.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("no recipe") == 1
