@@ -64,4 +64,4 @@ def test_no_shipped_recipe_changes_what_a_model_says() -> None:
 
 
 def test_tasks_take_every_setting_but_those_of_the_whole_model() -> None:
-    assert set(Generate.model_fields) - set(GenerateTask.model_fields) == {"tasks", "merge_lora"}
+    assert set(Generate.model_fields) - set(GenerateTask.model_fields) == {"tasks", "merge_lora", "compute"}
