@@ -1,6 +1,7 @@
 """Writing files and folders whole or not at all; telling a Git LFS pointer from the file that it stands for."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -10,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nota_cli.errors import NotaError, UsageError
 
@@ -173,6 +174,28 @@ def leavings(target: Path) -> list[Path]:
         return [path for path in target.parent.iterdir() if ours.fullmatch(path.name)]
     except OSError:  # no folder, or none that can be listed
         return []
+
+
+def lock(file: IO[Any], *, wait: bool) -> bool:
+    """Keep other processes from locking an open file until it is closed.
+
+    Args:
+        file: open for writing.
+        wait: for another process that has it locked.
+
+    Returns:
+        Whether it is locked; False on a file system without locks.
+
+    Raises:
+        BlockingIOError: another process has it locked.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno not in REFUSED:
+            raise
+        return False
+    return True
 
 
 def file_sha256(file: Path) -> str:

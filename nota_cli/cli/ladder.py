@@ -115,7 +115,8 @@ def ladder(
 
 
 def _draw(rows: list[dict[str, Any]], plan: "Plan") -> None:
-    from nota_cli.ladder.plot import draw, is_drawable
+    from nota_cli.ladder.plot import draw
+    from nota_cli.leaderboard.axes import is_drawable
 
     written = "ladder.md, ladder.csv and ladder.png"
     if is_drawable():

@@ -1,13 +1,12 @@
 """What is kept of large data for later runs: the folder that it lies in, and one process that writes at a time."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nota_cli.errors import NotaError
-from nota_cli.files import REFUSED, sweep
+from nota_cli.files import lock, sweep
 
 
 def kept_folder() -> Path:
@@ -27,18 +26,13 @@ def writing(file: Path) -> Iterator[None]:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = file.with_name(f"{file.name}.lock").open("ab")
+        locked = file.with_name(f"{file.name}.lock").open("ab")
     except OSError as error:
         raise NotaError(
             f"cannot write {file.parent}, where what is read of large data is kept: {error.strerror}. Name another "
             "folder by the environment variable NOTA_CACHE."
         ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        except OSError as error:  # without locks the same work may be done twice, and each writes a whole file
-            if error.errno not in REFUSED:
-                raise
-        else:
+    with locked:
+        if lock(locked, wait=True):  # without locks the same work may be done twice, and each writes a whole file
             sweep(file)
         yield

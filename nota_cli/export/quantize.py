@@ -1,6 +1,5 @@
 """The weights of a graph in 16 bits, or those of its linear layers in 8 or 4 by onnxruntime's own quantizer."""
 
-import logging
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,8 @@ def quantized(proto: Any, bits: int) -> Any:
         return halved(proto)
     if bits not in (4, 8):
         raise UsageError(f"{bits} bits: a graph's weights are written in 32, 16, 8 or 4")
-    handlers = list(logging.root.handlers)
     from onnxruntime.quantization import matmul_nbits_quantizer as quantizer
 
-    logging.root.handlers[:] = handlers  # importing it sets up logging for the whole process; errors would come twice
     config = quantizer.DefaultWeightOnlyQuantConfig(
         block_size=BLOCK, is_symmetric=True, accuracy_level=ACCURACY, bits=bits
     )

@@ -18,15 +18,6 @@ MARKERS = {"torch": ("*", "#111111", 13), "onnx": ("o", "#1f4e9c", 8), "gguf": (
 PANEL = 4.4  # inches of height
 
 
-def is_drawable() -> bool:
-    """Whether matplotlib is installed."""
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
 def draw(rows: Sequence[dict[str, Any]], plan: Plan, path: Path) -> None:
     """Write the picture as a PNG.
 

@@ -1,6 +1,5 @@
 """What a ladder has finished, so that the same command goes on where an earlier one was killed."""
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nota_cli.errors import DataError, UsageError
-from nota_cli.files import REFUSED, write_text
+from nota_cli.files import lock, write_text
 from nota_cli.parsing import decode, parse_json
 
 STATE_FILE, LOCK_FILE = "state.json", ".lock"
@@ -80,12 +79,9 @@ def only_one(folder: Path) -> Iterator[None]:
         raise UsageError(f"--out: cannot write {folder}: {error.strerror}. Choose another folder.") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file, wait=False)
         except BlockingIOError:
             raise UsageError(f"--out: another nota ladder is at work in {folder}. Wait for it.") from None
-        except OSError as error:  # a file system without locks
-            if error.errno not in REFUSED:
-                raise
         yield
 
 

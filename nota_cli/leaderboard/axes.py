@@ -19,6 +19,15 @@ _DISTANCES = (9, 16, 26, 38, 54, 72, 92, 115, 140, 170, 200)
 Point = tuple[float, float]
 
 
+def is_drawable() -> bool:
+    """Whether matplotlib is installed."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def plain_axes(axes: "Axes", points: Sequence[Point]) -> None:
     """Room round the points, a light grid, logarithmic scales where values differ much, numbers as people write them.
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from nota_cli.errors import UsageError
 from nota_cli.files import atomic_path
-from nota_cli.leaderboard.axes import place_labels, plain_axes
+from nota_cli.leaderboard.axes import is_drawable, place_labels, plain_axes
 from nota_cli.leaderboard.ranking import METRICS, RankedRun, error_metric
 
 if TYPE_CHECKING:
@@ -40,10 +40,8 @@ def check_matplotlib() -> None:
     Raises:
         UsageError: matplotlib is not installed.
     """
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as absent:
-        raise UsageError(f"the plot needs matplotlib: {INSTALL}; or leave it out with --no-plot") from absent
+    if not is_drawable():
+        raise UsageError(f"the plot needs matplotlib: {INSTALL}; or leave it out with --no-plot")
 
 
 def picture(ranked_runs: list[RankedRun]) -> "Figure":

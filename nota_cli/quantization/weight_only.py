@@ -20,6 +20,21 @@ CPU_KERNELS = ("int4pack", "blockwise")
 """What `repack_gptq` makes: torch's own 4-bit product in bfloat16, or `PackedLinear`, exact in every type."""
 
 
+def product_by_rows(x: Tensor, weight: Callable[[int, int], Tensor], out_features: int, rows: int) -> Tensor:
+    """`[..., in]` to `[..., out]` by a weight that is made some rows at a time.
+
+    Args:
+        x: what goes in.
+        weight: rows from one up to another one, `[rows, in]` in the type of `x`; there may be fewer at the end.
+        out_features: all rows of the weight.
+        rows: how many are made at a time.
+    """
+    out = x.new_empty(*x.shape[:-1], out_features)
+    for start in range(0, out_features, rows):
+        out[..., start : start + rows] = F.linear(x, weight(start, start + rows))
+    return out
+
+
 class PackedLinear(nn.Module):
     """A frozen linear layer that unpacks its weight block by block while it multiplies.
 
@@ -85,9 +100,7 @@ class PackedLinear(nn.Module):
         rows = max(1, BLOCK // self.in_features)
         if rows >= self.out_features:
             return F.linear(x, self._rows(0, rows, x.dtype), None if self.bias is None else self.bias.to(x.dtype))
-        out = x.new_empty(*x.shape[:-1], self.out_features)
-        for start in range(0, self.out_features, rows):
-            out[..., start : start + rows] = F.linear(x, self._rows(start, start + rows, x.dtype))
+        out = product_by_rows(x, lambda start, stop: self._rows(start, stop, x.dtype), self.out_features, rows)
         return out if self.bias is None else out.add_(self.bias)
 
     def dequantize(self) -> Tensor:

@@ -1,8 +1,10 @@
 """Weights that stay in 16 bits while the arithmetic runs in float32, for processors without 16-bit products."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from nota_cli.quantization.dummy import packed_tensors
+from nota_cli.quantization.weight_only import product_by_rows
 
 BLOCK = 1 << 18  # weights that are widened at a time: they stay in the processor's cache
 HALF = (torch.bfloat16, torch.float16)
@@ -16,10 +18,9 @@ class HalfStoredLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """`[..., in]` to `[..., out]` in the type of `input`."""
         rows = max(1, BLOCK // self.in_features)
-        out = input.new_empty(*input.shape[:-1], self.out_features)
-        for start in range(0, self.out_features, rows):
-            weight = self.weight[start : start + rows].to(input.dtype)
-            out[..., start : start + rows] = F.linear(input, weight)
+        out = product_by_rows(
+            input, lambda start, stop: self.weight[start:stop].to(input.dtype), self.out_features, rows
+        )
         return out if self.bias is None else out.add_(self.bias.to(input.dtype))
 
 
@@ -47,7 +48,7 @@ def compute_in_float32(part: nn.Module) -> bool:
             module.__class__ = HalfStoredLinear  # the same object: tied weights stay tied, and hooks stay
             any_half = True
             continue
-        if hasattr(module, "codes") or hasattr(module, "packed") or hasattr(module, "qweight"):
+        if packed_tensors(module):
             continue
         for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if tensor.dtype in HALF:

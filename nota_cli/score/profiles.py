@@ -232,8 +232,9 @@ def _add_choices(figures: Figures, texts: Texts) -> None:
     parsed: list[Parsed | None] = []
     right = []
     for raw, own, choices in zip(texts.raw, texts.references, texts.choices, strict=True):
-        parsed.append(parse_answer(raw, choices) if choices else None)
-        right.append(float(bool(choices) and parse_answer(raw, choices).choice == right_choice(own[0], choices)))
+        answer = parse_answer(raw, choices) if choices else None
+        parsed.append(answer)
+        right.append(float(answer is not None and answer.choice == right_choice(own[0], choices)))
     offered = [float(bool(choices)) for choices in texts.choices]
     rows = int(sum(offered))
     kinds = [each.kind for each in parsed if each is not None]

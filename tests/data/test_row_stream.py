@@ -49,6 +49,15 @@ def whole(template: str) -> str:
     return template.replace("@", GOOD)
 
 
+def refusals(file: Path) -> tuple[str, str]:
+    """What the reader of whole files says of one that cannot be used, and what the reader of pieces does."""
+    with pytest.raises(DataError) as expected:
+        read_annotation(file)
+    with pytest.raises(DataError) as error:
+        list(stream_rows(file))
+    return str(expected.value), str(error.value)
+
+
 BROKEN = [
     whole('{"annotation": [@,\n @'),
     whole('{"annotation": [@,\n {"path": "b.wav" "task": "asr"}]}'),
@@ -67,12 +76,8 @@ def test_what_is_not_json_is_named_as_in_the_whole_file(piece: int, text: str, t
     """Line and column are the same; of what is said after them, the row is more."""
     file = tmp_path / "a.json"
     file.write_text(text)
-    with pytest.raises(DataError) as expected:
-        read_annotation(file)
-    with pytest.raises(DataError) as error:
-        list(stream_rows(file))
-    plain = str(expected.value).removesuffix(". Mend the file there.")
-    message = str(error.value)
+    whole_file, message = refusals(file)
+    plain = whole_file.removesuffix(". Mend the file there.")
     assert message.endswith(". Mend the file there.")
     assert plain.split(" at line ")[1] == message.split(" at line ")[1].split(" (")[0].removesuffix(
         ". Mend the file there."
@@ -97,14 +102,11 @@ def test_what_is_not_json_is_named_as_in_the_whole_file(piece: int, text: str, t
 def test_another_shape_is_refused_with_its_remedy(text: str, tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_text(text)
-    with pytest.raises(DataError) as expected:
-        read_annotation(file)
-    with pytest.raises(DataError) as error:
-        list(stream_rows(file))
-    if "nested" in str(expected.value):
-        assert str(error.value) == f"{file}: row 0, counted from 0: it is nested too deeply to be a row; mend it."
+    whole_file, message = refusals(file)
+    if "nested" in whole_file:
+        assert message == f"{file}: row 0, counted from 0: it is nested too deeply to be a row; mend it."
     else:
-        assert str(error.value) == str(expected.value)
+        assert message == whole_file
 
 
 def test_keys_that_are_twice_there_name_their_lines(piece: int, tmp_path: Path) -> None:
