@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 
 from nota_cli.errors import RecipeError
-from nota_cli.recipe.schema import Prompts
-
-AUDIO_PLACE = "<SpeechHere>"
+from nota_cli.recipe.prompts import PLACES, SUMMARY_PLACE, Prompts
 
 
 @dataclass(frozen=True)
@@ -39,5 +37,10 @@ def wrap(prompts: Prompts, query: Query) -> tuple[str, str]:
             raise RecipeError(f"the prompt of task {task!r} asks for a question, and the row has no Q")
         prompt = prompt.replace("{}", question)
     text = prompts.system + prompts.template.replace("{}", prompt)
-    before, _, after = text.partition(AUDIO_PLACE)
+    before, _, after = text.partition(next(place for place in PLACES if place in text))
     return before, after
+
+
+def wants_summary(prompts: Prompts, query: Query) -> bool:
+    """Whether a task's prompt takes the embeddings that sum a clip up, rather than those of its windows."""
+    return SUMMARY_PLACE in prompts.tasks.get(query.task, "")

@@ -134,7 +134,7 @@ def tiny_recipe(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from nota_cli.data.tokenizer import build_word_tokenizer
     from nota_cli.prompts import Query, wrap
-    from nota_cli.recipe.schema import Prompts
+    from nota_cli.recipe.prompts import Prompts
 
     folder = tmp_path_factory.mktemp("recipe")
     prompts = Prompts()

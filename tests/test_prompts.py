@@ -2,7 +2,7 @@ import pytest
 
 from nota_cli.errors import RecipeError
 from nota_cli.prompts import Query, wrap
-from nota_cli.recipe.schema import Prompts
+from nota_cli.recipe.prompts import Prompts
 
 
 def test_the_organisers_template_splits_round_the_audio() -> None:

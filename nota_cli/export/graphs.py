@@ -61,9 +61,14 @@ class _Connector(nn.Module):
     ) -> Tensor:
         connector = self.connector
         states = connector.normed_speech(speech) * speech_mask.unsqueeze(-1)
+        streams = [(speech, speech_mask)]
         if audio is not None and audio_mask is not None:
             states = torch.cat([states, connector.normed_audio(audio) * audio_mask.unsqueeze(-1)], dim=-1)
-        return connector.query_windows(states, real)[0] * self.scale
+            streams.append((audio, audio_mask))
+        embeds = connector.query_windows(states, real)[0]
+        if connector.summary is not None:
+            embeds = torch.cat([connector.summary(streams), embeds], dim=1)
+        return embeds * self.scale
 
 
 class _Decoder(nn.Module):

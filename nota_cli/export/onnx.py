@@ -172,7 +172,10 @@ def _manifest(recipe: Recipe, model: Salmonn, bits: Bits, files: dict[str, FileE
             longest_bank=0 if audio is None else longest_bank(audio),
         ),
         windows=Windows(
-            window=model.connector.window, stride=model.connector.stride, keeps_rest=model.connector.keeps_rest
+            window=model.connector.window,
+            stride=model.connector.stride,
+            keeps_rest=model.connector.keeps_rest,
+            summary=model.recipe.connector.summary,
         ),
         decoder=DecoderEntry(
             layers=layers,

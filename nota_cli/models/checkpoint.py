@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -224,6 +224,12 @@ def load_checkpoint(model: "Salmonn", path: Path, *, allow_missing: bool = False
     if model.recipe.lora is not None:
         expected |= {name for name in known if "lora_" in name}
     return _load(model, state, expected, path, allow_missing)
+
+
+def has_summary(folder: Path) -> bool:
+    """Whether a checkpoint folder holds a connector's summary."""
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        return any(name.startswith("connector.summary.") for name in file.keys())  # noqa: SIM118 - no dictionary
 
 
 def _check_stated(content: Any, recipe: Recipe, path: Path, allow_missing: bool) -> None:

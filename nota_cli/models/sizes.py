@@ -11,6 +11,7 @@ from nota_cli.errors import RecipeError
 from nota_cli.models.architectures import architecture
 from nota_cli.models.parts import Part
 from nota_cli.models.vocabulary import kept_rows
+from nota_cli.recipe.connectors import SUMMARY_WIDTH
 from nota_cli.recipe.schema import AudioEncoder, Decoder, Encoder, Recipe
 
 BYTES = {"int64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -214,6 +215,11 @@ def _feed_forward(part: PartSize, width: int, hidden: int) -> None:
 
 def _connector(recipe: Recipe, speech: int, audio: int, decoder: int) -> PartSize:
     spec, part = recipe.connector, PartSize("connector")
+    if spec.summary:
+        part.norm(speech + audio)
+        part.norm(speech + audio)
+        part.linear(2 * (speech + audio), SUMMARY_WIDTH)
+        part.linear(SUMMARY_WIDTH, spec.summary * decoder)
     if spec.kind not in ("qformer", "stack_mlp"):
         raise RecipeError(f"connector: the size of a {spec.kind} is not known without building it")
     if spec.kind == "stack_mlp":

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+SUMMARY_WIDTH = 128  # between the two layers that sum a clip up: few weights, as there may be few clips to learn from
+
 
 @dataclass(frozen=True)
 class ConnectorKind:

@@ -48,6 +48,8 @@ class Windows(Section):
     stride: int
     keeps_rest: bool = False
     """Whether the last, part-filled window counts in clips that were padded to 30 s, too."""
+    summary: int = 0
+    """Embeddings before those of the windows that tell of the whole clip."""
 
 
 class DecoderEntry(Section):

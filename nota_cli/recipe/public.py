@@ -1,10 +1,11 @@
 """Recipes of public audio language models that transformers has the code of: one model, a prompt for each task."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from nota_cli.recipe.schema import BaseRecipe, Generate, Prompts
+from nota_cli.recipe.prompts import SUMMARY_PLACE, Prompts
+from nota_cli.recipe.schema import BaseRecipe, Generate
 from nota_cli.recipe.section import Dtype, PathText, Positive, Section
 
 
@@ -27,6 +28,12 @@ class PublicPrompts(Prompts):
 
     template: str = "{}"
     tasks: dict[str, str] = {"asr": "<SpeechHere>"}
+
+    @model_validator(mode="after")
+    def _no_summary(self) -> Self:
+        if any(SUMMARY_PLACE in prompt for prompt in self.tasks.values()):
+            raise ValueError(f"{SUMMARY_PLACE} is for systems with a connector of their own; use <SpeechHere>")
+        return self
 
 
 class PublicGenerate(Generate):

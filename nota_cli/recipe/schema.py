@@ -16,6 +16,7 @@ from pydantic import (
 
 from nota_cli.recipe.connectors import CONNECTORS
 from nota_cli.recipe.encoders import ENCODERS, kinds
+from nota_cli.recipe.prompts import SUMMARY_PLACE, Prompts
 from nota_cli.recipe.quantizers import QUANTIZERS
 from nota_cli.recipe.section import Dtype, PathText, Positive, Probability, Section
 from nota_cli.recipe.training import Data, StageQuantize, Train
@@ -128,7 +129,11 @@ class Connector(Section):
     dropout: Probability = 0.1
     stack: Positive = 8
     """`stack_mlp` alone: how many states, 20 ms each, become one embedding."""
-    train: bool = True
+    summary: int = Field(0, ge=0)
+    """How many more embeddings tell of the clip as a whole: of the mean and deviation of the encoders' states over
+    time. Prompts with `<SummaryHere>` take these in place of the windows."""
+    train: bool | Literal["summary"] = True
+    """`summary`: that part alone."""
 
     @model_validator(mode="after")
     def _settings_of_its_kind(self) -> "Connector":
@@ -180,32 +185,7 @@ class Lora(Section):
     alpha: Positive = 32
     dropout: Probability = 0.1
     targets: list[str] = ["q_proj", "v_proj"]
-
-
-class Prompts(Section):
-    """What is said to the decoder round the audio."""
-
-    template: str = "USER: {}\nASSISTANT:"
-    system: str = ""
-    """Text put before everything else, already in the decoder's own chat format."""
-    end_symbol: str | None = None
-    """The text that ends an answer; the tokenizer's end-of-sequence token when not given."""
-    tasks: dict[str, str] = {
-        "asr": "<Speech><SpeechHere></Speech> Recognize the speech and give me the transcription.",
-        "audiocaption": "<Speech><SpeechHere></Speech> Please describe the audio.",
-        "audiocaption_v2": "<Speech><SpeechHere></Speech> Please write down what your hear in the audio.",
-        "QA": "<Speech><SpeechHere></Speech> {}",
-        "gender_QA": "<Speech><SpeechHere></Speech> {}",
-    }
-
-    @model_validator(mode="after")
-    def _placeholders(self) -> "Prompts":
-        if self.template.count("{}") != 1:
-            raise ValueError("`template` needs exactly one {} for the task's prompt")
-        wrong = [task for task, prompt in self.tasks.items() if prompt.count("<SpeechHere>") != 1]
-        if wrong:
-            raise ValueError(f"the prompt of {', '.join(wrong)} needs exactly one <SpeechHere>")
-        return self
+    train: bool = True
 
 
 class GenerateTask(Section):
@@ -343,6 +323,18 @@ class Recipe(BaseRecipe):
     stages: list["Stage"] = []
     """Stages that `nota train` runs in turn, each from where the one before it ended. A stage is written as what
     differs from the recipe itself, or from another one that its `base` names; once read it is a whole recipe."""
+
+    @model_validator(mode="after")
+    def _has_asked_summary(self) -> "Recipe":
+        asking = [task for task, prompt in self.prompts.tasks.items() if SUMMARY_PLACE in prompt]
+        if asking and not self.connector.summary:
+            raise ValueError(
+                f"the prompt of {', '.join(asking)} has {SUMMARY_PLACE}, and the connector makes no summary; "
+                "set connector.summary to how many embeddings it is"
+            )
+        if self.connector.train == "summary" and not self.connector.summary:
+            raise ValueError("connector.train: summary, and connector.summary is 0")
+        return self
 
     @model_validator(mode="after")
     def _stages_fit(self) -> "Recipe":

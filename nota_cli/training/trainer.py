@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nota_cli.data.batches import TrainingBatch, TrainingBatches
 from nota_cli.errors import RecipeError
 from nota_cli.models.build import build
-from nota_cli.models.checkpoint import load_checkpoint
+from nota_cli.models.checkpoint import has_summary, load_checkpoint
 from nota_cli.models.compute import multiplies
 from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.load import own_decoder
@@ -270,13 +270,14 @@ def _has_half(recipe: Recipe) -> bool:
     return "float16" in (recipe.speech_encoder.dtype, recipe.audio_encoder.dtype, recipe.decoder.dtype)
 
 
-def _start_from(model: Salmonn, folder: Path) -> None:
-    """Weights of an earlier stage; the adapters of this stage, if that one had none, start fresh."""
-    recipe = model.recipe
-    fresh = recipe.lora is not None and folder.is_dir() and not (folder / "adapter").is_dir()
-    if not fresh:
-        load_checkpoint(model, folder)
-        return
-    model.recipe = recipe.model_copy(update={"lora": None})
-    load_checkpoint(model, folder)
-    model.recipe = recipe
+def _start_from(model: Salmonn, path: Path) -> None:
+    """Weights of an earlier stage; what this stage has and that one had not, adapters or a summary, starts fresh."""
+    recipe, summary = model.recipe, model.connector.summary
+    if recipe.lora is not None and path.is_dir() and not (path / "adapter").is_dir():
+        model.recipe = recipe.model_copy(update={"lora": None})
+    if summary is not None and path.is_dir() and not has_summary(path):
+        model.connector.summary = None
+    try:
+        load_checkpoint(model, path)
+    finally:
+        model.recipe, model.connector.summary = recipe, summary

@@ -10,7 +10,7 @@ from nota_cli.data.choices import lettered, parse_answer, right_choice
 from nota_cli.data.row_batches import query_of
 from nota_cli.errors import DataError
 from nota_cli.prompts import wrap
-from nota_cli.recipe.schema import Prompts
+from nota_cli.recipe.prompts import Prompts
 
 ANIMALS = ("cat", "dog", "rain")
 WEATHER = ("rain", "rain and wind", "wind and rain on a roof")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from helpers.submissions import BOM, OK, H, found
 from nota_cli.errors import DataError, UsageError
 from nota_cli.prompts import AUDIO_PLACE
-from nota_cli.recipe.schema import Prompts
+from nota_cli.recipe.prompts import Prompts
 from nota_cli.submission import KINDS, LIMIT, READ_AS_NAN, examine, repair, validate, write_submission
 from nota_cli.submission.problems import ERROR
 from nota_cli.submission.texts import PROMPTS, suspicions

@@ -1,14 +1,59 @@
 """What connectors share: both encoders' states joined and cut into windows, each of which becomes embeddings."""
 
+from collections.abc import Sequence
 from importlib import import_module
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from nota_cli.recipe.connectors import CONNECTORS
+from nota_cli.recipe.connectors import CONNECTORS, SUMMARY_WIDTH
 from nota_cli.recipe.schema import Connector as ConnectorSpec
 
 STATES_PER_SECOND = 50  # Whisper: a state for two frames of 10 ms
+
+
+class Summary(nn.Module):
+    """A few embeddings of a clip as a whole: mean and deviation of its states over time, normed, and two layers.
+
+    What a sound is shows in these better than in single windows where there is little to train on (docs/small.md).
+
+    Args:
+        width: of the states.
+        decoder_width: of the embeddings.
+        count: embeddings of a clip.
+    """
+
+    def __init__(self, width: int, decoder_width: int, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.mean_norm, self.deviation_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.dropout = nn.Dropout(0.2)
+        self.reduction = nn.Linear(2 * width, SUMMARY_WIDTH)
+        self.projection = nn.Linear(SUMMARY_WIDTH, count * decoder_width)
+
+    def forward(self, streams: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        """The embeddings `[batch, count, decoder width]`.
+
+        Args:
+            streams: of each encoder the states `[batch, states, width]` and which are real `[batch, states]`, at
+                least one of a clip; None if all are.
+        """
+        moments = [_moments(states, real) for states, real in streams]
+        mean, deviation = (torch.cat(parts, dim=-1) for parts in zip(*moments, strict=True))
+        both = torch.cat([self.mean_norm(mean), self.deviation_norm(deviation)], dim=-1)
+        embeds: Tensor = self.projection(F.gelu(self.reduction(self.dropout(both)))).unflatten(-1, (self.count, -1))
+        return embeds
+
+
+def _moments(states: Tensor, real: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over time `[batch, width]` of real states."""
+    weights = states.new_ones(states.shape[:2]) if real is None else real.to(states.dtype)
+    weights = weights.unsqueeze(-1)
+    count = weights.sum(1)
+    mean = (states * weights).sum(1) / count
+    variance = ((states - mean.unsqueeze(1)).square() * weights).sum(1) / count
+    return mean, (variance + 1e-6).sqrt()
 
 
 class Connector(nn.Module):
@@ -20,6 +65,9 @@ class Connector(nn.Module):
     Args:
         window: states of a window.
         stride: states from the beginning of one window to that of the next.
+
+    Attributes:
+        summary: makes the first embeddings of each clip, if there is one.
     """
 
     keeps_rest = False
@@ -28,6 +76,7 @@ class Connector(nn.Module):
     def __init__(self, window: int, stride: int) -> None:
         super().__init__()
         self.window, self.stride = window, stride
+        self.summary: Summary | None = None
 
     @property
     def device(self) -> torch.device:
@@ -72,9 +121,11 @@ class Connector(nn.Module):
             audio_mask: [batch, audio states], True at real states.
 
         Returns:
-            Embeddings [batch, windows x embeddings of a window, decoder width] and their mask (True at real ones).
+            Embeddings [batch, windows x embeddings of a window, decoder width] and their mask (True at real ones);
+            before these the embeddings of the summary, if there is one.
         """
         dtype = next(self.parameters()).dtype  # the encoders may have another
+        streams = [(speech.to(dtype), speech_mask), *([] if audio is None else [(audio.to(dtype), audio_mask)])]
         states = self.normed_speech(speech.to(dtype))
         real = speech_mask
         if speech_mask is not None:
@@ -93,7 +144,11 @@ class Connector(nn.Module):
             full = self.filled(states.size(1))
             states = extend(states, full)
             real = None if real is None else extend(real, full)
-        return self.query_windows(states, real)
+        embeds, alive = self.query_windows(states, real)
+        if self.summary is None:
+            return embeds, alive
+        summed = self.summary(streams)
+        return torch.cat([summed, embeds], dim=1), torch.cat([alive.new_ones(summed.shape[:2]), alive], dim=1)
 
     def filled(self, length: int) -> int:
         """States that fill the last window of a clip of `length` states."""
@@ -143,6 +198,8 @@ def build_connector(spec: ConnectorSpec, speech_width: int, audio_width: int | N
     connector: Connector = import_module(CONNECTORS[spec.kind].module).CONNECTOR(
         spec, speech_width, audio_width, decoder_width
     )
+    if spec.summary:
+        connector.summary = Summary(speech_width + (audio_width or 0), decoder_width, spec.summary)
     return connector
 
 

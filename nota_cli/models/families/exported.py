@@ -18,7 +18,7 @@ from nota_cli.generation.runtimes.onnx import CachedDecoder, CachingDecoder, Gra
 from nota_cli.hub import local_path
 from nota_cli.models.parts import Part
 from nota_cli.models.purpose import Purpose
-from nota_cli.prompts import Query, wrap
+from nota_cli.prompts import Query, wants_summary, wrap
 from nota_cli.recipe.exported import FAMILY, ExportRecipe, read_manifest
 from nota_cli.recipe.schema import Generate
 from nota_cli.recipe.section import LoadFormat
@@ -131,6 +131,8 @@ class ExportedSalmonn:
         for sound, query in zip(sounds, queries, strict=True):
             before, after = wrap(self.recipe.prompts, query)
             head = ([] if bos is None else [bos]) + self._ids(before)
+            count = self.manifest.windows.summary
+            sound = sound[:count] if wants_summary(self.recipe.prompts, query) else sound[count:]
             rows.append(np.concatenate([self._embed(head), sound, self._embed(self._ids(after))]))
         length = max(map(len, rows))
         embeds = np.zeros((len(rows), length, self.manifest.decoder.width), dtype=np.float32)

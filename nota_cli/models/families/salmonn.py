@@ -24,7 +24,7 @@ from nota_cli.models.connectors.base import build_connector
 from nota_cli.models.decoders.decoder import Decoder
 from nota_cli.models.inventory import count_parts
 from nota_cli.models.parts import Part
-from nota_cli.prompts import Query, wrap
+from nota_cli.prompts import Query, wants_summary, wrap
 from nota_cli.recipe.schema import Generate, Recipe
 
 IGNORED = -100  # a label that the loss leaves out
@@ -348,6 +348,15 @@ class Salmonn(nn.Module):
         ids = self.decoder.token_ids(self.end_symbol)
         return ids if len(ids) == 1 else []
 
+    def _sound_mask(self, mask: Tensor, queries: list[Query]) -> Tensor:
+        """Of a batch's embeddings the ones that each prompt takes: windows, or the summary before them."""
+        count = self.recipe.connector.summary
+        if not count:
+            return mask
+        is_summary = torch.arange(mask.size(1), device=mask.device) < count
+        asked = [wants_summary(self.recipe.prompts, query) for query in queries]
+        return mask & (is_summary == torch.tensor(asked, device=mask.device).unsqueeze(1))
+
     def _assemble(
         self, encoded: Encoded, queries: list[Query], answers: list[list[int]], *, left: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -360,7 +369,8 @@ class Salmonn(nn.Module):
         ends = [wrap(self.recipe.prompts, query)[1] for query in queries]
         known = {text: self.decoder.token_ids(text) for text in set(ends)}
         tails = [known[text] for text in ends]
-        sounds = encoded.mask.sum(-1).tolist()
+        sound_mask = self._sound_mask(encoded.mask, queries)
+        sounds = sound_mask.sum(-1).tolist()
         lengths = [len(h) + n + len(t) + len(a) for h, n, t, a in zip(heads, sounds, tails, answers, strict=True)]
         length = max(lengths)
         ids = np.zeros((len(queries), length), dtype=np.int64)
@@ -380,7 +390,7 @@ class Salmonn(nn.Module):
         device = encoded.embeds.device
         real = torch.from_numpy(mask).to(device)
         text = self.decoder.embed(torch.from_numpy(ids).to(device))
-        states = (encoded.embeds * self.decoder.audio_scale)[encoded.mask].to(text.dtype)
+        states = (encoded.embeds * self.decoder.audio_scale)[sound_mask].to(text.dtype)
         embeds = text.masked_scatter(torch.from_numpy(audio).to(device).unsqueeze(-1), states)
         embeds = embeds.masked_fill(real.unsqueeze(-1) == 0, 0.0)
         return embeds, real, torch.from_numpy(labels).to(device)

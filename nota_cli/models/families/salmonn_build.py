@@ -99,7 +99,7 @@ def _set_trainable(model: Salmonn) -> None:
     switches = [
         (model.speech_encoder, recipe.speech_encoder.train),
         (model.audio_encoder, recipe.audio_encoder.train),
-        (model.connector, recipe.connector.train),
+        (model.connector.summary if recipe.connector.train == "summary" else model.connector, recipe.connector.train),
         (model.decoder, recipe.decoder.train),
     ]
     for part, on in switches:
@@ -108,8 +108,8 @@ def _set_trainable(model: Salmonn) -> None:
     for name in encoder_entry(recipe.speech_encoder.kind).fixed:
         model.speech_encoder.get_submodule(name).requires_grad_(False)
     for name, parameter in model.decoder.named_parameters():
-        if "lora_" in name:
-            parameter.requires_grad_(True)
+        if "lora_" in name and recipe.lora is not None:
+            parameter.requires_grad_(recipe.lora.train)
 
 
 def train_mode(model: Salmonn) -> None:
