@@ -23,7 +23,7 @@ def test_every_shipped_recipe_loads_and_begins_with_the_command_that_runs_it(nam
     first = recipe_names()[name].read_text().splitlines()[0]
     assert first.startswith("# ")
     trained_first = (
-        name in ("tiny-stage1", "tiny-stages", "tiny-samples", "small-connector")
+        name in ("tiny-stage1", "tiny-stages", "tiny-samples", "small-connector", "small-decoder")
         or recipe_names()[name].parent.name == "trials"
     )
     assert f"nota {'train' if trained_first else 'infer'}" in first
