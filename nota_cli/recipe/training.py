@@ -67,6 +67,10 @@ class Distill(Section):
     weight: Probability = 0.5
     temperature: float = Field(2.0, gt=0)
     """What the logits of both are divided by; the divergence is multiplied by its square."""
+    states_weight: float = Field(0.0, ge=0)
+    """Weight of the squared difference between the student's and the teacher's hidden states, relative to the
+    teacher's: each encoder's output and the connector's embeddings. Both take the same audio and have the same
+    widths."""
     top_k: int = Field(0, ge=0)
     """Of each token the teacher's so many most likely entries, all others as one; 0: the whole vocabulary."""
     cache: PathText | None = None

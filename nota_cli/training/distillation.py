@@ -16,7 +16,7 @@ from nota_cli.features.batch import Features
 from nota_cli.features.soft_targets import SoftTargets
 from nota_cli.features.states import States
 from nota_cli.models.build import build
-from nota_cli.models.families.salmonn import Salmonn
+from nota_cli.models.families.salmonn import Encoded, Salmonn
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_system
 from nota_cli.recipe.schema import Recipe
@@ -39,6 +39,11 @@ def check_distillable(recipe: Recipe) -> None:
     spec = recipe.train.distill
     if spec is None:
         return
+    if spec.cache is not None and spec.states_weight:
+        raise RecipeError(
+            "train.distill.states_weight compares what student and teacher hear, and train.distill.cache keeps the "
+            "teacher's answers alone; leave one of the two out"
+        )
     if spec.cache is None:
         if recipe.train.cache is not None:
             raise RecipeError(
@@ -92,25 +97,71 @@ class Teacher:
                 f"train.distill.teacher: {spec.teacher} has another vocabulary than the student: {difference}. Logits "
                 f"can be compared over one vocabulary alone. {by_texts}"
             )
+        if spec.states_weight:
+            self._check_states()
 
-    def __call__(self, batch: TrainingBatch) -> SoftTargets:
-        """What the teacher says of the tokens of a batch's answers, row after row."""
+    def __call__(self, batch: TrainingBatch) -> tuple[SoftTargets, Encoded | None]:
+        """What it says of the tokens of a batch's answers, row after row, and what it hears, if it runs now."""
         if batch.soft_targets is not None:
-            return batch.soft_targets.to(self.model.device)
+            return batch.soft_targets.to(self.model.device), None
         features = batch.features if batch.teacher_features is None else batch.teacher_features
         assert not isinstance(features, States)  # refused by `check_distillable`
-        return SoftTargets.of_logits(
-            self.logits(features, batch.queries, batch.texts), self.spec.temperature, self.spec.top_k
-        )
+        logits, encoded = self.run(features, batch.queries, batch.texts)
+        return SoftTargets.of_logits(logits, self.spec.temperature, self.spec.top_k), encoded
 
-    def logits(self, features: Features, queries: list[Query], texts: list[str]) -> Tensor:
-        """Its logits [answer tokens, vocabulary], in its own number type."""
+    def run(self, features: Features, queries: list[Query], texts: list[str]) -> tuple[Tensor, Encoded]:
+        """Its logits [answer tokens, vocabulary], in its own number type, and the encoded batch."""
         with torch.no_grad(), torch.autocast(self.model.device.type, enabled=False):
-            return self.model.answer_logits(features, queries, texts)[1][:, : self.vocabulary]
+            _, logits, encoded = self.model.answer_logits(features, queries, texts)
+            return logits[:, : self.vocabulary], encoded
 
     def divergence(self, logits: Tensor, targets: SoftTargets) -> Tensor:
         """Of the student's logits [answer tokens, vocabulary]; see `SoftTargets.divergence`."""
         return targets.divergence(logits[:, : self.vocabulary], self.spec.temperature)
+
+    def states_difference(self, student: Encoded, teacher: Encoded) -> Tensor:
+        """Squared difference of the outputs of encoders and connector, relative to the teacher's; mean over clips."""
+        pairs = [
+            (student.speech_states, teacher.speech_states, teacher.speech_mask),
+            (student.audio_states, teacher.audio_states, teacher.audio_mask),
+            (student.embeds, teacher.embeds, teacher.mask),
+        ]
+        terms = []
+        for own, aim, mask in pairs:
+            if own is not None and aim is not None:
+                real = 1.0 if mask is None else mask.unsqueeze(-1)
+                power = (aim.float().square() * real).sum((1, 2)).clamp(min=1e-6)
+                terms.append((((own - aim).float().square() * real).sum((1, 2)) / power).mean())
+        return torch.stack(terms).mean()
+
+    def _check_states(self) -> None:
+        """Whether the states of both can be compared.
+
+        Raises:
+            RecipeError: they cannot.
+        """
+        own, other = self.student, self.model
+        shapes = [
+            {
+                "audio.pad": model.recipe.audio.pad,
+                "width of the speech encoder": int(model.speech_encoder.output_dim),
+                "width of the audio encoder": model.audio_encoder and int(model.audio_encoder.output_dim),
+                "width of the decoder": model.decoder.width,
+                "states of a window and from one to the next": (model.connector.window, model.connector.stride),
+                "embeddings of a summary": model.recipe.connector.summary,
+            }
+            for model in (own, other)
+        ]
+        unlike = [
+            f"{name}: {shapes[1][name]}, the student's {value}"
+            for name, value in shapes[0].items()
+            if shapes[1][name] != value
+        ]
+        if unlike:
+            raise RecipeError(
+                f"train.distill.states_weight: the hidden states of {self.spec.teacher} cannot be compared with the "
+                f"student's:\n{listing(unlike)}\nLeave it out, and the teacher teaches by its logits alone."
+            )
 
     def key(self) -> str:
         """Twelve hexadecimal digits that change with its weights and with what else its answers depend on."""
@@ -190,7 +241,7 @@ class TeacherCache:
         for batch in loader(RowBatches(rows, groups, corpus.source.audio_root, spec), range(len(groups)), 0):
             chosen = [items[row] for row in batch.rows]
             texts = [text for _, (_, _, text) in chosen]
-            logits = self.teacher.logits(batch.features, [query for _, (_, query, _) in chosen], texts)
+            logits, _ = self.teacher.run(batch.features, [query for _, (_, query, _) in chosen], texts)
             soft = SoftTargets.of_logits(logits, self.teacher.spec.temperature, self.teacher.spec.top_k).to("cpu")
             lengths = self.teacher.model.answer_lengths(texts)
             for (key, _), part in zip(chosen, soft.split(lengths), strict=True):

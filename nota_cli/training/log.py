@@ -17,7 +17,7 @@ from nota_cli.training.trainer import Step
 
 Track = Callable[[dict[str, float], int], None]
 METRICS_FILE = "metrics.jsonl"
-LOSSES = ("loss", "ctc", "alignment", "label", "distillation")
+LOSSES = ("loss", "ctc", "alignment", "label", "distillation", "states")
 
 
 class Log:

@@ -166,7 +166,7 @@ class Trainer:
         """
         with torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.autocast):
             losses = self._losses(batch)
-        names = ["loss", "ctc", "alignment", "label", "distillation"]
+        names = ["loss", "ctc", "alignment", "label", "distillation", "states"]
         counts = self._counts(batch)
         own = torch.tensor([float(counts.get(name, 0)) for name in names], dtype=torch.float64)
         whole = self._summed(own)
@@ -197,11 +197,14 @@ class Trainer:
             loss, encoded = self.model(batch.features, batch.queries, batch.texts)
             return {"loss": self.spec.decoder_weight * loss, **self.heads(encoded, batch)}
         loss, logits, encoded = self.model.answer_logits(batch.features, batch.queries, batch.texts)
-        weight = self.spec.distill.weight
+        spec = self.spec.distill
+        targets, heard = self.teacher(batch)
         losses = {
-            "loss": self.spec.decoder_weight * (1 - weight) * loss,
-            "distillation": self.spec.decoder_weight * weight * self.teacher.divergence(logits, self.teacher(batch)),
+            "loss": self.spec.decoder_weight * (1 - spec.weight) * loss,
+            "distillation": self.spec.decoder_weight * spec.weight * self.teacher.divergence(logits, targets),
         }
+        if spec.states_weight and heard is not None:
+            losses["states"] = spec.states_weight * self.teacher.states_difference(encoded, heard)
         return {**losses, **self.heads(encoded, batch)}
 
     def _counts(self, batch: TrainingBatch) -> dict[str, int]:
@@ -213,6 +216,8 @@ class Trainer:
             counts["loss"] = sum(self.model.answer_lengths(batch.texts))
             if self.teacher is not None:
                 counts["distillation"] = counts["loss"]
+            if self.spec.distill is not None and self.spec.distill.states_weight:
+                counts["states"] = len(batch.queries)
         return counts
 
     def _sum_gradients(self) -> None:

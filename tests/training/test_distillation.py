@@ -10,8 +10,11 @@ from torch.nn import functional as F
 from nota_cli.data.tokenizer import build_word_tokenizer
 from nota_cli.errors import RecipeError
 from nota_cli.features.soft_targets import SoftTargets
+from nota_cli.models.build import build
+from nota_cli.models.families.salmonn import Encoded
 from nota_cli.recipe.load import load_recipe
-from nota_cli.recipe.training import Augment
+from nota_cli.recipe.training import Augment, Distill
+from nota_cli.training.distillation import Teacher
 from nota_cli.training.loop import train
 
 STILL = [
@@ -135,3 +138,40 @@ def test_what_cannot_teach_is_refused(tiny_recipe: Path, tiny_checkpoint: Path, 
     for settings, message in cases:
         with pytest.raises(RecipeError, match=message):
             train(load_recipe(str(tiny_recipe), [*still, sources, *settings]), tmp_path / "run")
+
+
+def test_hidden_states_come_closer_to_the_teacher_s(
+    tiny_recipe: Path, tiny_checkpoint: Path, sources: str, tmp_path: Path, each_step: None
+) -> None:
+    distill = f"train.distill={{teacher: {tiny_checkpoint}, weight: 0, states_weight: 1}}"
+    settings = [*STILL, sources, distill, "train.learning_rate=3e-3", "train.seed=4", "train.steps=12"]
+    train(load_recipe(str(tiny_recipe), settings), tmp_path / "student")
+    losses = entries(tmp_path / "student")
+    assert losses[-1]["states"] < 0.5 * losses[0]["states"]
+
+
+def test_equal_states_differ_by_nothing_and_padding_does_not_count(tiny_recipe: Path, tiny_checkpoint: Path) -> None:
+    student = build(load_recipe(str(tiny_recipe)), purpose="train")
+    teacher = Teacher(Distill(teacher=str(tiny_checkpoint), states_weight=1), student, "cpu")
+    sounds = [torch.sin(torch.arange(length) / 30).numpy() for length in (32_000, 9_000)]
+    encoded = teacher.model.encode(teacher.model.preprocessor().features(sounds))
+    other = Encoded(**{**vars(encoded), "embeds": torch.where(encoded.mask[..., None], encoded.embeds, 7.0)})
+    assert float(teacher.states_difference(other, encoded)) == 0
+    twice = Encoded(*(value * 2 if value.is_floating_point() else value for value in vars(encoded).values()))
+    assert float(teacher.states_difference(twice, encoded)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["train.distill.cache=cache"], "compares what student and teacher hear"),
+        (["connector.window_seconds=0.2"], "states of a window and from one to the next"),
+        (["audio.pad=30s"], "audio.pad: clip, the student's 30s"),
+    ],
+)
+def test_states_that_cannot_be_compared(
+    tiny_recipe: Path, tiny_checkpoint: Path, sources: str, tmp_path: Path, settings: list[str], message: str
+) -> None:
+    distill = [f"train.distill.teacher={tiny_checkpoint}", "train.distill.states_weight=1"]
+    with pytest.raises(RecipeError, match=message):
+        train(load_recipe(str(tiny_recipe), [*STILL, sources, *distill, *settings]), tmp_path / "student")
