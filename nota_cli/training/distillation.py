@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -140,18 +141,7 @@ class Teacher:
         Raises:
             RecipeError: they cannot.
         """
-        own, other = self.student, self.model
-        shapes = [
-            {
-                "audio.pad": model.recipe.audio.pad,
-                "width of the speech encoder": int(model.speech_encoder.output_dim),
-                "width of the audio encoder": model.audio_encoder and int(model.audio_encoder.output_dim),
-                "width of the decoder": model.decoder.width,
-                "states of a window and from one to the next": (model.connector.window, model.connector.stride),
-                "embeddings of a summary": model.recipe.connector.summary,
-            }
-            for model in (own, other)
-        ]
+        shapes = [_shapes(model) for model in (self.student, self.model)]
         unlike = [
             f"{name}: {shapes[1][name]}, the student's {value}"
             for name, value in shapes[0].items()
@@ -172,6 +162,20 @@ class Teacher:
         digest.update(json.dumps(settings).encode())
         digest_tensors(digest, self.model.state_dict())
         return digest.hexdigest()[:12]
+
+
+def _shapes(model: Salmonn) -> dict[str, object]:
+    """What two models have to share for their hidden states to be compared, in words."""
+    speech: Any = model.speech_encoder
+    sounds: Any = model.audio_encoder
+    return {
+        "audio.pad": model.recipe.audio.pad,
+        "width of the speech encoder": speech.output_dim,
+        "width of the audio encoder": None if sounds is None else sounds.output_dim,
+        "width of the decoder": model.decoder.width,
+        "states of a window and from one to the next": (model.connector.window, model.connector.stride),
+        "embeddings of a summary": model.recipe.connector.summary,
+    }
 
 
 def _difference(student: Salmonn, teacher: Salmonn) -> str | None:

@@ -55,10 +55,6 @@ def test_mistakes_are_named(setting: str, message: str) -> None:
 
 def test_no_shipped_recipe_changes_what_a_model_says() -> None:
     own = {"small", "small-connector", "small-decoder"}  # this project's own: its figures are measured with these
-        "small",
-        "small-connector",
-        "small-decoder",
-    }  # a model of this project: its figures are measured with these settings
     for name in set(SALMONN) - own:
         generate = load_recipe(name).generate
         assert (generate.sample, generate.loop_guard, generate.tasks) == (False, "off", {})
