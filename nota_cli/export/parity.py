@@ -56,7 +56,12 @@ class Parity:
 
 
 def compare(
-    model: Salmonn, export: ExportedSalmonn, waves: Sequence[Array], queries: Sequence[Query], bits: dict[str, int]
+    model: Salmonn,
+    export: ExportedSalmonn,
+    waves: Sequence[Array],
+    queries: Sequence[Query],
+    bits: dict[str, int],
+    tokens: int | None = None,
 ) -> Parity:
     """Run clips through both.
 
@@ -66,6 +71,7 @@ def compare(
         waves: float32 `[samples]` at 16 kHz.
         queries: one a clip.
         bits: of the weights: `encoder`, `decoder`, `embedding`.
+        tokens: of an answer at most, if fewer than the recipe's.
     """
     parity = Parity(clips=len(waves))
     names = ["speech_encoder", *(["audio_encoder"] if model.audio_encoder is not None else []), "connector", "decoder"]
@@ -76,7 +82,7 @@ def compare(
         for part, error in _errors(model, export, wave, query).items():
             parity.errors[part] = max(parity.errors[part], error)
     for size in BATCHES:
-        texts = [_texts(side, waves, queries, size) for side in (model, export)]
+        texts = [_texts(side, waves, queries, size, tokens) for side in (model, export)]
         pairs = list(zip(*texts, strict=True))
         parity.same_texts[str(size)] = sum(ours == theirs for theirs, ours in pairs)
         parity.different += [pair for pair in pairs if pair[0] != pair[1] and pair not in parity.different]
@@ -112,11 +118,14 @@ def _errors(model: Salmonn, export: ExportedSalmonn, wave: Array, query: Query) 
     return errors
 
 
-def _texts(model: Any, waves: Sequence[Array], queries: Sequence[Query], size: int) -> list[str]:
+def _texts(model: Any, waves: Sequence[Array], queries: Sequence[Query], size: int, tokens: int | None) -> list[str]:
+    settings = model.recipe.generate
+    if tokens is not None:
+        settings = settings.model_copy(update={"max_new_tokens": tokens})
     texts = []
     for start in range(0, len(waves), size):
         features = model.preprocessor().features(list(waves[start : start + size]))
-        answers = model.generate_answers(features, list(queries[start : start + size]))
+        answers = model.generate_answers(features, list(queries[start : start + size]), settings)
         texts += [answer.text for answer in answers]
     return texts
 

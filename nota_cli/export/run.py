@@ -21,6 +21,7 @@ from nota_cli.recipe.schema import Recipe
 from nota_cli.recipe.section import LoadFormat
 
 SAMPLES = Path("checkpoints/tiny/samples")  # recordings that ship with nota
+DUMMY_TOKENS = 8  # of an answer that random weights give: they know no end, and at full size a token takes its time
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,9 @@ def export(
             own = load_any_recipe(str(folder))
             assert isinstance(own, ExportRecipe)
             exported = ExportedSalmonn(own, folder)
-            parity = compare(model, exported, waves, queries, manifest.bits)
-            if parity.failed and load_format != "dummy":  # random weights keep nothing that rounding must not lose
+            dummy = load_format == "dummy"
+            parity = compare(model, exported, waves, queries, manifest.bits, DUMMY_TOKENS if dummy else None)
+            if parity.failed and not dummy:  # random weights keep nothing that rounding must not lose
                 raise NotaError(f"{out} is not written: {_complaint(parity)}")
             manifest = manifest.model_copy(update={"parity": parity.values()})
             write_manifest(folder, manifest)
