@@ -14,7 +14,6 @@ from torch.nn import functional as F
 from nota_cli.data.annotation import family
 from nota_cli.data.row_batches import Batch
 from nota_cli.models.families.salmonn import Encoded, Salmonn
-from nota_cli.prompts import wants_summary
 from nota_cli.recipe.training import Train
 
 CONFIDENT = 12.0  # the alignment's score of an output that is exactly a token's embedding
@@ -33,7 +32,7 @@ class AuxiliaryHeads(nn.Module):
     def __init__(self, model: Salmonn, spec: Train, labels: list[str]) -> None:
         super().__init__()
         self.spec = spec
-        self.token_ids, self.prompts = model.decoder.token_ids, model.recipe.prompts
+        self.token_ids = model.decoder.token_ids
         self.blank = len(model.decoder.tokenizer)
         self.label_index = {label: index for index, label in enumerate(labels)}
         speech: Any = model.speech_encoder
@@ -52,8 +51,7 @@ class AuxiliaryHeads(nn.Module):
         aligned = self._aligned(batch)
         if self.alignment is not None and aligned:
             targets = [self.token_ids(batch.texts[i]) for i in aligned]
-            summed = [wants_summary(self.prompts, batch.queries[i]) for i in aligned]
-            losses["alignment"] = self.spec.alignment_weight * self.alignment(encoded, aligned, targets, summed)
+            losses["alignment"] = self.spec.alignment_weight * self.alignment(encoded, aligned, targets)
         labeled = [i for i, label in enumerate(batch.labels) if label in self.label_index]
         if self.label is not None and labeled:
             losses["label"] = self.spec.label_weight * self._label_loss(encoded, batch, labeled)
@@ -107,34 +105,24 @@ class AlignmentHead(nn.Module):
         ids = torch.arange(len(model.decoder.tokenizer), device=model.device)
         # What the connector has to say for the decoder to see exactly a token's embedding.
         table = (model.decoder.embed(ids) / model.decoder.audio_scale).detach()
-        self.summary = model.recipe.connector.summary
+        self.summary = model.recipe.connector.summary  # embeddings before those of the windows
         self._table = [table]  # in a list, so that it is no weight of this module
         power = float(table.float().square().sum(-1).mean())
         self.scale = CONFIDENT / power
         self.blank = nn.Parameter(torch.randn(table.size(1), device=table.device) * (power / table.size(1)) ** 0.5)
 
-    def forward(
-        self, encoded: Encoded, rows: list[int], targets: list[list[int]], summed: list[bool] | None = None
-    ) -> Tensor:
+    def forward(self, encoded: Encoded, rows: list[int], targets: list[list[int]]) -> Tensor:
         """The loss of some rows of a batch, per target token.
 
         Args:
             encoded: the batch.
             rows: which of its clips to teach.
             targets: token ids of the text of each of them.
-            summed: for each of them whether it is the clip's summary that is taught, not its windows; None for never.
         """
-        table = torch.cat([self._table[0], self.blank[None]]).to(encoded.embeds.dtype)
-        loss = encoded.embeds.new_zeros((), dtype=torch.float32)
-        for summary, part in ((False, slice(self.summary, None)), (True, slice(self.summary))):
-            own = [i for i in range(len(rows)) if (summed is not None and summed[i]) == summary]
-            if not own:
-                continue
-            chosen = [rows[i] for i in own]
-            scores = (self.scale * F.linear(encoded.embeds[chosen, part], table)).float().log_softmax(-1)
-            lengths = encoded.mask[chosen, part].sum(-1)
-            loss = loss + _ctc(scores, lengths, [targets[i] for i in own], table.size(0) - 1) * (len(own) / len(rows))
-        return loss
+        outputs, mask = encoded.embeds[rows, self.summary :], encoded.mask[rows, self.summary :]
+        table = torch.cat([self._table[0].to(outputs.dtype), self.blank[None].to(outputs.dtype)])
+        scores = (self.scale * F.linear(outputs, table)).float().log_softmax(-1)
+        return _ctc(scores, mask.sum(-1), targets, table.size(0) - 1)
 
 
 def _ctc(scores: Tensor, lengths: Tensor, targets: list[list[int]], blank: int) -> Tensor:
