@@ -68,5 +68,12 @@ def build(
     def parts() -> Sequence[Part]:
         return builder(recipe, "meta", "convert", load_format="dummy", allow_missing=False).parts()
 
-    with memory_explained(parts, device, recipe.name), weights_of(recipe):
+    def sizes() -> Sequence[Part]:
+        try:
+            counted: Sequence[Part] = imported(family_of(recipe.family).sizes)(recipe)
+        except NotaError:  # not to be had without building, or what is wrong is better said by that
+            return []
+        return counted
+
+    with memory_explained(parts, device, recipe.name, sizes), weights_of(recipe):
         return builder(recipe, device, purpose, load_format=load_format, allow_missing=allow_missing)

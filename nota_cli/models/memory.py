@@ -41,16 +41,20 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def memory_explained(parts: Callable[[], Sequence[Part]], device: str, recipe: str) -> Iterator[None]:
+def memory_explained(
+    parts: Callable[[], Sequence[Part]], device: str, recipe: str, sizes: Callable[[], Sequence[Part]] | None = None
+) -> Iterator[None]:
     """Inside a model is built; if memory does not do for it, say what it needs by part, what there is, and what to do.
 
-    Under a limit of this process's own what is needed is compared before, for some libraries end the process where
-    they get no memory.
+    What the weights need is compared with what is free before anything is read, for some libraries end the process
+    where they get no memory, and a system without swap ends it itself.
 
     Args:
         parts: computes what the model consists of, without allocating it.
         device: where it is built.
         recipe: its name.
+        sizes: as `parts`, by arithmetic alone, which takes no time; without it nothing is compared before, but under
+            a limit of this process's own.
 
     Raises:
         NotaError: memory does not do.
@@ -62,6 +66,10 @@ def memory_explained(parts: Callable[[], Sequence[Part]], device: str, recipe: s
     if limit is not None and device == "cpu":
         needed = list(parts())
         if sum(part.bytes for part in needed) > limit:
+            raise _memory_error(needed, device, recipe)
+    elif sizes is not None:
+        needed = list(sizes())
+        if any(sum(part.bytes for part in needed) > there for _, there in memory_there(device)):
             raise _memory_error(needed, device, recipe)
     try:
         yield
