@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,16 @@ cast(Any, transformers_logging).disable_progress_bar()  # it would tear nota's o
 
 FACTORIES = ("AutoModelForMultimodalLM", "AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq")
 """transformers' lists of models that hear, in the order in which a type is looked up."""
+
+PACKAGES = {
+    "gemma3n": "timm",
+    "granite_speech": "torchaudio",
+    "phi4_multimodal": "torchvision",
+    "qwen2_5_omni": "torchvision",
+    "voxtral": "mistral_common",
+}
+"""What a type of model, or its processor, imports and nota does without."""
+INSTALL = "pip install 'nota-cli[public]'"
 
 
 def load_model(recipe: PublicRecipe, device: str, *, dummy: bool = False) -> Any:
@@ -73,7 +84,10 @@ def load_processor(recipe: PublicRecipe) -> Any:
     folder, factory = local_path(recipe.model.path), cast(Any, AutoProcessor)
     try:
         processor = factory.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except ImportError as error:
+        why = " ".join(str(error).split())
+        raise RecipeError(f"model {folder}: its processor does not load: {why} Run: {INSTALL}") from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise RecipeError(f"model {folder}: its processor does not load: {error}") from error
     if not any(hasattr(processor, name) for name in ("feature_extractor", "audio_processor", "audio_tokenizer")):
         raise RecipeError(
@@ -91,14 +105,20 @@ def _config(folder: Path, recipe: PublicRecipe) -> Any:
     from transformers import AutoConfig
 
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"model {folder}: its config.json cannot be read: {error}") from error
+    kind = values.get("model_type")
+    package = PACKAGES.get(str(kind))
+    if package is not None and find_spec(package) is None:
+        raise RecipeError(
+            f"model {recipe.model.path} needs the package {package.replace('_', '-')}, which is not installed. "
+            f"Run: {INSTALL}"
+        )
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        kind = values.get("model_type") if isinstance(values, dict) else None
-        if isinstance(values, dict) and "auto_map" in values:
+        if "auto_map" in values:
             raise RecipeError(
                 f"model {recipe.model.path} wants to run code that comes with its weights, which nota never does; take "
                 "one that transformers has the code of"

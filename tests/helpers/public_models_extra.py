@@ -1,0 +1,86 @@
+"""Public models whose processors need packages that nota does without, at a tiny size with random weights."""
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import transformers
+
+from helpers import public_models
+from helpers.public_models import log_mel, text_settings
+from nota_cli.models.families.public_load import PACKAGES
+
+
+def voxtral(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tekken.json").write_text(json.dumps(_tekken()))
+    words = transformers.MistralCommonBackend(folder / "tekken.json")
+    encoder = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+    config = transformers.VoxtralConfig(
+        audio_config={**encoder, "model_type": "voxtral_encoder", "num_mel_bins": 128},
+        text_config={**text_settings(words, pad_token_id=11), "model_type": "llama"},
+        audio_token_id=24,
+    )
+    transformers.VoxtralForConditionalGeneration(config).save_pretrained(folder)
+    transformers.VoxtralProcessor(log_mel(128), words).save_pretrained(folder)
+
+
+def _tekken() -> dict[str, Any]:
+    """A tokenizer of bytes in mistral-common's format; its special tokens are where Voxtral has them."""
+    from mistral_common.tokens.tokenizers.tekken import Tekkenizer
+
+    ranks = {rank: token["token_str"] for rank, token in enumerate(Tekkenizer.DEPRECATED_SPECIAL_TOKENS)}
+    ranks |= {24: "[AUDIO]", 25: "[BEGIN_AUDIO]", 34: "[TRANSCRIBE]"}
+    special, size = 40, 256
+    return {
+        "config": {
+            "pattern": r"\p{L}+|\p{N}|[^\p{L}\p{N}]+",
+            "num_vocab_tokens": size,
+            "default_vocab_size": size + special,
+            "default_num_special_tokens": special,
+            "version": "v7",
+        },
+        "vocab": [
+            {"rank": byte, "token_bytes": base64.b64encode(bytes([byte])).decode(), "token_str": None}
+            for byte in range(size)
+        ],
+        "special_tokens": [
+            {"rank": rank, "token_str": ranks.get(rank, f"<SPECIAL_{rank}>"), "is_control": True}
+            for rank in range(special)
+        ],
+        "audio": {
+            "sampling_rate": 16_000,
+            "frame_rate": 12.5,
+            "chunk_length_s": 30.0,
+            "audio_encoding_config": {"num_mel_bins": 128, "hop_length": 160, "window_size": 400},
+        },
+    }
+
+
+def voxtral_inputs(processor: Any, wave: np.ndarray, prompt: str) -> Any:
+    file = io.BytesIO()
+    soundfile.write(file, wave, 16_000, format="WAV", subtype="FLOAT")
+    content = [
+        {"type": "audio", "base64": base64.b64encode(file.getvalue()).decode()},
+        {"type": "text", "text": prompt},
+    ]
+    return processor.apply_chat_template([{"role": "user", "content": content}])
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {**public_models.MAKERS, "voxtral": voxtral}
+INPUTS: dict[str, Callable[[Any, np.ndarray, str], Any]] = {"voxtral": voxtral_inputs}
+"""How transformers' documentation has a model asked, where that is not the common way."""
+
+
+def skip_without_packages(kind: str) -> None:
+    """Skip a test of a model whose package is not here."""
+    package = PACKAGES.get(kind)
+    if package is not None and find_spec(package) is None:
+        pytest.skip(f"{kind} needs {package}: pip install '.[public]'")
