@@ -26,7 +26,7 @@ TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")  # config and tokenizer; .
 CHECKPOINT_SUFFIXES = (".safetensors", ".yaml", *TEXT_SUFFIXES)
 # A file that tells that a repository is in the cache at all.
 MARKERS: dict[Kind, tuple[str, ...]] = {
-    "model": ("config.json",),
+    "model": ("config.json", "adapter_config.json"),  # the latter of a folder that holds a LoRA alone
     "tokenizer": ("tokenizer_config.json", "tokenizer.json", "tokenizer.model"),
     "checkpoint": ("recipe.yaml",),
 }
@@ -191,7 +191,12 @@ def wanted_files(names: list[str], kind: Kind, folder: str | None = None) -> lis
         return [name for name in names if name.endswith(CHECKPOINT_SUFFIXES)]
     top = [name for name in names if "/" not in name]
     texts = [name for name in top if name.endswith(TEXT_SUFFIXES) and ".index." not in name]
-    return texts if kind == "tokenizer" else texts + _weights(top)
+    return texts if kind == "tokenizer" else list(dict.fromkeys(texts + _weights(top) + _adapter(top)))
+
+
+def _adapter(top: list[str]) -> list[str]:
+    """A LoRA beside a model's own weights, which transformers loads with them."""
+    return sorted({"adapter_model.safetensors", "adapter_model.bin"} & set(top), reverse=True)[:1]
 
 
 def _weights(top: list[str]) -> list[str]:
@@ -227,6 +232,9 @@ def _whole(folder: Path, kind: Kind) -> bool:
     """A download that was cut leaves a folder without its last files."""
     if kind == "tokenizer":
         return True
+    files = [path.name for path in folder.iterdir() if path.is_file()]  # not where a link leads nowhere
+    if "adapter_config.json" in files and not _adapter(files):
+        return False
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if (folder / index).is_file():
             try:
@@ -234,7 +242,6 @@ def _whole(folder: Path, kind: Kind) -> bool:
             except (ValueError, KeyError):
                 return False
             return all((folder / shard).is_file() for shard in shards)
-    files = [path.name for path in folder.iterdir() if path.is_file()]  # not where a link leads nowhere
     return bool(_weights(files))
 
 

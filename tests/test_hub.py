@@ -187,6 +187,8 @@ def test_names_on_the_hub() -> None:
             {"pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"},
         ),
         (["pytorch_model.bin", "tf_model.h5", "original/consolidated.00.pth"], {"pytorch_model.bin"}),
+        (["model.safetensors", "adapter_model.safetensors"], {"model.safetensors", "adapter_model.safetensors"}),
+        (["adapter_model.safetensors", "adapter_model.bin"], {"adapter_model.safetensors"}),
     ],
 )
 def test_weights_are_fetched_once(names: list[str], weights: set[str]) -> None:

@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import peft
 import pytest
 import soundfile
+import torch
 import transformers
 
 from helpers import public_models
-from helpers.public_models import log_mel, text_settings
+from helpers.public_models import log_mel, text_settings, tokenizer
 from nota_cli.models.families.public_load import PACKAGES
+
+STRINGS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content + '<|im_end|>' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A chat template that takes a turn as one string, as Granite's does."""
 
 
 def voxtral(folder: Path) -> None:
@@ -30,6 +38,35 @@ def voxtral(folder: Path) -> None:
     )
     transformers.VoxtralForConditionalGeneration(config).save_pretrained(folder)
     transformers.VoxtralProcessor(log_mel(128), words).save_pretrained(folder)
+
+
+def granite_speech(folder: Path) -> None:
+    words = tokenizer("<|audio|>")
+    words.chat_template = STRINGS
+    config = transformers.GraniteSpeechConfig(
+        encoder_config={"num_layers": 2, "hidden_dim": 32, "num_heads": 2, "context_size": 20, "max_pos_emb": 32},
+        projector_config={
+            **{"model_type": "blip_2_qformer", "hidden_size": 32, "intermediate_size": 64, "encoder_hidden_size": 32},
+            **{"num_hidden_layers": 2, "num_attention_heads": 2},
+        },
+        text_config={**text_settings(words), "model_type": "granite"},
+        audio_token_index=words.convert_tokens_to_ids("<|audio|>"),
+    )
+    model = transformers.GraniteSpeechForConditionalGeneration(config)
+    model.save_pretrained(folder)
+    lora(model, folder, "q_proj", "v_proj")
+    extractor = transformers.GraniteSpeechFeatureExtractor()
+    transformers.GraniteSpeechProcessor(extractor, words).save_pretrained(folder)
+
+
+def lora(model: Any, folder: Path, *layers: str) -> None:
+    """Save random LoRA weights for a model's decoder in a folder, as publishers lay them beside the model's own."""
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=rf".*language_model.*({'|'.join(layers)})")
+    adapted = peft.get_peft_model(model, config)
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    adapted.save_pretrained(folder)
 
 
 def _tekken() -> dict[str, Any]:
@@ -74,8 +111,21 @@ def voxtral_inputs(processor: Any, wave: np.ndarray, prompt: str) -> Any:
     return processor.apply_chat_template([{"role": "user", "content": content}])
 
 
-MAKERS: dict[str, Callable[[Path], None]] = {**public_models.MAKERS, "voxtral": voxtral}
-INPUTS: dict[str, Callable[[Any, np.ndarray, str], Any]] = {"voxtral": voxtral_inputs}
+def granite_inputs(processor: Any, wave: np.ndarray, prompt: str) -> Any:
+    chat = [{"role": "user", "content": f"<|audio|>{prompt}"}]
+    text = processor.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return processor(text, torch.from_numpy(wave)[None], return_tensors="pt")
+
+
+MAKERS: dict[str, Callable[[Path], None]] = {
+    **public_models.MAKERS,
+    "voxtral": voxtral,
+    "granite_speech": granite_speech,
+}
+INPUTS: dict[str, Callable[[Any, np.ndarray, str], Any]] = {
+    "voxtral": voxtral_inputs,
+    "granite_speech": granite_inputs,
+}
 """How transformers' documentation has a model asked, where that is not the common way."""
 
 

@@ -26,7 +26,10 @@ def processor_inputs(processor: Any, waves: Waves, texts: Texts) -> Any:
     Raises:
         RecipeError: the model takes no text and there is some, or the processor refuses.
     """
-    through_mistral = type(processor).__name__ == "VoxtralProcessor"  # has a chat, though no template to show for it
+    kind = type(processor).__name__
+    if kind == "GraniteSpeechProcessor":
+        return _spelled_out(processor, waves, texts)
+    through_mistral = kind == "VoxtralProcessor"  # has a chat, though no template to show for it
     may_chat = through_mistral or getattr(processor, "chat_template", None) is not None
     asked = any(before.strip() or after.strip() for before, after in texts)
     if hasattr(processor, "apply_transcription_request") and not (may_chat and asked):
@@ -50,6 +53,15 @@ def _chat(processor: Any, waves: Waves, texts: Texts) -> Any:
         return_tensors="pt",
         processor_kwargs={"text_kwargs": {"padding": True}, "audio_kwargs": {"sampling_rate": SAMPLE_RATE}},
     )
+
+
+def _spelled_out(processor: Any, waves: Waves, texts: Texts) -> Any:
+    """Through a chat template that takes a turn as one string, the audio's place in it."""
+    prompts = []
+    for before, after in texts:
+        turn = {"role": "user", "content": f"{before}{processor.audio_token}{after}"}
+        prompts.append(processor.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
+    return processor(text=prompts, audio=waves, return_tensors="pt")
 
 
 def _conversations(clips: list[dict[str, Any]], texts: Texts) -> list[list[dict[str, Any]]]:

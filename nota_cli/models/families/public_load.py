@@ -11,6 +11,8 @@ from transformers.utils import logging as transformers_logging
 
 from nota_cli.errors import CheckpointError, RecipeError, listing
 from nota_cli.hub import local_path
+from nota_cli.models.adapter import is_lora_layer
+from nota_cli.models.inference_lora import merged_layer
 from nota_cli.quantization.weight_only import quantize_linears
 from nota_cli.recipe.public import PublicRecipe
 
@@ -145,9 +147,14 @@ def _factory(config: Any, recipe: PublicRecipe) -> Any:
 
 
 def _pack(model: Any, quantization: str) -> None:
-    """Hold all linear layers but the output layer in 8 or 4 bits, if that is asked for."""
+    """Hold all linear layers but the output layer in 8 or 4 bits, if that is asked for; adapters go into them first."""
     if quantization not in ("int8", "int4"):
         return
+    adapted = [(name, layer) for name, layer in model.named_modules() if is_lora_layer(layer)]
+    for name, layer in adapted:
+        model.set_submodule(name, merged_layer(layer))
+    if adapted:
+        model._hf_peft_config_loaded = False  # Granite Speech would switch them on and off
     for module in _bodies(model):
         quantize_linears(module, quantization)
 

@@ -25,8 +25,9 @@ from nota_cli.recipe.public import PublicRecipe
 
 TRANSCRIBERS = ("whisper", "moonshine")
 PROMPT = "What is heard?"
-LEAK = ("moonshine",)
-"""Kinds whose shorter clips say something else in a batch, in transformers' own code: a norm over time, padding too."""
+LEAK = ("granite_speech", "moonshine")
+"""Kinds whose shorter clips say something else in a batch, in transformers' own code: padding is attended to (Granite
+Speech) or goes into a norm over time (Moonshine)."""
 REQUESTS: dict[str, dict[str, Any]] = {
     **{kind: {} for kind in ("audioflamingo3", "glmasr", "qwen3_asr")},
     "voxtral": {"model_id": "tiny", "format": ["WAV"], "sampling_rate": 16_000},
@@ -137,8 +138,10 @@ def test_parts_add_up_and_dummy_weights_have_the_same_size(folder: Path) -> None
     model = build(recipe_of(folder), purpose="run")
     whole = sum(parameter.numel() for parameter in {id(p): p for p in model.model.parameters()}.values())
     sizes = {part.name: part.parameters for part in model.parts()}
-    assert set(sizes) == {"speech_encoder", "decoder"}
+    adapted = (folder / "adapter_config.json").exists()
+    assert set(sizes) == {"speech_encoder", "decoder"} | ({"lora"} if adapted else set())
     assert sum(sizes.values()) == whole
+    sizes.pop("lora", None)  # which a dummy has not
     dummy = build(recipe_of(folder), load_format="dummy")
     assert {part.name: part.parameters for part in dummy.parts()} == sizes
 
@@ -192,6 +195,25 @@ class TestWhisper:
     ) -> None:
         assert nota("train", tiny) == 2
         assert "is of the family transformers" in capsys.readouterr().err
+
+
+def test_a_lora_beside_the_weights_is_used_and_goes_into_packed_ones(clips: Path, tmp_path: Path) -> None:
+    public_models_extra.skip_without_packages("granite_speech")
+    folder = public_models.make("granite_speech", tmp_path / "m", public_models_extra.MAKERS)
+
+    def logits(quantization: str) -> torch.Tensor:
+        model = build(recipe_of(folder, quantization=quantization), purpose="run")
+        assert isinstance(model, PublicModel)
+        inputs = model.inputs(model.preprocessor().features(waves(clips)[:1]), [Query("QA", PROMPT)])
+        with torch.inference_mode():
+            return model.model(**inputs).logits
+
+    adapted, packed = logits("none"), logits("int8")
+    (folder / "adapter_config.json").unlink()
+    (folder / "adapter_model.safetensors").unlink()
+    effect = (adapted - logits("none")).norm()
+    assert effect > 0
+    assert (adapted - packed).norm() < effect / 4
 
 
 class TestRefusals:
