@@ -245,7 +245,11 @@ def use_inference_lora(model: "Salmonn") -> int:
     Returns:
         Layers replaced.
     """
-    base = model.decoder.base
+    return settle_lora(model.decoder.base)
+
+
+def settle_lora(base: nn.Module) -> int:
+    """As `use_inference_lora`, of any model that holds peft's layers."""
     layers = [(name, layer) for name, layer in base.named_modules() if is_lora_layer(layer) and _plain(layer)]
     for name, layer in layers:
         base.set_submodule(name, InferenceLora(layer).eval())

@@ -14,9 +14,10 @@ import pytest
 import soundfile
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from helpers import public_models
-from helpers.public_models import log_mel, text_settings, tokenizer
+from helpers.public_models import CHAT, ENCODER, log_mel, text_settings, tokenizer
 from nota_cli.models.families.public_load import PACKAGES
 
 STRINGS = (
@@ -57,6 +58,49 @@ def granite_speech(folder: Path) -> None:
     lora(model, folder, "q_proj", "v_proj")
     extractor = transformers.GraniteSpeechFeatureExtractor()
     transformers.GraniteSpeechProcessor(extractor, words).save_pretrained(folder)
+
+
+def qwen2_5_omni(folder: Path) -> None:
+    names = {
+        "vision_bos": "vision_start",
+        "vision_eos": "vision_end",
+        "audio_bos": "audio_start",
+        "audio_eos": "audio_end",
+    }
+    names |= {name: name for name in ("image", "audio", "video")}
+    words = tokenizer(**{f"{name}_token": f"<|{token}|>" for name, token in names.items()})
+    ids = {f"{name}_token_index": words.convert_tokens_to_ids(f"<|{name}|>") for name in ("audio", "image", "video")}
+    marks = [name for name in names.values() if name.endswith(("_start", "_end"))]
+    ids |= {f"{mark}_token_id": words.convert_tokens_to_ids(f"<|{mark}|>") for mark in marks}
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2}
+    thinker = {
+        "audio_config": {**ENCODER, "num_mel_bins": 128, "output_dim": 32, "n_window": 20},
+        "vision_config": {
+            "depth": 1,
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+        },
+        "text_config": {**text_settings(words), **heads, "rope_parameters": rope},
+        **ids,
+    }
+    config = transformers.Qwen2_5OmniConfig(thinker_config=thinker)
+    model = transformers.Qwen2_5OmniThinkerForConditionalGeneration(config.thinker_config)
+    model.save_pretrained(folder)
+    weights = load_file(folder / "model.safetensors")
+    weights = {f"thinker.{name.removeprefix('thinker.')}": weight for name, weight in weights.items()}
+    # As published: a voice of its own beside what thinks.
+    save_file(weights | {"talker.codec_head.weight": torch.zeros(2, 2)}, folder / "model.safetensors", {"format": "pt"})
+    config.save_pretrained(folder)
+    transformers.Qwen2_5OmniProcessor(
+        transformers.Qwen2VLImageProcessor(),
+        transformers.Qwen2VLVideoProcessor(),
+        log_mel(128),
+        words,
+        chat_template=CHAT.replace("AUDIO", "<|audio_start|><|audio|><|audio_end|>"),
+    ).save_pretrained(folder)
 
 
 def lora(model: Any, folder: Path, *layers: str) -> None:
@@ -121,6 +165,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     **public_models.MAKERS,
     "voxtral": voxtral,
     "granite_speech": granite_speech,
+    "qwen2_5_omni": qwen2_5_omni,
 }
 INPUTS: dict[str, Callable[[Any, np.ndarray, str], Any]] = {
     "voxtral": voxtral_inputs,

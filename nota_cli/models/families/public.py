@@ -14,7 +14,6 @@ from nota_cli.generation.answer import Answer
 from nota_cli.generation.drawn_tokens import DrawnTokens
 from nota_cli.generation.draws import Sampling, row_seeds
 from nota_cli.generation.loop_guard import guarded
-from nota_cli.models.adapter import is_lora_layer
 from nota_cli.models.families.public_inputs import processor_inputs
 from nota_cli.models.families.public_load import load_model, load_processor
 from nota_cli.models.families.public_runtime import ENCODERS, PublicRuntime
@@ -99,7 +98,7 @@ class PublicModel:
         rest = nn.Module()  # a view of the same modules without the encoder
         for name, child in _without(self.model, encoder):
             rest.add_module(name.replace(".", "_"), child)
-        adapted = any(map(is_lora_layer, rest.modules()))
+        adapted = any("lora_" in name for name, _ in rest.named_parameters())
         return count_parts({"speech_encoder": encoder, "decoder": rest}, adapted=adapted)
 
     def free_caches(self) -> None:

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from nota_cli.errors import CheckpointError, RecipeError, listing
 from nota_cli.hub import local_path
 from nota_cli.models.adapter import is_lora_layer
-from nota_cli.models.inference_lora import merged_layer
+from nota_cli.models.inference_lora import merged_layer, settle_lora
 from nota_cli.quantization.weight_only import quantize_linears
 from nota_cli.recipe.public import PublicRecipe
 
@@ -29,6 +29,8 @@ PACKAGES = {
     "voxtral": "mistral_common",
 }
 """What a type of model, or its processor, imports and nota does without."""
+SPEAKS = ("talker.", "token2wav.")
+"""Weights of an Omni model that give its answers a voice, which are left out."""
 INSTALL = "pip install 'nota-cli[public]'"
 
 
@@ -68,9 +70,10 @@ def load_model(recipe: PublicRecipe, device: str, *, dummy: bool = False) -> Any
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"model {folder}: {error}") from error
     problems = [f"missing: {name}" for name in sorted(report["missing_keys"])]
-    problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"])]
+    problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"]) if not name.startswith(SPEAKS)]
     if problems:
         raise CheckpointError(f"model {folder}: the weights do not fit its config.json:\n{listing(problems)}")
+    _settle_adapters(model, merge=spec.quantization in ("int8", "int4"))
     _pack(model, spec.quantization)
     return (model if spec.quantization == "nf4" else model.to(device)).eval()
 
@@ -118,7 +121,7 @@ def _config(folder: Path, recipe: PublicRecipe) -> Any:
             f"Run: {INSTALL}"
         )
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         if "auto_map" in values:
             raise RecipeError(
@@ -126,6 +129,7 @@ def _config(folder: Path, recipe: PublicRecipe) -> Any:
                 "one that transformers has the code of"
             ) from error
         raise RecipeError(f"model {recipe.model.path}: transformers knows no model type {kind!r}: {error}") from error
+    return getattr(config, "thinker_config", config)  # of an Omni model the part that hears and writes
 
 
 def _factory(config: Any, recipe: PublicRecipe) -> Any:
@@ -146,15 +150,20 @@ def _factory(config: Any, recipe: PublicRecipe) -> Any:
     )
 
 
+def _settle_adapters(model: Any, *, merge: bool) -> None:
+    """A LoRA beside the weights is always on, and not peft's any more; what is to be packed takes it in."""
+    layers = [(name, layer) for name, layer in model.named_modules() if is_lora_layer(layer)]
+    if merge:
+        for name, layer in layers:
+            model.set_submodule(name, merged_layer(layer))
+    if layers and (merge or settle_lora(model) == len(layers)):
+        model._hf_peft_config_loaded = False  # or Granite Speech would have peft switch it on and off
+
+
 def _pack(model: Any, quantization: str) -> None:
-    """Hold all linear layers but the output layer in 8 or 4 bits, if that is asked for; adapters go into them first."""
+    """Hold all linear layers but the output layer in 8 or 4 bits, if that is asked for."""
     if quantization not in ("int8", "int4"):
         return
-    adapted = [(name, layer) for name, layer in model.named_modules() if is_lora_layer(layer)]
-    for name, layer in adapted:
-        model.set_submodule(name, merged_layer(layer))
-    if adapted:
-        model._hf_peft_config_loaded = False  # Granite Speech would switch them on and off
     for module in _bodies(model):
         quantize_linears(module, quantization)
 

@@ -66,7 +66,8 @@ def query(kind: str) -> Query:
 def own_text(kind: str, folder: Path, wave: np.ndarray, prompt: str = PROMPT) -> str:
     """What transformers alone says of one clip; without a prompt, what it transcribes."""
     config = transformers.AutoConfig.from_pretrained(folder)
-    model = getattr(transformers, config.architectures[0]).from_pretrained(folder).eval()
+    own_class = "Qwen2_5OmniThinkerForConditionalGeneration" if kind == "qwen2_5_omni" else config.architectures[0]
+    model = getattr(transformers, own_class).from_pretrained(folder).eval()
     processor = transformers.AutoProcessor.from_pretrained(folder)
     if kind in TRANSCRIBERS:
         inputs = processor.feature_extractor(
@@ -85,8 +86,13 @@ def own_text(kind: str, folder: Path, wave: np.ndarray, prompt: str = PROMPT) ->
             add_generation_prompt=True,
             return_tensors="pt",
         )
-    with torch.inference_mode():
-        ids = model.generate(**inputs, max_new_tokens=8, do_sample=False, num_beams=1)
+    try:
+        with torch.inference_mode():
+            ids = model.generate(**inputs, max_new_tokens=8, do_sample=False, num_beams=1)
+    except ValueError as error:
+        if "PEFT" in str(error):
+            pytest.skip(f"transformers itself does not run it here: {error}")
+        raise
     prompt_tokens = 0 if config.is_encoder_decoder else inputs["input_ids"].size(1)
     return processor.batch_decode(ids[:, prompt_tokens:], skip_special_tokens=True)[0].strip()
 
