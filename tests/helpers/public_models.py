@@ -28,10 +28,10 @@ CHAT = (
 
 
 def tokenizer(*more: str, **named: str) -> PreTrainedTokenizerFast:
-    """Bytes, and special tokens, some of them with a name."""
+    """Bytes, and special tokens; those with a name come last."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*SPECIAL, *more, *named.values()]
-    vocabulary = {token: number for number, token in enumerate([*tokens, *alphabet])}
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *more, *alphabet, *named.values()])}
     plain = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     plain.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     plain.decoder = decoders.ByteLevel()

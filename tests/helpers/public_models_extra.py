@@ -103,6 +103,36 @@ def qwen2_5_omni(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def gemma3n(folder: Path) -> None:
+    names = {"boi": "<start_of_image>", "boa": "<start_of_audio>"}
+    names |= {"eoi": "<end_of_image>", "image": "<image_soft_token>"}  # from here on two vocabularies of their own
+    names |= {"eoa": "<end_of_audio>", "audio": "<audio_soft_token>"}
+    words = tokenizer(**{f"{name}_token": token for name, token in names.items()})
+    ids = {name: words.convert_tokens_to_ids(token) for name, token in names.items()}
+    config = transformers.Gemma3nConfig(
+        text_config={
+            **{**text_settings(words), "head_dim": 16, "laurel_rank": 8, "altup_num_inputs": 2},
+            **{"vocab_size_per_layer_input": ids["eoi"], "hidden_size_per_layer_input": 8, "num_kv_shared_layers": 0},
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+        audio_config={
+            **{"hidden_size": 32, "conf_num_attention_heads": 2, "conf_num_hidden_layers": 2},
+            **{"sscp_conv_channel_size": [8, 4], "vocab_size": 2, "vocab_offset": ids["eoa"]},
+        },
+        vision_config={
+            **{"architecture": "test_byobnet", "hidden_size": 32, "vocab_size": 2, "vocab_offset": ids["eoi"]},
+        },
+        **{f"{name}_token_id": number for name, number in ids.items()},
+    )
+    transformers.Gemma3nForConditionalGeneration(config).save_pretrained(folder)
+    transformers.Gemma3nProcessor(
+        transformers.Gemma3nAudioFeatureExtractor(),
+        transformers.SiglipImageProcessor(),
+        words,
+        chat_template=CHAT.replace("AUDIO", "<audio_soft_token>"),
+    ).save_pretrained(folder)
+
+
 def lora(model: Any, folder: Path, *layers: str) -> None:
     """Save random LoRA weights for a model's decoder in a folder, as publishers lay them beside the model's own."""
     config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=rf".*language_model.*({'|'.join(layers)})")
@@ -166,6 +196,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "voxtral": voxtral,
     "granite_speech": granite_speech,
     "qwen2_5_omni": qwen2_5_omni,
+    "gemma3n": gemma3n,
 }
 INPUTS: dict[str, Callable[[Any, np.ndarray, str], Any]] = {
     "voxtral": voxtral_inputs,
