@@ -87,7 +87,8 @@ def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     lies in it for that repository's files and folders.
 
     Args:
-        path: a folder or file, which is returned as it is; `org/name`; `org/name/file.pt`; or `org/name/folder`.
+        path: a folder or file, which is returned as it is; `org/name`; `org/name/file.pt`; or `org/name/folder`; of
+            another revision than its main branch as `org/name@revision`, and so on.
         kind: what of a repository is needed: config, tokenizer and weights; the tokenizer alone; a checkpoint folder.
 
     Raises:
@@ -222,7 +223,7 @@ def _cached(name: HubName, kind: Kind) -> Path | None:
 
     prefix = "" if name.folder is None else f"{name.folder}/"
     for marker in MARKERS[kind] if name.file is None else (name.file,):
-        cached = try_to_load_from_cache(name.repo, prefix + marker)
+        cached = try_to_load_from_cache(name.repo, prefix + marker, revision=name.revision)
         if isinstance(cached, str) and (name.file is not None or _whole(Path(cached).parent, kind)):
             return Path(cached) if name.file is not None else Path(cached).parent
     return None
@@ -250,7 +251,7 @@ def _fetch(name: HubName, kind: Kind) -> tuple[Path, list[int]]:
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     with _explained(name):
-        info = HfApi().model_info(name.repo, files_metadata=True)
+        info = HfApi().model_info(name.repo, revision=name.revision, files_metadata=True)
     files = {file.rfilename: file for file in info.siblings or []}
     if name.file is not None and name.file not in files:
         near = [file for file in files if file.endswith(FILE_SUFFIXES)]
@@ -264,7 +265,7 @@ def _fetch(name: HubName, kind: Kind) -> tuple[Path, list[int]]:
     _check_room(name, {file: files[file].size or 0 for file in names})
     with _explained(name):
         patterns = [glob.escape(file) for file in names]
-        folder = Path(snapshot_download(name.repo, allow_patterns=patterns, tqdm_class=_bars()))
+        folder = Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=patterns, tqdm_class=_bars()))
         if folder.name != info.sha:
             raise CheckpointError(f"{name.repo} was changed on the hub while it was fetched; run the command again")
         damaged = [file for file in names if _flaw(folder / file, files[file])]
@@ -293,7 +294,8 @@ def _check_room(name: HubName, sizes: dict[str, int]) -> None:
     """Better known now than gigabytes later."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    needed = sum(size for file, size in sizes.items() if not isinstance(try_to_load_from_cache(name.repo, file), str))
+    here = {file for file in sizes if isinstance(try_to_load_from_cache(name.repo, file, revision=name.revision), str)}
+    needed = sum(size for file, size in sizes.items() if file not in here)
     cache = Path(constants.HF_HUB_CACHE)
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(there).free

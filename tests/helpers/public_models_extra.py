@@ -133,9 +133,32 @@ def gemma3n(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+def phi4_multimodal(folder: Path) -> None:
+    words = tokenizer(image_token="<|image|>", audio_token="<|audio|>")
+    audio = {
+        **{"hidden_size": 32, "intermediate_size": 64, "num_blocks": 2, "num_attention_heads": 2},
+        **{"ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "nemo_conv_channels": 8},
+        "audio_token_id": words.convert_tokens_to_ids("<|audio|>"),
+    }
+    vision = {
+        **{"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"image_size": 28, "crop_size": 28, "image_token_id": words.convert_tokens_to_ids("<|image|>")},
+    }
+    config = transformers.Phi4MultimodalConfig(**text_settings(words), audio_config=audio, vision_config=vision)
+    model = transformers.Phi4MultimodalForCausalLM(config)
+    model.save_pretrained(folder)
+    lora(model, folder / "speech-lora", "qkv_proj")
+    transformers.Phi4MultimodalProcessor(
+        transformers.Phi4MultimodalImageProcessor(),
+        transformers.Phi4MultimodalFeatureExtractor(),
+        words,
+        chat_template=CHAT.replace("AUDIO", "<|audio|>"),
+    ).save_pretrained(folder)
+
+
 def lora(model: Any, folder: Path, *layers: str) -> None:
     """Save random LoRA weights for a model's decoder in a folder, as publishers lay them beside the model's own."""
-    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=rf".*language_model.*({'|'.join(layers)})")
+    config = peft.LoraConfig(r=2, lora_alpha=4, target_modules=list(layers))
     adapted = peft.get_peft_model(model, config)
     for name, weight in adapted.named_parameters():
         if "lora_B" in name:
@@ -191,16 +214,24 @@ def granite_inputs(processor: Any, wave: np.ndarray, prompt: str) -> Any:
     return processor(text, torch.from_numpy(wave)[None], return_tensors="pt")
 
 
+def phi4_inputs(processor: Any, wave: np.ndarray, prompt: str) -> Any:
+    chat = [{"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": prompt}]}]
+    text = processor.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+    return processor(text=[text], audio=[wave], sampling_rate=16_000, return_tensors="pt")
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     **public_models.MAKERS,
     "voxtral": voxtral,
     "granite_speech": granite_speech,
     "qwen2_5_omni": qwen2_5_omni,
     "gemma3n": gemma3n,
+    "phi4_multimodal": phi4_multimodal,
 }
 INPUTS: dict[str, Callable[[Any, np.ndarray, str], Any]] = {
     "voxtral": voxtral_inputs,
     "granite_speech": granite_inputs,
+    "phi4_multimodal": phi4_inputs,
 }
 """How transformers' documentation has a model asked, where that is not the common way."""
 

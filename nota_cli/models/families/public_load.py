@@ -69,6 +69,8 @@ def load_model(recipe: PublicRecipe, device: str, *, dummy: bool = False) -> Any
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"model {folder}: {error}") from error
+    if spec.adapter is not None:
+        _load_adapter(model, local_path(spec.adapter))
     problems = [f"missing: {name}" for name in sorted(report["missing_keys"])]
     problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"]) if not name.startswith(SPEAKS)]
     if problems:
@@ -103,6 +105,8 @@ def load_processor(recipe: PublicRecipe) -> Any:
         tokenizer.padding_side = "left"  # or a shorter clip's answer would begin behind padding
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        if getattr(processor, "chat_template", None) is None:
+            processor.chat_template = getattr(tokenizer, "chat_template", None)  # which Phi-4's processor forgets
     return processor
 
 
@@ -148,6 +152,22 @@ def _factory(config: Any, recipe: PublicRecipe) -> Any:
         f"model {recipe.model.path} is of type {config.model_type!r}, which is not among transformers' models that "
         f"hear ({', '.join(FACTORIES)})"
     )
+
+
+def _load_adapter(model: Any, folder: Path) -> None:
+    """Put LoRA weights from a folder of their own on a model.
+
+    Raises:
+        CheckpointError: they are not there, damaged, or another model's.
+    """
+    try:
+        report = model.load_adapter(str(folder))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"adapter {folder}: {error}") from error
+    problems = [f"missing: {name}" for name in sorted(report.missing_keys)]
+    problems += [f"unexpected: {name}" for name in sorted(report.unexpected_keys)]
+    if problems:
+        raise CheckpointError(f"adapter {folder}: its weights do not fit the model:\n{listing(problems)}")
 
 
 def _settle_adapters(model: Any, *, merge: bool) -> None:

@@ -25,9 +25,9 @@ from nota_cli.recipe.public import PublicRecipe
 
 TRANSCRIBERS = ("whisper", "moonshine")
 PROMPT = "What is heard?"
-LEAK = ("granite_speech", "moonshine", "qwen3_asr")
+LEAK = ("granite_speech", "moonshine", "phi4_multimodal", "qwen3_asr")
 """Kinds whose shorter clips say something else in a batch, by transformers' own code: padding is attended to (Granite
-Speech), goes into a norm over time (Moonshine) or into the last frames (Qwen3-ASR)."""
+Speech, Phi-4), goes into a norm over time (Moonshine) or into the last frames (Qwen3-ASR)."""
 LEAK_A_LITTLE = ("gemma3n",)  # three frames of padding count as audio, which changes a text or does not
 REQUESTS: dict[str, dict[str, Any]] = {
     **{kind: {} for kind in ("audioflamingo3", "glmasr", "qwen3_asr")},
@@ -47,10 +47,16 @@ def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return public_models.make(kind, tmp_path_factory.mktemp(kind), public_models_extra.MAKERS)
 
 
+def model_of(folder: Path) -> dict[str, str]:
+    """A recipe's `model`."""
+    lora = folder / "speech-lora"
+    return {"path": str(folder), **({"adapter": str(lora)} if lora.exists() else {})}
+
+
 def recipe_of(folder: Path, **model: Any) -> PublicRecipe:
     return PublicRecipe(
         name="tiny",
-        model={"path": str(folder), **model},
+        model={**model_of(folder), **model},
         prompts={"tasks": {"asr": "<SpeechHere>", "QA": "<SpeechHere>{}"}},
         generate={"beams": 1, "max_new_tokens": 8, "batch_size": 4},
     )
@@ -69,6 +75,8 @@ def own_text(kind: str, folder: Path, wave: np.ndarray, prompt: str = PROMPT) ->
     config = transformers.AutoConfig.from_pretrained(folder)
     own_class = "Qwen2_5OmniThinkerForConditionalGeneration" if kind == "qwen2_5_omni" else config.architectures[0]
     model = getattr(transformers, own_class).from_pretrained(folder).eval()
+    if "adapter" in model_of(folder):
+        model.load_adapter(model_of(folder)["adapter"])
     processor = transformers.AutoProcessor.from_pretrained(folder)
     if kind in TRANSCRIBERS:
         inputs = processor.feature_extractor(
@@ -106,8 +114,8 @@ def test_infer_gives_transformers_own_texts_and_says_where_a_batch_would_not(
     (tmp_path / "rows.json").write_text(json.dumps({"annotation": rows}))
     asked = "" if kind in TRANSCRIBERS else PROMPT
     (tmp_path / "tiny.yaml").write_text(
-        f"family: transformers\nmodel: {{path: {folder}}}\nprompts: {{tasks: {{asr: '<SpeechHere>{asked}'}}}}\n"
-        "generate: {max_new_tokens: 8, batch_size: 4}\n"
+        f"family: transformers\nmodel: {json.dumps(model_of(folder))}\n"
+        f"prompts: {{tasks: {{asr: '<SpeechHere>{asked}'}}}}\ngenerate: {{max_new_tokens: 8, batch_size: 4}}\n"
     )
     arguments = ["--recipe", tmp_path / "tiny.yaml", "--annotation", tmp_path / "rows.json", "--audio-root", clips]
     assert nota("infer", *arguments, "--out", tmp_path / "o.csv") == 0
@@ -146,7 +154,7 @@ def test_parts_add_up_and_dummy_weights_have_the_same_size(folder: Path) -> None
     model = build(recipe_of(folder), purpose="run")
     whole = sum(parameter.numel() for parameter in {id(p): p for p in model.model.parameters()}.values())
     sizes = {part.name: part.parameters for part in model.parts()}
-    adapted = (folder / "adapter_config.json").exists()
+    adapted = (folder / "adapter_config.json").exists() or "adapter" in model_of(folder)
     assert set(sizes) == {"speech_encoder", "decoder"} | ({"lora"} if adapted else set())
     assert sum(sizes.values()) == whole
     sizes.pop("lora", None)  # which a dummy has not
