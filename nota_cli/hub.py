@@ -26,7 +26,7 @@ TEXT_SUFFIXES = (".json", ".txt", ".model", ".jinja")  # config and tokenizer; .
 CHECKPOINT_SUFFIXES = (".safetensors", ".yaml", *TEXT_SUFFIXES)
 # A file that tells that a repository is in the cache at all.
 MARKERS: dict[Kind, tuple[str, ...]] = {
-    "model": ("config.json",),
+    "model": ("config.json", "adapter_config.json"),  # the latter of a folder that holds a LoRA alone
     "tokenizer": ("tokenizer_config.json", "tokenizer.json", "tokenizer.model"),
     "checkpoint": ("recipe.yaml",),
 }
@@ -87,7 +87,8 @@ def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     lies in it for that repository's files and folders.
 
     Args:
-        path: a folder or file, which is returned as it is; `org/name`; `org/name/file.pt`; or `org/name/folder`.
+        path: a folder or file, which is returned as it is; `org/name`; `org/name/file.pt`; or `org/name/folder`; of
+            another revision than its main branch as `org/name@revision`, and so on.
         kind: what of a repository is needed: config, tokenizer and weights; the tokenizer alone; a checkpoint folder.
 
     Raises:
@@ -191,7 +192,12 @@ def wanted_files(names: list[str], kind: Kind, folder: str | None = None) -> lis
         return [name for name in names if name.endswith(CHECKPOINT_SUFFIXES)]
     top = [name for name in names if "/" not in name]
     texts = [name for name in top if name.endswith(TEXT_SUFFIXES) and ".index." not in name]
-    return texts if kind == "tokenizer" else texts + _weights(top)
+    return texts if kind == "tokenizer" else list(dict.fromkeys(texts + _weights(top) + _adapter(top)))
+
+
+def _adapter(top: list[str]) -> list[str]:
+    """A LoRA beside a model's own weights, which transformers loads with them."""
+    return sorted({"adapter_model.safetensors", "adapter_model.bin"} & set(top), reverse=True)[:1]
 
 
 def _weights(top: list[str]) -> list[str]:
@@ -217,7 +223,7 @@ def _cached(name: HubName, kind: Kind) -> Path | None:
 
     prefix = "" if name.folder is None else f"{name.folder}/"
     for marker in MARKERS[kind] if name.file is None else (name.file,):
-        cached = try_to_load_from_cache(name.repo, prefix + marker)
+        cached = try_to_load_from_cache(name.repo, prefix + marker, revision=name.revision)
         if isinstance(cached, str) and (name.file is not None or _whole(Path(cached).parent, kind)):
             return Path(cached) if name.file is not None else Path(cached).parent
     return None
@@ -227,6 +233,9 @@ def _whole(folder: Path, kind: Kind) -> bool:
     """A download that was cut leaves a folder without its last files."""
     if kind == "tokenizer":
         return True
+    files = [path.name for path in folder.iterdir() if path.is_file()]  # not where a link leads nowhere
+    if "adapter_config.json" in files and not _adapter(files):
+        return False
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if (folder / index).is_file():
             try:
@@ -234,7 +243,6 @@ def _whole(folder: Path, kind: Kind) -> bool:
             except (ValueError, KeyError):
                 return False
             return all((folder / shard).is_file() for shard in shards)
-    files = [path.name for path in folder.iterdir() if path.is_file()]  # not where a link leads nowhere
     return bool(_weights(files))
 
 
@@ -243,7 +251,7 @@ def _fetch(name: HubName, kind: Kind) -> tuple[Path, list[int]]:
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     with _explained(name):
-        info = HfApi().model_info(name.repo, files_metadata=True)
+        info = HfApi().model_info(name.repo, revision=name.revision, files_metadata=True)
     files = {file.rfilename: file for file in info.siblings or []}
     if name.file is not None and name.file not in files:
         near = [file for file in files if file.endswith(FILE_SUFFIXES)]
@@ -257,7 +265,7 @@ def _fetch(name: HubName, kind: Kind) -> tuple[Path, list[int]]:
     _check_room(name, {file: files[file].size or 0 for file in names})
     with _explained(name):
         patterns = [glob.escape(file) for file in names]
-        folder = Path(snapshot_download(name.repo, allow_patterns=patterns, tqdm_class=_bars()))
+        folder = Path(snapshot_download(name.repo, revision=name.revision, allow_patterns=patterns, tqdm_class=_bars()))
         if folder.name != info.sha:
             raise CheckpointError(f"{name.repo} was changed on the hub while it was fetched; run the command again")
         damaged = [file for file in names if _flaw(folder / file, files[file])]
@@ -286,7 +294,8 @@ def _check_room(name: HubName, sizes: dict[str, int]) -> None:
     """Better known now than gigabytes later."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    needed = sum(size for file, size in sizes.items() if not isinstance(try_to_load_from_cache(name.repo, file), str))
+    here = {file for file in sizes if isinstance(try_to_load_from_cache(name.repo, file, revision=name.revision), str)}
+    needed = sum(size for file, size in sizes.items() if file not in here)
     cache = Path(constants.HF_HUB_CACHE)
     there = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free = shutil.disk_usage(there).free

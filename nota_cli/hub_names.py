@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 NAME = re.compile(r"(?!.*(--|\.\.))(?!.*\.git$)[A-Za-z0-9_]([A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")  # the hub's own rule
+REVISION = re.compile(r"([^@]+)@(refs/pr/\d+|[A-Za-z0-9._-]+)(/.*)?")
 FILE_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 
@@ -14,6 +15,8 @@ class HubName:
     repo: str
     file: str | None = None
     folder: str | None = None
+    revision: str | None = None
+    """A branch, a tag, a commit, or a request to merge such as `refs/pr/70`; None for its main branch."""
 
     @property
     def inside(self) -> str:
@@ -23,11 +26,18 @@ class HubName:
     @property
     def spelled(self) -> str:
         """As a recipe names it."""
-        return f"{self.repo}/{self.inside}" if self.inside else self.repo
+        repo = self.repo if self.revision is None else f"{self.repo}@{self.revision}"
+        return f"{repo}/{self.inside}" if self.inside else repo
 
 
 def hub_name(path: str) -> HubName | None:
-    """`org/name`, `org/name/file.pt` or `org/name/folder` taken apart; None for what cannot be a name on the hub."""
+    """`org/name`, `org/name/file.pt` or `org/name/folder` taken apart; None for what cannot be a name on the hub.
+
+    `@` and a revision may follow the repository's name.
+    """
+    revision = None
+    if match := REVISION.fullmatch(path):
+        path, revision = match[1] + (match[3] or ""), match[2]
     owner, *names = path.split("/")
     inside = names[1:]
     if not names or not NAME.fullmatch(owner) or not NAME.fullmatch(names[0]):
@@ -36,4 +46,4 @@ def hub_name(path: str) -> HubName | None:
     if (is_file and not inside) or any(piece in ("", ".", "..") for piece in inside):
         return None
     name, joined = f"{owner}/{names[0]}", "/".join(inside) or None
-    return HubName(name, file=joined) if is_file else HubName(name, folder=joined)
+    return HubName(name, joined if is_file else None, None if is_file else joined, revision)

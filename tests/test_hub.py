@@ -46,6 +46,14 @@ def test_a_recipe_is_fetched_checked_and_then_found_offline(hub: Hub, tmp_path: 
     assert len(hub.requests) == asked  # what is in the cache is not asked for again
 
 
+def test_a_revision_is_fetched_and_then_found_offline(hub: Hub, tmp_path: Path) -> None:
+    folder = run("answer = str(local_path('org/ears@v2'))", tmp_path, hub)
+    assert any(request.startswith("GET api/models/org/ears/revision/v2") for request in hub.requests)
+    assert run("answer = str(local_path('org/ears@v2'))", tmp_path) == folder
+    main = "local_path('org/ears')\n    except NotaError as error:\n        answer = str(error)"
+    assert "not whole" in run(f"try:\n        {main}", tmp_path)
+
+
 def test_a_transfer_that_is_cut_goes_on_where_it_was(hub: Hub, tmp_path: Path) -> None:
     hub.repos["org/ears"]["model.safetensors"] = os.urandom(11_000_000)  # the library writes 10 MiB at a time
     hub.cut_after["model.safetensors"] = 10_900_000
@@ -172,6 +180,10 @@ def test_local_paths_are_returned_as_they_are(tmp_path: Path, monkeypatch: pytes
 def test_names_on_the_hub() -> None:
     assert hub_name("Qwen/Qwen2.5-0.5B-Instruct") == HubName("Qwen/Qwen2.5-0.5B-Instruct")
     assert hub_name("org/sounds/sub/m=0.4.pt") == HubName("org/sounds", "sub/m=0.4.pt")
+    assert hub_name("org/name@refs/pr/70") == HubName("org/name", revision="refs/pr/70")
+    assert hub_name("org/name@refs/pr/70/lora") == HubName("org/name", folder="lora", revision="refs/pr/70")
+    assert hub_name("org/name@v2/a.pt") == HubName("org/name", file="a.pt", revision="v2")
+    assert HubName("org/name", folder="lora", revision="v2").spelled == "org/name@v2/lora"
     assert hub_name("weights/beats.pt") is None  # no repository is called so
     assert hub_name("org/sounds/../beats.pt") is None
 
@@ -187,6 +199,8 @@ def test_names_on_the_hub() -> None:
             {"pytorch_model-00001-of-00001.bin", "pytorch_model.bin.index.json"},
         ),
         (["pytorch_model.bin", "tf_model.h5", "original/consolidated.00.pth"], {"pytorch_model.bin"}),
+        (["model.safetensors", "adapter_model.safetensors"], {"model.safetensors", "adapter_model.safetensors"}),
+        (["adapter_model.safetensors", "adapter_model.bin"], {"adapter_model.safetensors"}),
     ],
 )
 def test_weights_are_fetched_once(names: list[str], weights: set[str]) -> None:

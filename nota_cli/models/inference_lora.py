@@ -144,17 +144,22 @@ def merge_lora(model: "Salmonn", *, rounding: bool = False) -> int:
     if not all(_mergeable(layer, base) for layer in layers.values()):
         return 0
     for name, layer in layers.items():
-        plain = layer.get_base_layer()
-        for adapter in layer.active_adapters:
-            pair = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-            plain.weight.data = exact_sum(plain.weight, lora_delta(*pair, layer.scaling[adapter])).to(
-                plain.weight.dtype
-            )
-        base.set_submodule(name, plain)
+        base.set_submodule(name, merged_layer(layer))
     if hasattr(base, "peft_config"):
         del base.peft_config
     model.decoder.model = base
     return len(layers)
+
+
+@torch.no_grad()
+def merged_layer(layer: Any) -> Any:
+    """A layer without its adapters, which are in its weights now."""
+    plain = layer.get_base_layer()
+    for adapter in layer.active_adapters:
+        pair = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        total = exact_sum(plain.weight, lora_delta(*pair, layer.scaling[adapter]))
+        plain.weight.data = total.to(plain.weight.dtype)
+    return plain
 
 
 def merge_as_asked(model: "Salmonn") -> int:
@@ -240,7 +245,11 @@ def use_inference_lora(model: "Salmonn") -> int:
     Returns:
         Layers replaced.
     """
-    base = model.decoder.base
+    return settle_lora(model.decoder.base)
+
+
+def settle_lora(base: nn.Module) -> int:
+    """As `use_inference_lora`, of any model that holds peft's layers."""
     layers = [(name, layer) for name, layer in base.named_modules() if is_lora_layer(layer) and _plain(layer)]
     for name, layer in layers:
         base.set_submodule(name, InferenceLora(layer).eval())

@@ -13,6 +13,8 @@ class PublicModel(Section):
     """The model and its processor, from one folder or hub id."""
 
     path: PathText
+    adapter: PathText | None = None
+    """LoRA weights of a folder of their own, or of `ORG/NAME/FOLDER` on the hub; those beside its own are found."""
     dtype: Dtype = "float32"
     """Of everything that is not quantized, and of the arithmetic."""
     quantization: Literal["none", "int8", "int4", "nf4"] = "none"
@@ -60,4 +62,5 @@ class PublicRecipe(BaseRecipe):
 
     def weight_paths(self) -> dict[str, str]:
         """As every recipe's."""
-        return {"model.path": self.model.path}
+        adapter = {} if self.model.adapter is None else {"model.adapter": self.model.adapter}
+        return {"model.path": self.model.path, **adapter}

@@ -1,6 +1,6 @@
 """Public audio language models as transformers has them: its classes, processors and `generate`; no remote code."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from nota_cli.errors import RecipeError
-from nota_cli.features.constants import SAMPLE_RATE
 from nota_cli.generation.answer import Answer
 from nota_cli.generation.drawn_tokens import DrawnTokens
 from nota_cli.generation.draws import Sampling, row_seeds
 from nota_cli.generation.loop_guard import guarded
+from nota_cli.models.families.public_inputs import processor_inputs
 from nota_cli.models.families.public_load import load_model, load_processor
 from nota_cli.models.families.public_runtime import ENCODERS, PublicRuntime
 from nota_cli.models.inventory import count_parts
@@ -98,7 +98,8 @@ class PublicModel:
         rest = nn.Module()  # a view of the same modules without the encoder
         for name, child in _without(self.model, encoder):
             rest.add_module(name.replace(".", "_"), child)
-        return count_parts({"speech_encoder": encoder, "decoder": rest})
+        adapted = any("lora_" in name for name, _ in rest.named_parameters())
+        return count_parts({"speech_encoder": encoder, "decoder": rest}, adapted=adapted)
 
     def free_caches(self) -> None:
         """Nothing is kept from call to call."""
@@ -172,8 +173,7 @@ class PublicModel:
             RecipeError: the model takes no text and the prompt has some, or the processor refuses.
         """
         texts = [wrap(self.recipe.prompts, query) for query in queries]
-        make = _maker(self.processor)
-        batch = make(self.processor, clips.waves, texts)
+        batch = processor_inputs(self.processor, clips.waves, texts)
         dtype = self.model.dtype
         return {
             name: value.to(self.device, dtype) if value.is_floating_point() else value.to(self.device)
@@ -234,58 +234,3 @@ def _without(module: nn.Module, left_out: nn.Module, prefix: str = "") -> list[t
         inside = any(inner is left_out for inner in child.modules())
         pieces += _without(child, left_out, f"{path}.") if inside else [(path, child)]
     return pieces
-
-
-Texts = Sequence[tuple[str, str]]
-
-
-def _maker(processor: Any) -> Callable[[Any, list[np.ndarray[Any, Any]], Texts], Any]:
-    """How a processor is given clips: a request to transcribe, a chat, or the clips alone."""
-    if getattr(processor, "chat_template", None) is not None:
-        return _chat
-    if hasattr(processor, "apply_transcription_request"):
-        return _transcription
-    return _clips_alone
-
-
-def _chat(processor: Any, waves: list[np.ndarray[Any, Any]], texts: Texts) -> Any:
-    """Through the chat template, a user's turn each: text, audio, text."""
-    if not any(before or after for before, after in texts) and hasattr(processor, "apply_transcription_request"):
-        return _transcription(processor, waves, texts)
-    conversations = []
-    for wave, (before, after) in zip(waves, texts, strict=True):
-        content: list[dict[str, Any]] = [{"type": "audio", "audio": wave}]
-        content = [*([{"type": "text", "text": before}] if before.strip() else []), *content]
-        content += [{"type": "text", "text": after.strip()}] if after.strip() else []
-        conversations.append([{"role": "user", "content": content}])
-    return processor.apply_chat_template(
-        conversations,
-        tokenize=True,
-        return_dict=True,
-        add_generation_prompt=True,
-        return_tensors="pt",
-        processor_kwargs={"text_kwargs": {"padding": True}, "audio_kwargs": {"sampling_rate": SAMPLE_RATE}},
-    )
-
-
-def _transcription(processor: Any, waves: list[np.ndarray[Any, Any]], texts: Texts) -> Any:
-    """A request for the transcript, which takes no text."""
-    _refuse_text(texts)
-    return processor.apply_transcription_request(audio=waves)
-
-
-def _clips_alone(processor: Any, waves: list[np.ndarray[Any, Any]], texts: Texts) -> Any:
-    """Models that do nothing but transcribe."""
-    _refuse_text(texts)
-    extractor = processor.feature_extractor
-    whole = {} if getattr(extractor, "chunk_length", None) else {"padding": True}  # Whisper's pads to 30 s by itself
-    return extractor(waves, sampling_rate=SAMPLE_RATE, return_tensors="pt", return_attention_mask=True, **whole)
-
-
-def _refuse_text(texts: Texts) -> None:
-    asked = next((before + after for before, after in texts if before.strip() or after.strip()), None)
-    if asked is not None:
-        raise RecipeError(
-            f"this model only transcribes and takes no prompt, and the recipe's says {asked.strip()!r}: take a model "
-            "that answers questions, or set the prompt to <SpeechHere>"
-        )

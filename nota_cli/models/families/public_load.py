@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,6 +11,8 @@ from transformers.utils import logging as transformers_logging
 
 from nota_cli.errors import CheckpointError, RecipeError, listing
 from nota_cli.hub import local_path
+from nota_cli.models.adapter import is_lora_layer
+from nota_cli.models.inference_lora import merged_layer, settle_lora
 from nota_cli.quantization.weight_only import quantize_linears
 from nota_cli.recipe.public import PublicRecipe
 
@@ -17,6 +20,18 @@ cast(Any, transformers_logging).disable_progress_bar()  # it would tear nota's o
 
 FACTORIES = ("AutoModelForMultimodalLM", "AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq")
 """transformers' lists of models that hear, in the order in which a type is looked up."""
+
+PACKAGES = {
+    "gemma3n": "timm",
+    "granite_speech": "torchaudio",
+    "phi4_multimodal": "torchvision",
+    "qwen2_5_omni": "torchvision",
+    "voxtral": "mistral_common",
+}
+"""What a type of model, or its processor, imports and nota does without."""
+SPEAKS = ("talker.", "token2wav.")
+"""Weights of an Omni model that give its answers a voice, which are left out."""
+INSTALL = "pip install 'nota-cli[public]'"
 
 
 def load_model(recipe: PublicRecipe, device: str, *, dummy: bool = False) -> Any:
@@ -54,10 +69,13 @@ def load_model(recipe: PublicRecipe, device: str, *, dummy: bool = False) -> Any
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"model {folder}: {error}") from error
+    if spec.adapter is not None:
+        _load_adapter(model, local_path(spec.adapter))
     problems = [f"missing: {name}" for name in sorted(report["missing_keys"])]
-    problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"])]
+    problems += [f"unexpected: {name}" for name in sorted(report["unexpected_keys"]) if not name.startswith(SPEAKS)]
     if problems:
         raise CheckpointError(f"model {folder}: the weights do not fit its config.json:\n{listing(problems)}")
+    _settle_adapters(model, merge=spec.quantization in ("int8", "int4"))
     _pack(model, spec.quantization)
     return (model if spec.quantization == "nf4" else model.to(device)).eval()
 
@@ -73,7 +91,10 @@ def load_processor(recipe: PublicRecipe) -> Any:
     folder, factory = local_path(recipe.model.path), cast(Any, AutoProcessor)
     try:
         processor = factory.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except ImportError as error:
+        why = " ".join(str(error).split())
+        raise RecipeError(f"model {folder}: its processor does not load: {why} Run: {INSTALL}") from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise RecipeError(f"model {folder}: its processor does not load: {error}") from error
     if not any(hasattr(processor, name) for name in ("feature_extractor", "audio_processor", "audio_tokenizer")):
         raise RecipeError(
@@ -84,6 +105,8 @@ def load_processor(recipe: PublicRecipe) -> Any:
         tokenizer.padding_side = "left"  # or a shorter clip's answer would begin behind padding
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+        if getattr(processor, "chat_template", None) is None:
+            processor.chat_template = getattr(tokenizer, "chat_template", None)  # which Phi-4's processor forgets
     return processor
 
 
@@ -91,19 +114,26 @@ def _config(folder: Path, recipe: PublicRecipe) -> Any:
     from transformers import AutoConfig
 
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"model {folder}: its config.json cannot be read: {error}") from error
+    kind = values.get("model_type")
+    package = PACKAGES.get(str(kind))
+    if package is not None and find_spec(package) is None:
+        raise RecipeError(
+            f"model {recipe.model.path} needs the package {package.replace('_', '-')}, which is not installed. "
+            f"Run: {INSTALL}"
+        )
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        kind = values.get("model_type") if isinstance(values, dict) else None
-        if isinstance(values, dict) and "auto_map" in values:
+        if "auto_map" in values:
             raise RecipeError(
                 f"model {recipe.model.path} wants to run code that comes with its weights, which nota never does; take "
                 "one that transformers has the code of"
             ) from error
         raise RecipeError(f"model {recipe.model.path}: transformers knows no model type {kind!r}: {error}") from error
+    return getattr(config, "thinker_config", config)  # of an Omni model the part that hears and writes
 
 
 def _factory(config: Any, recipe: PublicRecipe) -> Any:
@@ -122,6 +152,32 @@ def _factory(config: Any, recipe: PublicRecipe) -> Any:
         f"model {recipe.model.path} is of type {config.model_type!r}, which is not among transformers' models that "
         f"hear ({', '.join(FACTORIES)})"
     )
+
+
+def _load_adapter(model: Any, folder: Path) -> None:
+    """Put LoRA weights from a folder of their own on a model.
+
+    Raises:
+        CheckpointError: they are not there, damaged, or another model's.
+    """
+    try:
+        report = model.load_adapter(str(folder))
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointError(f"adapter {folder}: {error}") from error
+    problems = [f"missing: {name}" for name in sorted(report.missing_keys)]
+    problems += [f"unexpected: {name}" for name in sorted(report.unexpected_keys)]
+    if problems:
+        raise CheckpointError(f"adapter {folder}: its weights do not fit the model:\n{listing(problems)}")
+
+
+def _settle_adapters(model: Any, *, merge: bool) -> None:
+    """A LoRA beside the weights is always on, and not peft's any more; what is to be packed takes it in."""
+    layers = [(name, layer) for name, layer in model.named_modules() if is_lora_layer(layer)]
+    if merge:
+        for name, layer in layers:
+            model.set_submodule(name, merged_layer(layer))
+    if layers and (merge or settle_lora(model) == len(layers)):
+        model._hf_peft_config_loaded = False  # or Granite Speech would have peft switch it on and off
 
 
 def _pack(model: Any, quantization: str) -> None:

@@ -50,7 +50,7 @@ class PublicRuntime:
             self._state = {"encoder_outputs": states}
         else:
             output = self._model(**prompt, use_cache=True)
-            self._state = {"attention_mask": prompt["attention_mask"]}
+            self._state = {}
         self._take(output)
 
     @torch.inference_mode()
@@ -64,11 +64,8 @@ class PublicRuntime:
                 use_cache=True,
             )
         else:
-            mask = self._state["attention_mask"]
-            self._state["attention_mask"] = mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
-            output = self._model(
-                input_ids=self._token, attention_mask=mask, past_key_values=self._state["cache"], use_cache=True
-            )
+            # One clip has no padding to mask, and with a mask Qwen2.5-Omni takes all of it for this token's place.
+            output = self._model(input_ids=self._token, past_key_values=self._state["cache"], use_cache=True)
         self._take(output)
 
     def cache_bytes(self) -> int:

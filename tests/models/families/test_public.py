@@ -11,35 +11,52 @@ import pytest
 import torch
 import transformers
 
-from helpers import public_models
+from helpers import public_models, public_models_extra
 from helpers.recipes import PUBLIC
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.audio.clip import load_clip
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.models.build import build
 from nota_cli.models.families.public import PublicModel
+from nota_cli.models.families.public_load import PACKAGES
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_any_recipe
 from nota_cli.recipe.public import PublicRecipe
 
 TRANSCRIBERS = ("whisper", "moonshine")
 PROMPT = "What is heard?"
+LEAK = ("granite_speech", "moonshine", "phi4_multimodal", "qwen3_asr")
+"""Kinds whose shorter clips say something else in a batch, by transformers' own code: padding is attended to (Granite
+Speech, Phi-4), goes into a norm over time (Moonshine) or into the last frames (Qwen3-ASR)."""
+LEAK_A_LITTLE = ("gemma3n",)  # three frames of padding count as audio, which changes a text or does not
+REQUESTS: dict[str, dict[str, Any]] = {
+    **{kind: {} for kind in ("audioflamingo3", "glmasr", "qwen3_asr")},
+    "voxtral": {"model_id": "tiny", "format": ["WAV"], "sampling_rate": 16_000},
+}
+"""Kinds whose processors take a request for the transcript, and what it wants besides the clip."""
 
 
-@pytest.fixture(scope="module", params=public_models.MAKERS)
+@pytest.fixture(scope="module", params=public_models_extra.MAKERS)
 def kind(request: pytest.FixtureRequest) -> str:
+    public_models_extra.skip_without_packages(request.param)
     return request.param
 
 
 @pytest.fixture(scope="module")
 def folder(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return public_models.make(kind, tmp_path_factory.mktemp(kind))
+    return public_models.make(kind, tmp_path_factory.mktemp(kind), public_models_extra.MAKERS)
+
+
+def model_of(folder: Path) -> dict[str, str]:
+    """A recipe's `model`."""
+    lora = folder / "speech-lora"
+    return {"path": str(folder), **({"adapter": str(lora)} if lora.exists() else {})}
 
 
 def recipe_of(folder: Path, **model: Any) -> PublicRecipe:
     return PublicRecipe(
         name="tiny",
-        model={"path": str(folder), **model},
+        model={**model_of(folder), **model},
         prompts={"tasks": {"asr": "<SpeechHere>", "QA": "<SpeechHere>{}"}},
         generate={"beams": 1, "max_new_tokens": 8, "batch_size": 4},
     )
@@ -53,17 +70,24 @@ def query(kind: str) -> Query:
     return Query("asr") if kind in TRANSCRIBERS else Query("QA", PROMPT)
 
 
-def own_text(kind: str, folder: Path, wave: np.ndarray) -> str:
-    """What transformers alone says of one clip."""
+def own_text(kind: str, folder: Path, wave: np.ndarray, prompt: str = PROMPT) -> str:
+    """What transformers alone says of one clip; without a prompt, what it transcribes."""
     config = transformers.AutoConfig.from_pretrained(folder)
-    model = getattr(transformers, config.architectures[0]).from_pretrained(folder).eval()
+    own_class = "Qwen2_5OmniThinkerForConditionalGeneration" if kind == "qwen2_5_omni" else config.architectures[0]
+    model = getattr(transformers, own_class).from_pretrained(folder).eval()
+    if "adapter" in model_of(folder):
+        model.load_adapter(model_of(folder)["adapter"])
     processor = transformers.AutoProcessor.from_pretrained(folder)
     if kind in TRANSCRIBERS:
         inputs = processor.feature_extractor(
             wave, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True
         )
+    elif not prompt:
+        inputs = processor.apply_transcription_request(audio=[wave], **REQUESTS[kind])
+    elif kind in public_models_extra.INPUTS:
+        inputs = public_models_extra.INPUTS[kind](processor, wave, prompt)
     else:
-        content = [{"type": "audio", "audio": wave}, {"type": "text", "text": PROMPT}]
+        content = [{"type": "audio", "audio": wave}, {"type": "text", "text": prompt}]
         inputs = processor.apply_chat_template(
             [{"role": "user", "content": content}],
             tokenize=True,
@@ -71,31 +95,69 @@ def own_text(kind: str, folder: Path, wave: np.ndarray) -> str:
             add_generation_prompt=True,
             return_tensors="pt",
         )
-    with torch.inference_mode():
-        ids = model.generate(**inputs, max_new_tokens=8, do_sample=False, num_beams=1)
-    prompt = 0 if config.is_encoder_decoder else inputs["input_ids"].size(1)
-    return processor.batch_decode(ids[:, prompt:], skip_special_tokens=True)[0].strip()
+    try:
+        with torch.inference_mode():
+            ids = model.generate(**inputs, max_new_tokens=8, do_sample=False, num_beams=1)
+    except ValueError as error:
+        if "PEFT" in str(error):
+            pytest.skip(f"transformers itself does not run it here: {error}")
+        raise
+    prompt_tokens = 0 if config.is_encoder_decoder else inputs["input_ids"].size(1)
+    return processor.batch_decode(ids[:, prompt_tokens:], skip_special_tokens=True)[0].strip()
 
 
-def test_texts_are_transformers_own_at_batch_1_and_5(kind: str, folder: Path, clips: Path) -> None:
+def test_infer_gives_transformers_own_texts_and_says_where_a_batch_would_not(
+    nota: Callable[..., int], kind: str, folder: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [row.path for row in read_annotation(clips / "all.json")]
+    rows = [{"path": path, "task": "asr", "testset_id": str(number)} for number, path in enumerate(paths)]
+    (tmp_path / "rows.json").write_text(json.dumps({"annotation": rows}))
+    asked = "" if kind in TRANSCRIBERS else PROMPT
+    (tmp_path / "tiny.yaml").write_text(
+        f"family: transformers\nmodel: {json.dumps(model_of(folder))}\n"
+        f"prompts: {{tasks: {{asr: '<SpeechHere>{asked}'}}}}\ngenerate: {{max_new_tokens: 8, batch_size: 4}}\n"
+    )
+    arguments = ["--recipe", tmp_path / "tiny.yaml", "--annotation", tmp_path / "rows.json", "--audio-root", clips]
+    assert nota("infer", *arguments, "--out", tmp_path / "o.csv") == 0
+    with (tmp_path / "o.csv").open(newline="") as file:
+        texts = [row["text"] for row in csv.DictReader(file)]
+    own = [own_text(kind, folder, wave).lower() for wave in waves(clips)]
+    assert [text.split() for text in texts] == [text.split() for text in own]  # a line break is a space in a CSV
+    assert len(set(texts)) > 1  # or the audio would not matter
+    told = "so it runs at batch 1" in " ".join(capsys.readouterr().err.split())
+    assert told == (kind in LEAK) or kind in LEAK_A_LITTLE
+
+
+def test_a_batch_and_a_watched_answer(kind: str, folder: Path, clips: Path) -> None:
     model = build(recipe_of(folder), purpose="run")
     assert isinstance(model, PublicModel)
     features = model.preprocessor().features(waves(clips))
     together = [answer.text for answer in model.generate_answers(features, [query(kind)] * 5)]
     alone = [model.generate_answers(features.part(slice(i, i + 1)), [query(kind)])[0].text for i in range(5)]
-    assert alone == [own_text(kind, folder, wave) for wave in waves(clips)]
-    assert together == alone
+    assert (together == alone) == (kind not in LEAK) or kind in LEAK_A_LITTLE
     said: list[str] = []
     whole = model.generate_answers(features.part(slice(0, 1)), [query(kind)], on_text=said.append)[0].text
     assert whole == alone[0] == (said[-1] if said else "")
+
+
+def test_a_request_for_the_transcript(kind: str, folder: Path, clips: Path) -> None:
+    if kind not in REQUESTS:
+        pytest.skip("its processor has no such request")
+    model = build(recipe_of(folder), purpose="run")
+    features = model.preprocessor().features(waves(clips))
+    texts = [model.generate_answers(features.part(slice(i, i + 1)), [Query("asr")])[0].text for i in range(5)]
+    assert texts == [own_text(kind, folder, wave, prompt="") for wave in waves(clips)]
+    assert len(set(texts)) > 1
 
 
 def test_parts_add_up_and_dummy_weights_have_the_same_size(folder: Path) -> None:
     model = build(recipe_of(folder), purpose="run")
     whole = sum(parameter.numel() for parameter in {id(p): p for p in model.model.parameters()}.values())
     sizes = {part.name: part.parameters for part in model.parts()}
-    assert set(sizes) == {"speech_encoder", "decoder"}
+    adapted = (folder / "adapter_config.json").exists() or "adapter" in model_of(folder)
+    assert set(sizes) == {"speech_encoder", "decoder"} | ({"lora"} if adapted else set())
     assert sum(sizes.values()) == whole
+    sizes.pop("lora", None)  # which a dummy has not
     dummy = build(recipe_of(folder), load_format="dummy")
     assert {part.name: part.parameters for part in dummy.parts()} == sizes
 
@@ -151,6 +213,25 @@ class TestWhisper:
         assert "is of the family transformers" in capsys.readouterr().err
 
 
+def test_a_lora_beside_the_weights_is_used_and_goes_into_packed_ones(clips: Path, tmp_path: Path) -> None:
+    public_models_extra.skip_without_packages("granite_speech")
+    folder = public_models.make("granite_speech", tmp_path / "m", public_models_extra.MAKERS)
+
+    def logits(quantization: str) -> torch.Tensor:
+        model = build(recipe_of(folder, quantization=quantization), purpose="run")
+        assert isinstance(model, PublicModel)
+        inputs = model.inputs(model.preprocessor().features(waves(clips)[:1]), [Query("QA", PROMPT)])
+        with torch.inference_mode():
+            return model.model(**inputs).logits
+
+    adapted, packed = logits("none"), logits("int8")
+    (folder / "adapter_config.json").unlink()
+    (folder / "adapter_model.safetensors").unlink()
+    effect = (adapted - logits("none")).norm()
+    assert effect > 0
+    assert (adapted - packed).norm() < effect / 4
+
+
 class TestRefusals:
     def write(self, folder: Path, **config: Any) -> PublicRecipe:
         folder.mkdir(exist_ok=True)
@@ -160,6 +241,13 @@ class TestRefusals:
     def test_a_type_that_transformers_does_not_know(self, tmp_path: Path) -> None:
         with pytest.raises(RecipeError, match="knows no model type 'ears'"):
             build(self.write(tmp_path / "m", model_type="ears"))
+
+    @pytest.mark.parametrize("kind", PACKAGES)
+    def test_a_package_that_is_not_there(self, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("nota_cli.models.families.public_load.find_spec", lambda name: None)
+        package = PACKAGES[kind].replace("_", "-")
+        with pytest.raises(RecipeError, match=rf"needs the package {package}, .* pip install 'nota-cli\[public\]'"):
+            build(self.write(tmp_path / "m", model_type=kind))
 
     def test_remote_code(self, tmp_path: Path) -> None:
         recipe = self.write(tmp_path / "m", model_type="ears", auto_map={"AutoConfig": "code.EarsConfig"})
