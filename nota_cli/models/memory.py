@@ -68,9 +68,7 @@ def memory_explained(
         if sum(part.bytes for part in needed) > limit:
             raise _memory_error(needed, device, recipe)
     elif sizes is not None:
-        needed = list(sizes())
-        if any(sum(part.bytes for part in needed) > there for _, there in memory_there(device)):
-            raise _memory_error(needed, device, recipe)
+        refuse_larger(sizes(), device, recipe)
     try:
         yield
     except Exception as error:
@@ -82,6 +80,16 @@ def memory_explained(
             failure = failure.__cause__ or failure.__context__
         gc.collect()
         raise _memory_error(list(parts()), device, recipe) from error
+
+
+def refuse_larger(parts: Sequence[Part], device: str, recipe: str) -> None:
+    """Refuse a model whose weights alone are larger than the memory that is free.
+
+    Raises:
+        NotaError: they are.
+    """
+    if any(sum(part.bytes for part in parts) > there for _, there in memory_there(device)):
+        raise _memory_error(parts, device, recipe)
 
 
 def _memory_error(parts: Sequence[Part], device: str, recipe: str) -> NotaError:

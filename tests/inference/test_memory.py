@@ -5,10 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import transformers
 
+from helpers import public_models
 from nota_cli.errors import NotaError
+from nota_cli.models.build import build
 from nota_cli.models.memory import memory_explained, memory_there, out_of_memory
 from nota_cli.models.parts import Part
+from nota_cli.recipe.load import load_any_recipe
+from nota_cli.recipe.public import PublicRecipe
 
 
 @pytest.mark.parametrize(
@@ -59,3 +64,35 @@ def test_an_allocator_that_fails_is_explained_after_what_was_built_is_freed() ->
     with pytest.raises(RuntimeError, match="other"), memory_explained(lambda: parts, "cpu", "mine"):
         raise RuntimeError("other")
     assert memory_there("cpu")
+
+
+@pytest.fixture
+def little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with 100 kB free, where any file of weights is worth a look."""
+    (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 100 kB\n")
+    monkeypatch.setattr("nota_cli.models.memory.MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr("nota_cli.models.families.public.LARGE", 0)
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_weights_larger_than_free_memory_are_refused_before_they_are_read(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = load_any_recipe(str(tiny_checkpoint))
+    needed = sum(part.bytes for part in build(recipe, "meta", load_format="dummy").parts())
+    monkeypatch.setattr("nota_cli.models.families.salmonn_build.load_checkpoint", never)
+    with pytest.raises(NotaError, match=rf"all weights +{needed / 1e6:.1f} MB\n +free memory +0.1 MB"):
+        build(recipe, purpose="run")
+
+
+@pytest.mark.usefixtures("little_memory")
+def test_a_public_model_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = public_models.make("whisper", tmp_path / "whisper")
+    recipe = PublicRecipe(name="mine", model={"path": str(folder)})
+    monkeypatch.setattr(transformers.WhisperForConditionalGeneration, "from_pretrained", never)
+    with pytest.raises(NotaError, match="(?s)out of memory on cpu while loading recipe mine.*free memory +0.1 MB"):
+        build(recipe, purpose="run")
+
+
+def never(*arguments: object, **settings: object) -> None:
+    raise AssertionError("weights were read")
