@@ -14,6 +14,7 @@ import yaml
 from helpers.paths import REPOSITORY
 from nota_cli.cli.process import refuse_empty
 from nota_cli.errors import UsageError
+from nota_cli.version import __version__
 
 Nota = Callable[..., int]
 
@@ -191,3 +192,9 @@ def test_a_library_that_sets_up_logging_doubles_no_message() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stderr.count("no recipe") == 1
+
+
+@pytest.mark.parametrize("module", ["nota_cli", "nota_cli.cli"])
+def test_it_runs_as_a_module(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"nota {__version__}"
