@@ -37,7 +37,8 @@ def features(model: Salmonn, annotation: Path, root: Path) -> tuple[dict[str, Te
     for row in rows:
         encoded = model.encode(preprocessor.features([load_clip(clip_paths(row, root), notes=[])]))
         made["encoder"].append(summary(encoded.speech_states[0], encoded.speech_mask[0]))
-        made["connector"].append(summary(encoded.embeds[0], encoded.mask[0]))
+        windows = slice(model.recipe.connector.summary, None)
+        made["connector"].append(summary(encoded.embeds[0, windows], encoded.mask[0, windows]))
     return {name: torch.stack(each) for name, each in made.items()}, [row.label or "" for row in rows]
 
 

@@ -1,7 +1,7 @@
 """How fast training is on real recordings, as a Markdown table.
 
     python scripts/small_data.py --data data
-    python benchmarks/training.py --data data cache --recipe small --steps 20
+    python benchmarks/training.py --data data cache --recipe small-decoder --steps 20
     python benchmarks/training.py --data data cache --recipe small-connector --steps 20
     python benchmarks/training.py --data data buckets --recipe small-connector --steps 20
 

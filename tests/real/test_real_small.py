@@ -81,7 +81,7 @@ def test_it_writes_down_what_held_out_speakers_say(
     assert one.stdout.strip() == texts[0]
 
 
-@pytest.mark.parametrize(("recipe", "steps"), [("small-connector", 20), ("small", 4)])
+@pytest.mark.parametrize(("recipe", "steps"), [("small-connector", 20), ("small-decoder", 4)])
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     recipe: str, steps: int, environment: dict[str, str], speech: list[dict[str, object]], tmp_path: Path
 ) -> None:
@@ -90,7 +90,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     source = {"annotation": str(annotation(brief, tmp_path / "rows.json")), "audio_root": str(REAL), "join": 2}
     settings = [f"data.train={json.dumps([source])}", "data.validation=[]", f"train.steps={steps}"]
     settings += ["train.batch_size=2", "train.save_every=1", "train.warmup_steps=2", "train.workers=0"]
-    settings += ["train.init=null"] if recipe == "small" else []
+    settings += ["train.init=null"] if recipe == "small-decoder" else []
     settings += ["decoder.dtype=float32", "train.autocast=false"]  # as EXACT
     given = [flag for setting in settings for flag in ("--set", setting)]
     nota("train", recipe, "--out", tmp_path / "whole", *given, environment=environment)
@@ -103,7 +103,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     assert run.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "recipe.yaml").exists()
     nota("train", recipe, "--out", tmp_path / "killed", "--resume", *given, environment=environment)
-    names = ["model.safetensors", *(["adapter/adapter_model.safetensors"] if recipe == "small" else [])]
+    names = ["model.safetensors", *(["adapter/adapter_model.safetensors"] if recipe == "small-decoder" else [])]
     for name in names:
         whole, killed = (load_file(tmp_path / kind / name) for kind in ("whole", "killed"))
         assert whole.keys() == killed.keys()
