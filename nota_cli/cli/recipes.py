@@ -114,10 +114,12 @@ def list_recipes(family: str | None = None) -> list[dict[str, object]]:
 
 def _summary(recipe: "BaseRecipe") -> dict[str, object]:
     """The names of a recipe's encoders and of its decoder; a model of another family is named as the last."""
+    from nota_cli.hub_names import hub_name
     from nota_cli.recipe.schema import Recipe
 
     if not isinstance(recipe, Recipe):
-        names = [os.path.basename(path) for path in recipe.weight_paths().values()]
+        named = [(hub_name(path), path) for path in recipe.weight_paths().values()]
+        names = [os.path.basename(path if name is None else name.inside or name.repo) for name, path in named]
         return {"speech encoder": "", "audio encoder": "", "decoder": ", ".join(names)}
     return {
         "speech encoder": _short(recipe.speech_encoder),
@@ -138,7 +140,9 @@ def _parts(recipe: "BaseRecipe") -> list[dict[str, Any]]:
     """One row a part: where its weights come from, parameters, bytes, bytes by type of number; then their sum."""
     from nota_cli.recipe.schema import Recipe
 
-    sources = {key.split(".")[0]: path for key, path in recipe.weight_paths().items()}
+    sources: dict[str, str] = {}
+    for key, path in recipe.weight_paths().items():
+        sources.setdefault(key.split(".")[0], path)
     if isinstance(recipe, Recipe):
         sources = {
             "speech_encoder": _source_of(recipe.speech_encoder),

@@ -94,13 +94,19 @@ def qwen2_5_omni(folder: Path) -> None:
     # As published: a voice of its own beside what thinks.
     save_file(weights | {"talker.codec_head.weight": torch.zeros(2, 2)}, folder / "model.safetensors", {"format": "pt"})
     config.save_pretrained(folder)
-    transformers.Qwen2_5OmniProcessor(
-        transformers.Qwen2VLImageProcessor(),
-        transformers.Qwen2VLVideoProcessor(),
-        log_mel(128),
-        words,
-        chat_template=CHAT.replace("AUDIO", "<|audio_start|><|audio|><|audio_end|>"),
-    ).save_pretrained(folder)
+    words.chat_template = CHAT.replace("AUDIO", "<|audio_start|><|audio|><|audio_end|>")
+    if find_spec("torchvision") is None:
+        save_parts(folder, log_mel(128), words)
+        return
+    eyes = transformers.Qwen2VLImageProcessor(), transformers.Qwen2VLVideoProcessor()
+    processor = transformers.Qwen2_5OmniProcessor(*eyes, log_mel(128), words, chat_template=words.chat_template)
+    processor.save_pretrained(folder)
+
+
+def save_parts(folder: Path, *parts: Any) -> None:
+    """What of a processor's files needs no torchvision."""
+    for part in parts:
+        part.save_pretrained(folder)
 
 
 def gemma3n(folder: Path) -> None:
@@ -148,12 +154,13 @@ def phi4_multimodal(folder: Path) -> None:
     model = transformers.Phi4MultimodalForCausalLM(config)
     model.save_pretrained(folder)
     lora(model, folder / "speech-lora", "qkv_proj")
-    transformers.Phi4MultimodalProcessor(
-        transformers.Phi4MultimodalImageProcessor(),
-        transformers.Phi4MultimodalFeatureExtractor(),
-        words,
-        chat_template=CHAT.replace("AUDIO", "<|audio|>"),
-    ).save_pretrained(folder)
+    words.chat_template = CHAT.replace("AUDIO", "<|audio|>")
+    ears = transformers.Phi4MultimodalFeatureExtractor()
+    if find_spec("torchvision") is None:
+        save_parts(folder, ears, words)
+        return
+    eyes = transformers.Phi4MultimodalImageProcessor()
+    transformers.Phi4MultimodalProcessor(eyes, ears, words).save_pretrained(folder)
 
 
 def lora(model: Any, folder: Path, *layers: str) -> None:

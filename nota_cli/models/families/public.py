@@ -167,7 +167,9 @@ class PublicModel:
         return [Answer(text, tokens=count) for text, count in zip(texts, counts, strict=True)]
 
     def _decode(self, ids: Tensor) -> list[str]:
-        return [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
+        texts = [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
+        extract = getattr(self.processor, "extract_transcription", None)  # Qwen3-ASR names the language first
+        return texts if extract is None else [extract(text) for text in texts]
 
     def inputs(self, clips: Waveforms, queries: list[Query]) -> dict[str, Any]:
         """What the processor makes of clips and prompts, on the model's device and in its type.

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
@@ -24,11 +25,14 @@ FACTORIES = ("AutoModelForMultimodalLM", "AutoModelForSeq2SeqLM", "AutoModelForS
 PACKAGES = {
     "gemma3n": "timm",
     "granite_speech": "torchaudio",
-    "phi4_multimodal": "torchvision",
-    "qwen2_5_omni": "torchvision",
     "voxtral": "mistral_common",
 }
 """What a type of model, or its processor, imports and nota does without."""
+SEES = {
+    "phi4_multimodal": ("Phi4MultimodalProcessor", "audio_processor"),
+    "qwen2_5_omni": ("Qwen2_5OmniProcessor", "feature_extractor"),
+}
+"""Types whose processor wants torchvision for images: its class, and the part of it that hears."""
 SPEAKS = ("talker.", "token2wav.")
 """Weights of an Omni model that give its answers a voice, which are left out."""
 INSTALL = "pip install 'nota-cli[public]'"
@@ -96,7 +100,10 @@ def load_processor(recipe: PublicRecipe) -> Any:
 
     folder, factory = local_path(recipe.model.path), cast(Any, AutoProcessor)
     try:
-        processor = factory.from_pretrained(folder, trust_remote_code=False)
+        if find_spec("torchvision") is None and (blind := _without_images(folder)) is not None:
+            processor = blind
+        else:
+            processor = factory.from_pretrained(folder, trust_remote_code=False)
     except ImportError as error:
         why = " ".join(str(error).split())
         raise RecipeError(f"model {folder}: its processor does not load: {why} Run: {INSTALL}") from error
@@ -112,8 +119,31 @@ def load_processor(recipe: PublicRecipe) -> Any:
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         if getattr(processor, "chat_template", None) is None:
-            processor.chat_template = getattr(tokenizer, "chat_template", None)  # which Phi-4's processor forgets
+            processor.chat_template = getattr(tokenizer, "chat_template", None)  # Phi-4's forgets it
     return processor
+
+
+def _without_images(folder: Path) -> Any:
+    """A processor without its parts for images; None for a type that has none."""
+    import transformers
+
+    package: Any = transformers
+    config = package.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if config.model_type not in SEES:
+        return None
+    name, ears = SEES[config.model_type]
+    whole = getattr(package, name)
+
+    unused = SimpleNamespace(merge_size=1)  # which is read even where there is no image
+
+    def accept(self: Any, part: str, argument: Any) -> Any:
+        return None if argument is unused else whole.check_argument_for_proper_class(self, part, argument)
+
+    hears = type(name, (whole,), {"check_argument_for_proper_class": accept})
+    parts: dict[str, Any] = dict.fromkeys(whole.get_attributes(), unused)
+    parts[ears] = package.AutoFeatureExtractor.from_pretrained(folder)
+    parts["tokenizer"] = package.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return hears(**parts)
 
 
 def _config(folder: Path, recipe: PublicRecipe) -> Any:

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from nota_cli.data.audio.clip import load_clip
 from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.models.build import build
 from nota_cli.models.families.public import PublicModel
-from nota_cli.models.families.public_load import PACKAGES
+from nota_cli.models.families.public_load import PACKAGES, SEES, load_processor
 from nota_cli.prompts import Query
 from nota_cli.recipe.load import load_any_recipe
 from nota_cli.recipe.public import PublicRecipe
@@ -77,7 +78,8 @@ def own_text(kind: str, folder: Path, wave: np.ndarray, prompt: str = PROMPT) ->
     model = getattr(transformers, own_class).from_pretrained(folder).eval()
     if "adapter" in model_of(folder):
         model.load_adapter(model_of(folder)["adapter"])
-    processor = transformers.AutoProcessor.from_pretrained(folder)
+    whole = kind not in SEES or find_spec("torchvision") is not None
+    processor = transformers.AutoProcessor.from_pretrained(folder) if whole else load_processor(recipe_of(folder))
     if kind in TRANSCRIBERS:
         inputs = processor.feature_extractor(
             wave, sampling_rate=16_000, return_tensors="pt", return_attention_mask=True
@@ -102,6 +104,8 @@ def own_text(kind: str, folder: Path, wave: np.ndarray, prompt: str = PROMPT) ->
         if "PEFT" in str(error):
             pytest.skip(f"transformers itself does not run it here: {error}")
         raise
+    if kind == "qwen3_asr":
+        return processor.decode(ids[0, inputs["input_ids"].size(1) :], return_format="transcription_only")
     prompt_tokens = 0 if config.is_encoder_decoder else inputs["input_ids"].size(1)
     return processor.batch_decode(ids[:, prompt_tokens:], skip_special_tokens=True)[0].strip()
 
@@ -213,6 +217,14 @@ class TestWhisper:
         assert "is of the family transformers" in capsys.readouterr().err
 
 
+def test_the_language_that_is_named_first_is_no_part_of_the_transcript(clips: Path, tmp_path: Path) -> None:
+    model = build(recipe_of(public_models.make("qwen3_asr", tmp_path / "m")), purpose="run")
+    assert isinstance(model, PublicModel)
+    model.processor.batch_decode = lambda ids, **_: ["language English<asr_text>seven one"]
+    features = model.preprocessor().features(waves(clips)[:1])
+    assert model.generate_answers(features, [Query("asr")])[0].text == "seven one"
+
+
 def test_a_lora_beside_the_weights_is_used_and_goes_into_packed_ones(clips: Path, tmp_path: Path) -> None:
     public_models_extra.skip_without_packages("granite_speech")
     folder = public_models.make("granite_speech", tmp_path / "m", public_models_extra.MAKERS)
@@ -230,6 +242,25 @@ def test_a_lora_beside_the_weights_is_used_and_goes_into_packed_ones(clips: Path
     effect = (adapted - logits("none")).norm()
     assert effect > 0
     assert (adapted - packed).norm() < effect / 4
+
+
+@pytest.mark.parametrize("kind", SEES)
+def test_a_processor_without_its_eyes_hears_the_same(
+    kind: str, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torchvision", reason="the whole processor needs torchvision")
+    folder = public_models.make(kind, tmp_path / "m", public_models_extra.MAKERS)
+
+    def inputs() -> dict[str, Any]:
+        model = PublicModel(recipe_of(folder), torch.nn.Linear(1, 1), load_processor(recipe_of(folder)))
+        model.model.device, model.model.dtype = torch.device("cpu"), torch.float32
+        return model.inputs(model.preprocessor().features(waves(clips)), [Query("QA", PROMPT)] * 5)
+
+    whole = inputs()
+    monkeypatch.setattr("nota_cli.models.families.public_load.find_spec", lambda name: None)
+    blind = inputs()
+    assert whole.keys() == blind.keys()
+    assert all(torch.equal(whole[name], blind[name]) for name in whole)
 
 
 class TestRefusals:
