@@ -307,6 +307,20 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match=r"missing: model.encoder.conv1.weight"):
             build(recipe_of(tmp_path / "m"))
 
+    def test_a_lora_that_is_not_whole_or_not_there(self, tmp_path: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        folder = public_models.make("phi4_multimodal", tmp_path / "m", public_models_extra.MAKERS)
+        file = folder / "speech-lora" / "adapter_model.safetensors"
+        tensors = load_file(file)
+        tensors.pop(next(iter(tensors)))
+        save_file(tensors, file, {"format": "pt"})
+        with pytest.raises(CheckpointError, match=r"speech-lora: its weights do not fit the model:\n  - missing: "):
+            build(recipe_of(folder))
+        file.unlink()
+        with pytest.raises(CheckpointError, match="adapter .*speech-lora: "):
+            build(recipe_of(folder))
+
     def test_no_config(self, tmp_path: Path) -> None:
         (tmp_path / "m").mkdir()
         with pytest.raises(CheckpointError, match="config.json cannot be read"):
