@@ -49,6 +49,7 @@ MAY = {
     "__init__": {"version", "console", "api"},
 }
 MAY["cli"] = set(MAY)
+MAY["__main__"] = {"cli"}
 """One row a room, in the order of imports."""
 
 

@@ -14,6 +14,7 @@ import yaml
 from helpers.paths import REPOSITORY
 from nota_cli.cli.process import refuse_empty
 from nota_cli.errors import UsageError
+from nota_cli.version import __version__
 
 Nota = Callable[..., int]
 
@@ -191,3 +192,11 @@ def test_a_library_that_sets_up_logging_doubles_no_message() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert done.stderr.count("no recipe") == 1
+
+
+@pytest.mark.parametrize("module", ["nota_cli", "nota_cli.cli"])
+def test_the_package_runs_as_a_module(module: str, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"nota {__version__}\n"), done.stderr
