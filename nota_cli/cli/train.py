@@ -31,7 +31,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume an interrupted run: the same command with this flag.")
     ] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Discard an unfinished run and start again.")] = False,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Discard what an earlier run left there, finished or not, and start again."),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Two steps with random weights: memory, time and disk; nothing is written."),
