@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from helpers.paths import REPOSITORY
-from nota_cli.data.corpora.readers import READERS
+from nota_cli.data.corpora.published import READERS
 from nota_cli.score.profiles import ALL, PROFILES
 
 ANSWERS = {
