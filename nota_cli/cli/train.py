@@ -19,7 +19,8 @@ app = typer.Typer()
 
 @app.command(
     epilog="Example: `nota train tiny-samples --out checkpoints/mine`, a minute's run on the sample recordings. "
-    "`nota train tiny-stages` needs the corpora that the shipped model was trained on."
+    "Your own data: a recipe with `base: tiny-samples` and your annotation under `data.train`; "
+    "`nota data prepare` writes one. `nota train tiny-stages` needs the corpora that the shipped model was trained on."
 )
 def train(
     recipe: RecipeArgument,
