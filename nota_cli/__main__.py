@@ -2,4 +2,5 @@
 
 from nota_cli.cli import main
 
-main()
+if __name__ == "__main__":  # worker processes import this file, and must not start over
+    main()

@@ -286,8 +286,8 @@ def data_prepare(
     ] = False,
 ) -> None:
     """Write the annotation of a published corpus, or of a table of your own, with a manifest and the missing clips."""
-    from nota_cli.data.corpora.reader import excluded_names, prepare
-    from nota_cli.data.corpora.readers import reader_of
+    from nota_cli.data.corpora.prepare import excluded_names, prepare
+    from nota_cli.data.corpora.published import reader_of
     from nota_cli.data.corpora.tables import table_reader
 
     table_file = Path(corpus)

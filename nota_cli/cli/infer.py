@@ -68,10 +68,14 @@ def infer(
         typer.Option(help="For clips over 30 s. cut: use the first 30 s only. chunk: use all, in overlapping windows."),
     ] = "cut",
     restart: Annotated[
-        bool, typer.Option("--restart", help="Discard the rows that an interrupted run has finished, and start again.")
+        bool, typer.Option("--restart", help="Discard the rows that an earlier run has finished, and start again.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a finished CSV of another run, or one that was edited.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Compute a finished CSV anew; replace one of another run, or one that was edited.",
+        ),
     ] = False,
     audio_root_moved: Annotated[
         bool,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nota_cli.recipe.schema import BaseRecipe, Decoder, Encoder, Recipe
 
 NAME_WIDTH = 40  # characters of a weights' name that a table has room for
+NOT_STATED = "not stated"  # a public model is not built for its size: its recipe says it, or nobody does
 
 app = typer.Typer(
     help="Recipes: one YAML file is one system. List them, show their sizes, import other systems' configs.",
@@ -48,6 +49,10 @@ def recipes_list(
         print_json({"recipes": rows})
     else:
         table("Recipes", list(rows[0]), [[str(value) for value in row.values()] for row in rows], whole=True)
+        say("The first ones run with what ships with nota. Each of the others needs weights from elsewhere:")
+        say("`nota download NAME` gets them, or says what is missing.")
+        if any(row["parameters"] == NOT_STATED for row in rows):
+            say(f"{NOT_STATED}: the recipe does not say how many parameters the model has (`model.parameters`).")
 
 
 @app.command("show", epilog="Example: `nota recipes show gemma2-2b-gptq`")
@@ -87,29 +92,43 @@ def recipes_import(
 def list_recipes(family: str | None = None) -> list[dict[str, object]]:
     """One row a shipped recipe: its parts, all parameters, all bytes in GB (10^9); no model is built.
 
+    First come those that run as they are, then one whose trained parts ship, then the others, public models last.
+
     Args:
         family: only recipes of this one.
     """
     from nota_cli.recipe.families import DEFAULT_FAMILY
     from nota_cli.recipe.load import load_any_recipe, recipe_names
 
+    recipes = {name: load_any_recipe(name) for name in recipe_names()}
     rows: list[dict[str, object]] = []
-    for name in recipe_names():
-        recipe = load_any_recipe(name)
+    for name, recipe in sorted(recipes.items(), key=lambda item: (_needs(item[1]), item[0])):
         if family not in (None, recipe.family):
             continue
-        # A public model's publisher may not state its size.
-        unknown = "?" if recipe.family == DEFAULT_FAMILY else ""
+        unknown = "?" if recipe.family == DEFAULT_FAMILY else NOT_STATED
         size: dict[str, object] = {"parameters": unknown, "GB": unknown}
         try:
             parts = _part_sizes(recipe)
             size["parameters"] = f"{sum(part.parameters for part in parts) / 1e6:,.1f} M"
             size["GB"] = round(sum(part.bytes for part in parts) / 1e9, 3)
         except UsageError as error:  # one that lacks a file of the user's own does not hide the others
-            if unknown:
+            if unknown != NOT_STATED:
                 warn(f"{name}: {error}")
         rows.append({"recipe": name, **_summary(recipe), **size})
     return rows
+
+
+def _needs(recipe: "BaseRecipe") -> int:
+    """0: nothing but nota. 1: some weights, though what was trained ships. 2: weights; 3: those of a public model."""
+    from nota_cli.assets import home
+    from nota_cli.recipe.families import DEFAULT_FAMILY
+
+    def ships(path: str | None) -> bool:
+        return path is not None and Path(path).is_relative_to(home())
+
+    if not ships(recipe.checkpoint):
+        return 2 if recipe.family == DEFAULT_FAMILY else 3
+    return 0 if all(map(ships, recipe.weight_paths().values())) else 1
 
 
 def _summary(recipe: "BaseRecipe") -> dict[str, object]:

@@ -19,7 +19,8 @@ app = typer.Typer()
 
 @app.command(
     epilog="Example: `nota train tiny-samples --out checkpoints/mine`, a minute's run on the sample recordings. "
-    "`nota train tiny-stages` needs the corpora that the shipped model was trained on."
+    "Your own data: a recipe with `base: tiny-samples` and your annotation under `data.train`; "
+    "`nota data prepare` writes one. `nota train tiny-stages` needs the corpora that the shipped model was trained on."
 )
 def train(
     recipe: RecipeArgument,
@@ -31,7 +32,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume an interrupted run: the same command with this flag.")
     ] = False,
-    restart: Annotated[bool, typer.Option("--restart", help="Discard an unfinished run and start again.")] = False,
+    restart: Annotated[
+        bool,
+        typer.Option("--restart", help="Discard what an earlier run left there, finished or not, and start again."),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Two steps with random weights: memory, time and disk; nothing is written."),

@@ -11,13 +11,20 @@ from nota_cli.errors import UsageError
 from nota_cli.files import leavings
 from nota_cli.inference.journal import journal_path, rank_journals
 from nota_cli.inference.provenance import file_hash
-from nota_cli.inference.report import report_path
+from nota_cli.inference.report import PACKAGES, report_path
 from nota_cli.outputs import Input, Output, check_outputs
 from nota_cli.recipe.inputs import recipe_inputs
 from nota_cli.recipe.schema import BaseRecipe
 from nota_cli.submission import KINDS, examine
 from nota_cli.submission.problems import ERROR, WARNING
+from nota_cli.version import versions
 
+ODD_AUDIO = {
+    "silent": "what is heard is silent, and still the model answers.",
+    "loud": "samples lie far beyond full scale, which the model has never heard.",
+    "damaged": "the audio is damaged, and what could be read was heard.",
+}
+"""What the kinds of odd audio mean for the texts."""
 REPORTED_ELSEWHERE = {"no-rows", "empty-text", "blank-text"}  # the run's own warnings name these rows
 
 
@@ -71,6 +78,31 @@ def refuse_other_run(out: Path, run_key: str) -> None:
     raise UsageError(f"{out} is there and {why}. Choose another --out, or replace it with --overwrite.")
 
 
+def finished_report(out: Path, provenance: dict[str, Any]) -> dict[str, Any] | None:
+    """The report of a finished run whose CSV stands for what the run at hand would compute, or None.
+
+    It is None, too, where a recording or a large file of weights has changed since, where other versions of the
+    packages would compute, and where the audio of some rows could not be used: those are tried again.
+
+    Args:
+        out: the CSV.
+        provenance: of the run at hand, as `nota_cli.inference.provenance.run_provenance` makes it for reports.
+    """
+    report = _report(report_path(out))
+    if not out.is_file() or report.get("blank") != [] or report.get("skipped") != []:
+        return None
+    same = (
+        report.get("run_key") == provenance["run_key"]
+        and report.get("csv_hash") == file_hash(out)
+        and report.get("versions") == versions(PACKAGES)
+        and all(
+            (report.get(section) or {}).get(key) == provenance[section][key]
+            for section, key in (("test_set", "recordings"), ("checkpoint", "large_files"))
+        )
+    )
+    return report if same else None
+
+
 def _report(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -103,3 +135,17 @@ def check_submission(out: Path, task: str | None, *, named_by_path: bool = False
         say(f"nota validate-submission {out} lists all of them")
     errors, warnings = log.of(ERROR), log.of(WARNING)
     return {"valid": not errors, "errors": errors, "warnings": warnings, "counts": dict(log.counts)}
+
+
+def warn_of_rows(out: Path, report: dict[str, Any]) -> None:
+    """Warn of the rows of a finished run that its user should look at."""
+    if len(report["skipped"]) == report["rows"]:
+        warn(f"{out} has no row, which the organisers reject: the audio of all of them cannot be used")
+    if report["empty"]:
+        first_ids = ", ".join(report["empty"][:10])
+        warn(f"{len(report['empty'])} rows got an empty text, which the organisers reject: {first_ids}")
+    for kind, meaning in ODD_AUDIO.items():
+        if odd := report[kind]:
+            names = ", ".join(each["id"] for each in odd[:10]) + (", ..." if len(odd) > 10 else "")
+            count = f"{len(odd)} {'row' if len(odd) == 1 else 'rows'}"
+            warn(f"{count} ({names}): {meaning} The report has the files. {odd[0]['reason']}")

@@ -172,10 +172,11 @@ def run_provenance(
     dummy = options["load_format"] == "dummy"  # its weights are none; of what shape they are, places tell
     parts = {} if dummy else weight_paths(recipe)
     weights, values = weight_hashes(parts), recipe_values(recipe, paths=dummy)
+    changed = large_files(parts)
     run_key = {
         "recipe": values,
         "weights": weights,
-        "large_files": large_files(parts),
+        "large_files": changed,
         "annotation" if test_set["annotation"] else "recording_names": test_set["hash"],
         "audio_root": os.path.realpath(test_set["audio_root"]),
         "recordings": test_set["recordings"],
@@ -184,7 +185,7 @@ def run_provenance(
     }
     report = {
         "recipe": {"name": recipe.name, "hash": value_hash(values)},
-        "checkpoint": {"path": recipe.checkpoint, "hash": combined(weights), "files": weights},
+        "checkpoint": {"path": recipe.checkpoint, "hash": combined(weights), "files": weights, "large_files": changed},
         "test_set": test_set | asked,
         "run_key": value_hash({key: value for key, value in run_key.items() if key not in MACHINE_LOCAL_KEYS}),
     }

@@ -107,6 +107,21 @@ def run_report(
     }
 
 
+def summary(out: Path, report: dict[str, Any]) -> dict[str, object]:
+    """What of a report the table after a run shows."""
+    unusual: dict[str, object] = {"kept from before": report["resumed_rows"]}
+    unusual |= {name: len(report[name]) for name in ("blank", "skipped", "looped", "cut", *NOTE_KINDS)}
+    rate = report["clips_per_second"]
+    return {
+        "rows": report["rows"],
+        **{name: count for name, count in unusual.items() if count},
+        "seconds": f"{report['seconds']:.1f}",
+        "clips/s": "-" if rate is None else f"{rate:.1f}",
+        "csv": str(out),
+        "report": str(report_path(out)),
+    }
+
+
 def _unusable(rows: Sequence[Row], outcomes: Outcomes, status: str) -> list[dict[str, Any]]:
     return [
         {"row": row.index, "id": row_id(row), "reason": entry.reason}

@@ -5,7 +5,7 @@ import os
 import time
 from array import array
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import isfinite
@@ -24,9 +24,15 @@ from nota_cli.inference.batching import longest_first
 from nota_cli.inference.distributed import Ranks
 from nota_cli.inference.journal import DONE, SKIPPED, Entry, Journal, differences, journal_path, rank_journals
 from nota_cli.inference.options import InferOptions
-from nota_cli.inference.outputs import check_run_outputs, check_submission, refuse_other_run
+from nota_cli.inference.outputs import (
+    check_run_outputs,
+    check_submission,
+    finished_report,
+    refuse_other_run,
+    warn_of_rows,
+)
 from nota_cli.inference.provenance import MACHINE_LOCAL_KEYS, file_hash, recordings_hash, run_provenance
-from nota_cli.inference.report import Facts, Stages, report_path, run_report
+from nota_cli.inference.report import Facts, Stages, report_path, run_report, summary
 from nota_cli.inference.results import Outcomes, Result, Tally, timed
 from nota_cli.inference.selection import Selection, select_annotation, select_recordings
 from nota_cli.models.device import check_device_name, device_for
@@ -37,12 +43,6 @@ from nota_cli.recipe.families import family_of
 from nota_cli.recipe.schema import BaseRecipe
 from nota_cli.submission import write_submission
 
-ODD_AUDIO = {
-    "silent": "what is heard is silent, and still the model answers.",
-    "loud": "samples lie far beyond full scale, which the model has never heard.",
-    "damaged": "the audio is damaged, and what could be read was heard.",
-}
-"""What the kinds of odd audio mean for the texts."""
 VISIBLE_SECONDS = 30.0  # that a shared folder may take to show what another machine has written
 
 
@@ -135,13 +135,19 @@ def _lead(run: _Run) -> dict[str, object]:
         kept = _take_over(run, journal)
         if not (run.options.overwrite or any(kept)):  # rows are kept of a run that was allowed to write there
             refuse_other_run(run.out, provenance["run_key"])
+        anew = run.options.overwrite or restart or any(kept)
+        finished = None if anew else finished_report(run.out, provenance)
+        if finished is not None:
+            kept = bytearray(b"\1") * len(run.rows)
         left = array("q", (position for position in range(len(run.rows)) if not kept[position]))
-        if any(kept):
+        if finished is None and any(kept):
             say(f"{sum(kept)} of {len(run.rows)} rows were finished before and are kept, {len(left)} are left")
         share = _divide(run, journal, left)
         tallies = [_answer(run, journal, share)]
         with timed(run.stages, "gather"):
             tallies += [Tally(**json.loads(run.ranks.receive(f"tally.{rank}", rank))) for rank in run.ranks.others]
+            if finished is not None:  # other processes were given no rows, and are done
+                return _repeated(run, finished)
             outcomes = _gather(run, journal)
         with timed(run.stages, "write"):
             both = zip(run.rows, outcomes, strict=True)
@@ -150,7 +156,7 @@ def _lead(run: _Run) -> dict[str, object]:
         for path in rank_journals(run.out):
             path.unlink()
         journal.remove()
-    return _summary(run, report)
+    return summary(run.out, report)
 
 
 def _follow(run: _Run) -> None:
@@ -338,31 +344,20 @@ def _write_report(
     validation = check_submission(run.out, run.options.task, named_by_path=named_by_path)
     report |= {"csv_hash": file_hash(run.out), "validation": validation}
     write_text(report_path(run.out), json.dumps(report, ensure_ascii=False, indent=2) + "\n")
-    if len(report["skipped"]) == report["rows"]:
-        warn(f"{run.out} has no row, which the organisers reject: the audio of all of them cannot be used")
-    if report["empty"]:
-        first_ids = ", ".join(report["empty"][:10])
-        warn(f"{len(report['empty'])} rows got an empty text, which the organisers reject: {first_ids}")
-    for kind, meaning in ODD_AUDIO.items():
-        if odd := report[kind]:
-            names = ", ".join(each["id"] for each in odd[:10]) + (", ..." if len(odd) > 10 else "")
-            count = f"{len(odd)} {'row' if len(odd) == 1 else 'rows'}"
-            warn(f"{count} ({names}): {meaning} The report has the files. {odd[0]['reason']}")
+    warn_of_rows(run.out, report)
     return report
 
 
-def _summary(run: _Run, report: dict[str, Any]) -> dict[str, object]:
-    unusual: dict[str, object] = {"kept from before": report["resumed_rows"]}
-    unusual |= {name: len(report[name]) for name in ("blank", "skipped", "looped", "cut", *ODD_AUDIO)}
-    rate = report["clips_per_second"]
-    return {
-        "rows": report["rows"],
-        **{name: count for name, count in unusual.items() if count},
-        "seconds": f"{report['seconds']:.1f}",
-        "clips/s": "-" if rate is None else f"{rate:.1f}",
-        "csv": str(run.out),
-        "report": str(report_path(run.out)),
-    }
+def _repeated(run: _Run, report: dict[str, Any]) -> dict[str, object]:
+    """Say that an earlier run of the same command left nothing to do; its CSV and report stay as they are."""
+    say(f"{run.out}: all {len(run.rows)} rows are there already; --overwrite computes them anew")
+    with suppress(OSError):  # where it may not be changed, it stays as old as it is
+        run.out.touch()  # `nota validate-submission` takes the newest CSV, and this was asked for last
+    check_submission(run.out, run.options.task, named_by_path=run.selection.annotation is None)
+    warn_of_rows(run.out, report)
+    seconds = time.monotonic() - run.started
+    done_now = {"resumed_rows": report["rows"], "seconds": seconds, "clips_per_second": None}
+    return summary(run.out, report | done_now)
 
 
 def _provenance(run: _Run) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nota_cli.data.annotation import FAMILY_TASK, family, read_annotation
-from nota_cli.data.corpora.registry import right_captions
+from nota_cli.data.corpora.caption_labels import right_captions
 from nota_cli.generation.repetition import is_looped
 from nota_cli.score.intervals import interval, paired_interval
 from nota_cli.score.report import score_clips

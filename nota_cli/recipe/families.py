@@ -47,6 +47,7 @@ FAMILIES: dict[str, Family] = {
         "nota_cli.models.public_sizes:part_sizes",
         batches_alike=False,
     ),
+    # Every folder of `nota export`: encoders and connector are always ONNX, the decoder may be GGUF.
     "onnx": Family(
         "nota_cli.recipe.exported:ExportRecipe",
         "nota_cli.models.families.exported:build",

@@ -89,6 +89,11 @@ def train(
             raise CheckpointError(f"{trainer_folder} holds an unfinished run: add --resume, or --restart to drop it")
         if (folder / "recipe.yaml").exists():
             raise CheckpointError(f"{folder} holds a trained model: give another --out, or --restart to replace it")
+    if resume and not (trainer_folder / STATE_FILE).exists() and (folder / "recipe.yaml").exists():
+        raise CheckpointError(
+            f"{folder} holds a trained model and no unfinished run: there is nothing to resume. To train on from it, "
+            f"give another --out and --init {folder}; to train it anew, --restart instead of --resume."
+        )
     check_tracker(recipe.train.tracker)
     check_writable(trainer_folder / STATE_FILE)
     for source in recipe.data.validation:  # better known now than hours into the run

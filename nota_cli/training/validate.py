@@ -4,7 +4,7 @@ import torch
 
 from nota_cli.console import say
 from nota_cli.data.annotation import Row, family, read_annotation
-from nota_cli.data.corpora.registry import caption_metrics
+from nota_cli.data.corpora.caption_labels import caption_metrics
 from nota_cli.data.row_batches import RowBatches, in_order, loader
 from nota_cli.inference.predict import predict
 from nota_cli.models.families.salmonn import Salmonn

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from helpers.paths import REPOSITORY
-from nota_cli.data.corpora.readers import READERS
+from nota_cli.data.corpora.published import READERS
 from nota_cli.score.profiles import ALL, PROFILES
 
 ANSWERS = {
@@ -15,6 +15,9 @@ ANSWERS = {
     "What does a task name mean?": ["asr: what is said", "aac: a caption of what is heard", "qa: answers to questions"],
     "How do I resume a run?": ["re-run the same command to resume"],
     "How do I use my own audio?": ["files, folders, globs", "nota transcribe my.wav"],
+    "How do I resume training?": ["the same command with this flag", "--resume"],
+    "How do I train on my own data?": ["base: tiny-samples", "data.train", "nota data prepare"],
+    "How do I run a model without torch?": ["graphs that run without torch", "--recipe exports/tiny"],
     "Where is my CSV?": ["submissions/RECIPE-TASK.csv"],
     "How do I get the weights?": ["Get the weights of a recipe", "nota download gemma2-2b-gptq"],
     "What does a system cost?": ["memory, time to first token and time per output token"],

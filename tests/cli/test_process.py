@@ -195,6 +195,8 @@ def test_a_library_that_sets_up_logging_doubles_no_message() -> None:
 
 
 @pytest.mark.parametrize("module", ["nota_cli", "nota_cli.cli"])
-def test_it_runs_as_a_module(module: str) -> None:
-    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == f"nota {__version__}"
+def test_the_package_runs_as_a_module(module: str, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", module, "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"nota {__version__}\n"), done.stderr

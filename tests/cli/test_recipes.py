@@ -32,6 +32,21 @@ def test_every_recipe_is_in_the_list(nota: Nota, capsys: pytest.CaptureFixture[s
     assert rows["no-beats"]["audio encoder"] == "none"
 
 
+def test_the_list_begins_with_what_needs_nothing_and_says_why_a_size_is_unknown(
+    nota: Nota, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert nota("recipes", "list", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)["recipes"]
+    names = [row["recipe"] for row in rows]
+    assert names[:4] == ["tiny", "tiny-samples", "tiny-stages", "small"]
+    assert names.index("tiny-stage1") < names.index("audio-flamingo-3")  # a public model
+    assert all(row["parameters"] for row in rows)
+    assert nota("recipes", "list") == 0
+    assert "not stated: the recipe does not say how many parameters" in " ".join(capsys.readouterr().err.split())
+    assert nota("recipes", "list", "--family", "salmonn") == 0
+    assert "not stated" not in capsys.readouterr().err
+
+
 def test_dummy_weights_run_with_nothing_downloaded(
     nota: Nota, tiny_recipe: Path, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -218,3 +218,44 @@ def test_a_recording_that_was_mended_where_it_lies_changes_nothing(
     os.utime(annotation.parent / "audio" / "29.wav")
     assert nota(*run) == 0
     assert report(out)["resumed_rows"] >= 2
+
+
+def test_a_finished_run_given_again_loads_no_model(
+    nota: Run,
+    many: Callable,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, out = many(3).parent, tmp_path / "finished" / "o.csv"
+    run = ["infer", "--checkpoint", tiny_checkpoint, "--annotation", folder / "rows.json", "--out", out]
+    assert nota(*run) == 0
+    whole, first = out.read_bytes(), report(out)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a model is loaded")
+
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr("nota_cli.inference.run.load", refuse)
+        assert nota(*run, "--batch-size", 2) == 0
+        assert "all 3 rows are there already; --overwrite computes them anew" in " ".join(
+            capsys.readouterr().err.split()
+        )
+        assert (out.read_bytes(), report(out)) == (whole, first)
+        for flag in ("--overwrite", "--restart"):
+            with pytest.raises(AssertionError, match="a model is loaded"):
+                nota(*run, flag)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["o.csv", "o.run.json"]
+    recording = folder / "audio" / "0.wav"
+    sound = recording.read_bytes()
+    recording.unlink()  # a hard link to a clip of other tests
+    recording.write_bytes(sound)  # the same sound at another time: nobody has compared the bytes
+    assert nota(*run) == 0
+    assert report(out)["test_set"]["recordings"] != first["test_set"]["recordings"]
+    assert report(out)["computed_rows"] == 3
+    recording.write_bytes(b"no sound")
+    for _ in range(2):  # the bad row is tried again each time
+        assert nota(*run, "--on-error", "skip") == 0
+        assert report(out)["computed_rows"] == 2

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from nota_cli.errors import CheckpointError, DataError, RecipeError, UsageError
-from nota_cli.recipe.load import load_recipe
+from nota_cli.recipe.load import load_recipe, starting_from
 from nota_cli.training.loop import train
 from nota_cli.training.optim import learning_rate
 
@@ -68,6 +68,17 @@ def test_an_unfinished_run_is_neither_overwritten_nor_mixed_with_another_recipe(
         train(load_recipe(str(tiny_recipe), ["train.learning_rate=0.5"]), tmp_path, resume=True)
     with pytest.raises(CheckpointError, match="nothing to resume"):
         train(recipe, tmp_path / "elsewhere", resume=True)
+
+
+def test_a_finished_run_is_not_resumed_and_the_advice_holds(tiny_recipe: Path, tmp_path: Path) -> None:
+    recipe, folder = load_recipe(str(tiny_recipe), ["train.steps=1"]), tmp_path / "run"
+    train(recipe, folder)
+    with pytest.raises(CheckpointError, match="nothing to resume.* --init .*; to train it anew, --restart"):
+        train(recipe, folder, resume=True)
+    with pytest.raises(CheckpointError, match="--restart to replace it"):
+        train(recipe, folder)
+    assert train(recipe, folder, restart=True).folder == folder
+    assert train(starting_from(recipe, folder), tmp_path / "on").folder == tmp_path / "on"
 
 
 def test_a_log_has_each_step_once_and_a_restart_begins_it_anew(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from nota_cli.data.corpora.reader import Item, Reader, read_table
+from nota_cli.data.corpora.prepare import Item, Reader, read_table
 
 NAMES = ("{youtube_id}_{start_time}", "Y{youtube_id}", "{youtube_id}", "{audiocap_id}")
 """What people call the clips that they fetched; the first that is there counts."""

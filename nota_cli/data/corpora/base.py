@@ -1,4 +1,4 @@
-"""What every corpus shares: its entry in the registry, and the annotation files that its preparer writes."""
+"""What every corpus shares: its entry among those with labels, and the annotation files that its preparer writes."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping

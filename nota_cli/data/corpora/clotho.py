@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from nota_cli.data.corpora.reader import Item, Reader, read_table
+from nota_cli.data.corpora.prepare import Item, Reader, read_table
 
 
 def read(folder: Path, split: str) -> Iterator[Item]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nota_cli.data.corpora.clips import Segment
-from nota_cli.data.corpora.reader import Item, Reader
+from nota_cli.data.corpora.prepare import Item, Reader
 
 TABLE = "GigaSpeech.json"
 PUNCTUATION = {" <COMMA>": ",", " <PERIOD>": ".", " <QUESTIONMARK>": "?", " <EXCLAMATIONPOINT>": "!"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nota_cli.data.corpora.clips import Embedded
-from nota_cli.data.corpora.reader import Item, Reader, read_table
+from nota_cli.data.corpora.prepare import Item, Reader, read_table
 from nota_cli.errors import UsageError
 
 COLUMNS = ("path", "text", "task", "Q", "speaker", "label", "testset_id")

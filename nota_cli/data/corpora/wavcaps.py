@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from nota_cli.data.corpora.reader import Item, Reader
+from nota_cli.data.corpora.prepare import Item, Reader
 
 SOURCES = {
     "AudioSet_SL": "as_final.json",

@@ -15,6 +15,7 @@ import soundfile
 from helpers.paths import REPOSITORY, SAMPLES
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.corpora.base import Corpus, Prepared, write_annotation
+from nota_cli.data.corpora.caption_labels import CORPORA, caption_metrics, register, right_captions
 from nota_cli.data.corpora.esc10 import (
     ESC10_CAPTIONS,
     caption_accuracy,
@@ -23,7 +24,6 @@ from nota_cli.data.corpora.esc10 import (
     prepare_esc10,
 )
 from nota_cli.data.corpora.fsdd import DIGIT_WORDS, prepare_digits
-from nota_cli.data.corpora.registry import CORPORA, caption_metrics, register, right_captions
 from nota_cli.errors import DataError, UsageError
 
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -280,7 +280,7 @@ class TestRegistry:
     def test_a_corpus_from_outside_is_prepared_and_judged(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("nota_cli.data.corpora.registry.CORPORA", dict(CORPORA))
+        monkeypatch.setattr("nota_cli.data.corpora.caption_labels.CORPORA", dict(CORPORA))
 
         def prepare(folder: Path, out: Path) -> list[Prepared]:
             rows = [

@@ -1,4 +1,4 @@
-"""The corpora that nota knows; a new one is a file beside this one and a line here."""
+"""The corpora whose captions are judged by labels of their own; a new one is a file beside this one and a line here."""
 
 from collections.abc import Sequence
 

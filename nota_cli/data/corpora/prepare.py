@@ -1,4 +1,4 @@
-"""Published corpora as they lie on disk to one annotation: what a reader offers, and what is done with its rows."""
+"""What a published corpus offers (`Reader`), and how its rows become one annotation."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -15,8 +15,8 @@ import soundfile
 from helpers.paths import REPOSITORY
 from nota_cli.data.annotation import read_annotation
 from nota_cli.data.corpora.clips import Segment, write_clip
-from nota_cli.data.corpora.reader import clean_text, prepare
-from nota_cli.data.corpora.readers import READERS, reader_of
+from nota_cli.data.corpora.prepare import clean_text, prepare
+from nota_cli.data.corpora.published import READERS, reader_of
 from nota_cli.errors import DataError, UsageError
 
 REAL = REPOSITORY.parent / "shared" / "data" / "real"

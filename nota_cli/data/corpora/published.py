@@ -1,4 +1,4 @@
-"""The published corpora that `nota data prepare` reads; a new one is a file beside this one and a line here."""
+"""The published corpora that `nota data prepare` reads by name; a new one is a file beside this one and a line here."""
 
 from nota_cli.data.corpora import (
     audiocaps,
@@ -11,7 +11,7 @@ from nota_cli.data.corpora import (
     speechocean762,
     wavcaps,
 )
-from nota_cli.data.corpora.reader import Reader
+from nota_cli.data.corpora.prepare import Reader
 from nota_cli.errors import UsageError
 
 READERS: dict[str, Reader] = {
