@@ -13,7 +13,6 @@ import typer
 import yaml
 
 from nota_cli.cli import app
-from nota_cli.errors import UsageError
 
 Nota = Callable[..., int]
 
