@@ -89,9 +89,11 @@ def main() -> None:
     encoders = write_encoders((options.out / "encoders").resolve())
     report = {}
     for name in CONNECTORS:
-        recipe, folder = write_recipe(name, encoders, options), options.out / name
-        if not (folder / "recipe.yaml").is_file():
-            nota("train", recipe, "--out", folder)
+        recipe = write_recipe(name, encoders, options)
+        if not (options.out / name / "recipe.yaml").is_file():
+            nota("train", recipe, "--out", options.out / name)
+    for name in CONNECTORS:  # one after the other, so that both are measured on a machine in the same state
+        folder = options.out / name
         held_out = [sys.executable, Path(__file__).with_name("held_out.py"), "--checkpoint", folder]
         scored = subprocess.run(
             [*map(str, held_out), "--data", str(options.data)], check=True, stdout=subprocess.PIPE, text=True

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from nota_cli.hub import weights_of
+from nota_cli.hub import stored_bytes, weights_of
 from nota_cli.imports import heavy_imports
 from nota_cli.models.families.base import AudioModel, Builder
 from nota_cli.models.memory import memory_explained
@@ -68,5 +68,6 @@ def build(
     def parts() -> Sequence[Part]:
         return builder(recipe, "meta", "convert", load_format="dummy", allow_missing=False).parts()
 
-    with memory_explained(parts, device, recipe.name), weights_of(recipe):
+    stored = None if load_format == "dummy" else stored_bytes(recipe)
+    with weights_of(recipe), memory_explained(parts, device, recipe.name, stored):
         return builder(recipe, device, purpose, load_format=load_format, allow_missing=allow_missing)
