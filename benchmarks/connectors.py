@@ -1,7 +1,7 @@
 """The Q-Former beside stacking, at tiny size: the shipped model's encoders and decoder, each connector trained anew.
 
     nota prepare fsdd data/fsdd --out data --hold-out 5-9 && nota prepare esc10 data/esc10 --out data --hold-out-fold 4
-    python benchmarks/connectors.py --data data --out connectors --steps 600
+    python benchmarks/connectors.py --data data --out connectors --steps 300
 
 The encoders of `checkpoints/tiny` stay as they are; connector and LoRA start at random and see the same batches. Each
 run is scored on recordings that no part was trained on (`benchmarks/held_out.py`) and measured by `nota efficiency`.
@@ -83,15 +83,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--out", type=Path, default=Path("connectors"))
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     encoders = write_encoders((options.out / "encoders").resolve())
     report = {}
     for name in CONNECTORS:
-        recipe, folder = write_recipe(name, encoders, options), options.out / name
-        if not (folder / "recipe.yaml").is_file():
-            nota("train", recipe, "--out", folder)
+        recipe = write_recipe(name, encoders, options)
+        if not (options.out / name / "recipe.yaml").is_file():
+            nota("train", recipe, "--out", options.out / name)
+    for name in CONNECTORS:  # one after the other, so that both are measured on a machine in the same state
+        folder = options.out / name
         held_out = [sys.executable, Path(__file__).with_name("held_out.py"), "--checkpoint", folder]
         scored = subprocess.run(
             [*map(str, held_out), "--data", str(options.data)], check=True, stdout=subprocess.PIPE, text=True

@@ -80,6 +80,12 @@ def _absent_name(path: str) -> HubName | None:
     return None if name is not None and name.folder is not None and Path(Path(path).parts[0]).is_dir() else name
 
 
+def _stand_in(name: HubName) -> Path | None:
+    """The folder or file of one's own that is read in place of the hub's."""
+    own = Path(os.environ.get("NOTA_WEIGHTS", "weights")) / name.repo.split("/")[1] / name.inside
+    return own if (own.is_dir() if name.file is None else own.is_file()) else None
+
+
 def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
     """Where the weights that a recipe names lie on this machine; what is not here yet is fetched from the hub.
 
@@ -107,8 +113,7 @@ def local_path(path: str | Path, *, kind: Kind = "model") -> Path:
                 or "Name one that is there, or one on the hub as ORG/NAME, ORG/NAME/FILE.pt or ORG/NAME/FOLDER."
             )
         )
-    own = Path(os.environ.get("NOTA_WEIGHTS", "weights")) / name.repo.split("/")[1] / name.inside
-    if own.is_dir() if name.file is None else own.is_file():
+    if own := _stand_in(name):
         return own
     if kind == "checkpoint" and here.parent.is_dir() and _cached(name, kind) is None:
         # A folder of checkpoints is here, so a slip of the hand is likelier than an owner of that name on the hub.
@@ -140,6 +145,21 @@ def recipe_parts(recipe: BaseRecipe) -> list[tuple[str, str]]:
     """Key and value of every path of weights in a recipe; what it builds from a `config` has none."""
     checkpoint = recipe.checkpoint if recipe.checkpoint and hub_name(recipe.checkpoint) else None
     return [*recipe.weight_paths().items(), *([] if checkpoint is None else [("checkpoint", checkpoint)])]
+
+
+def stored_bytes(recipe: BaseRecipe) -> int | None:
+    """Bytes of all files that a recipe names; None where some are not here yet. Asks nobody."""
+    sources = {**recipe.weight_paths(), **({"checkpoint": recipe.checkpoint} if recipe.checkpoint else {})}
+    total = 0
+    for part, source in sources.items():
+        local, name = Path(source).expanduser(), hub_name(source)
+        if not local.exists():
+            cached = None if name is None else _stand_in(name) or _cached(name, _kind(part))
+            if cached is None:
+                return None
+            local = cached
+        total += sum(file.stat().st_size for file in [local, *local.rglob("*")] if file.is_file())
+    return total
 
 
 def download(recipe: BaseRecipe, on_part: Callable[[str, str], None] | None = None) -> list[Downloaded]:

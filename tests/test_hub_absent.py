@@ -6,8 +6,10 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from helpers.audio import write
 from helpers.hub import Hub, run, small_hub
 from helpers.paths import REPOSITORY
 from nota_cli.hub import local_path
@@ -117,3 +119,33 @@ def test_a_misspelt_checkpoint_is_looked_for_here_not_on_the_hub(
     assert "there is no checkpoint 'checkpoints/nope'" in message
     assert "mine" in message
     assert "hub" not in message
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_gated_model_is_one_sentence_for_download_and_infer(hub: Hub, status: int, tmp_path: Path) -> None:
+    """401 without a login, 403 with one whose owner did not accept the terms."""
+    hub.gated.add("org/ears")
+    (tmp_path / "mine.yaml").write_text("family: transformers\nmodel: {path: org/ears}\n")
+    (tmp_path / "rows.json").write_text('{"annotation": [{"path": "a.wav", "task": "asr", "testset_id": "test0000"}]}')
+    write(tmp_path / "a.wav", np.zeros(16_000, np.float32))
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    clean |= {"HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": hub.url, "NO_COLOR": "1", "COLUMNS": "400"}
+    clean |= {"NOTA_WEIGHTS": str(tmp_path / "none"), **({"HF_TOKEN": "hf_secret"} if status == 403 else {})}
+    infer = ["infer", "--recipe", "mine.yaml", "--task", "asr", "--annotation", "rows.json", "--audio-root", "."]
+    for command in (["download", "mine.yaml"], [*infer, "--out", "out.csv"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "nota_cli.cli", *command],
+            cwd=tmp_path,
+            env={**clean, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        message = " ".join(done.stderr.split())
+        assert done.returncode == 1, message
+        assert "org/ears is gated" in message
+        assert "https://huggingface.co/org/ears" in message
+        assert "`hf auth login`, or HF_TOKEN=..." in message
+        assert "Traceback" not in message
+        assert "hf_secret" not in message
+        assert not (tmp_path / "out.csv").exists()

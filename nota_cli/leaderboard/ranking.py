@@ -178,6 +178,11 @@ def cautions(runs: list[Run]) -> list[str]:
         values = list(dict.fromkeys(getattr(run, key) for run in runs if getattr(run, key)))
         if len(values) > 1:
             reasons.append(f"{what}: {'; '.join(values)}")
+    for figure, metric in METRICS.items():
+        counts = {run.name: run.rows[figure] for run in runs if figure in run.rows}
+        if len(set(counts.values())) > 1:
+            each = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+            reasons.append(f"{metric.label} was scored on different numbers of clips: {each}")
     if any(run.load_format == "dummy" for run in runs):
         names = ", ".join(run.name for run in runs if run.load_format == "dummy")
         reasons.append(f"measured with dummy weights: {names}")

@@ -2,7 +2,7 @@
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Run:
         device: what memory and latency were measured on.
         protocol: how they were measured.
         profile: how texts were scored.
+        rows: number of clips that a figure was scored on.
         load_format: `dummy` if they were measured with random weights.
         reference: reported by others.
         note: what has to be known about a figure.
@@ -47,6 +48,7 @@ class Run:
     reference: bool = False
     note: str = ""
     files: tuple[Path, ...] = ()
+    rows: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,7 @@ def _run(name: str, group: list[Report]) -> Run:
     figures: dict[str, float | None] = dict.fromkeys(FIGURES)
     about: dict[str, Any] = {"device": "", "protocol": "", "profile": "", "load_format": ""}
     profiles: list[str] = []
+    rows: dict[str, int] = {}
     for report in group:
         values = report.values
         if report.kind == "efficiency":
@@ -241,11 +244,13 @@ def _run(name: str, group: list[Report]) -> Run:
         else:
             figure, key = SCORES[report.kind]
             figures[figure] = _figure(report, key)
+            if (count := _figure(report, "rows")) is not None:
+                rows[figure] = int(count)
             profiles.append(str(values.get("profile") or "organisers"))
             if report.kind == "aac" and figures[figure] is None:
                 about["note"] = "its captions have no CIDEr-D x 100; score them with --profile organisers"
     about["profile"] = ", ".join(sorted(set(profiles)))
-    return Run(name, figures, files=tuple(report.path for report in group), **about)
+    return Run(name, figures, files=tuple(report.path for report in group), rows=rows, **about)
 
 
 def _figure(report: Report, key: str) -> float | None:

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from nota_cli.errors import NotaError
-from nota_cli.hub import weights_of
+from nota_cli.hub import stored_bytes, weights_of
 from nota_cli.imports import heavy_imports
 from nota_cli.models.families.base import AudioModel, Builder
 from nota_cli.models.memory import memory_explained
 from nota_cli.models.parts import Part
 from nota_cli.models.purpose import Purpose
-from nota_cli.models.sizes import part_sizes
 from nota_cli.recipe.families import family_of, imported
 from nota_cli.recipe.schema import BaseRecipe, Recipe
 from nota_cli.recipe.section import LoadFormat
@@ -70,13 +68,6 @@ def build(
     def parts() -> Sequence[Part]:
         return builder(recipe, "meta", "convert", load_format="dummy", allow_missing=False).parts()
 
-    def sizes() -> Sequence[Part]:
-        if not isinstance(recipe, Recipe):
-            return []  # a public model's are stated, not counted: its own builder looks at the files
-        try:
-            return part_sizes(recipe)
-        except NotaError:  # not to be had without building, or what is wrong is better said by that
-            return []
-
-    with memory_explained(parts, device, recipe.name, sizes), weights_of(recipe):
+    stored = None if load_format == "dummy" else stored_bytes(recipe)
+    with weights_of(recipe), memory_explained(parts, device, recipe.name, stored):
         return builder(recipe, device, purpose, load_format=load_format, allow_missing=allow_missing)

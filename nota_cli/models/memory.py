@@ -26,6 +26,9 @@ NO_MEMORY += ("can't start new thread",)  # its stack
 """What torch, CUDA's libraries and safetensors say in errors that have no class of their own."""
 MEMINFO, STATM = Path("/proc/meminfo"), Path("/proc/self/statm")
 CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+CGROUP_USAGE = ("memory.current", "memory.usage_in_bytes")  # beside the limit, by version
+CGROUP_CACHE = ("file", "total_cache")  # in memory.stat: what the system gives back when it is needed
+MOST_GROWTH = 8  # of weights from disk to memory: 4 bits that are read to float32
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -42,19 +45,19 @@ def out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_explained(
-    parts: Callable[[], Sequence[Part]], device: str, recipe: str, sizes: Callable[[], Sequence[Part]] | None = None
+    parts: Callable[[], Sequence[Part]], device: str, recipe: str, stored: int | None = 0
 ) -> Iterator[None]:
     """Inside a model is built; if memory does not do for it, say what it needs by part, what there is, and what to do.
 
-    What the weights need is compared with what is free before anything is read, for some libraries end the process
-    where they get no memory, and a system without swap ends it itself.
+    What the weights alone need is compared before any is read: some libraries end the process where they get no
+    memory, and a system without any left ends processes by itself.
 
     Args:
         parts: computes what the model consists of, without allocating it.
         device: where it is built.
         recipe: its name.
-        sizes: as `parts`, by arithmetic alone, which takes no time; without it nothing is compared before, but under
-            a limit of this process's own.
+        stored: bytes of its files, None where they are not known. Where they surely fit, whatever type they are read
+            into, `parts` is not asked before.
 
     Raises:
         NotaError: memory does not do.
@@ -67,8 +70,11 @@ def memory_explained(
         needed = list(parts())
         if sum(part.bytes for part in needed) > limit:
             raise _memory_error(needed, device, recipe)
-    elif sizes is not None:
-        refuse_larger(sizes(), device, recipe)
+    room = memory_room(device)
+    if room is not None and (stored is None or stored * MOST_GROWTH > room):
+        needed = _known(parts)
+        if sum(part.bytes for part in needed) > room:
+            raise _memory_error(needed, device, recipe, room)
     try:
         yield
     except Exception as error:
@@ -82,27 +88,31 @@ def memory_explained(
         raise _memory_error(list(parts()), device, recipe) from error
 
 
-def refuse_larger(parts: Sequence[Part], device: str, recipe: str) -> None:
-    """Refuse a model whose weights alone are larger than the memory that is free.
-
-    Raises:
-        NotaError: they are.
-    """
-    if any(sum(part.bytes for part in parts) > there for _, there in memory_there(device)):
-        raise _memory_error(parts, device, recipe)
+def _known(parts: Callable[[], Sequence[Part]]) -> list[Part]:
+    """The parts; none where they cannot be had, which loading then explains."""
+    try:
+        return list(parts())
+    except NotaError:
+        return []
 
 
-def _memory_error(parts: Sequence[Part], device: str, recipe: str) -> NotaError:
+def _memory_error(parts: Sequence[Part], device: str, recipe: str, room: int | None = None) -> NotaError:
     needed = sum(part.bytes for part in parts)
+    problem = f"out of memory on {device} while loading recipe {recipe}"
+    if room is not None:
+        problem = (
+            f"recipe {recipe} does not fit into the memory of {device}: its weights alone need {needed / 1e6:,.1f} MB, "
+            f"and {room / 1e6:,.1f} MB are free. Nothing was loaded"
+        )
     rows = [(part.name.replace("_", " "), part.bytes) for part in parts] + [("all weights", needed)]
     rows += memory_there(device)
     width = max(len(name) for name, _ in rows)
     table = "\n".join(f"  {name:<{width}} {size / 1e6:>12,.1f} MB" for name, size in rows)
     largest = max(parts, key=lambda part: part.bytes)
     return NotaError(
-        f"out of memory on {device} while loading recipe {recipe}:\n{table}\n"
+        f"{problem}:\n{table}\n"
         f"The largest part is the {largest.name.replace('_', ' ')}. Give it a smaller dtype or quantize it "
-        "(nota recipes show), take a smaller recipe, or free memory."
+        "(nota recipes show), take a smaller recipe or another --device, or free memory."
     )
 
 
@@ -115,6 +125,35 @@ def _left_of_limit() -> int | None:
         return soft - int(STATM.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):  # no /proc
         return soft
+
+
+def memory_room(device: str) -> int | None:
+    """Bytes that a device, and on a CPU the container too, can still give; None where the system does not tell.
+
+    Rather too much than too little: caches that can be given back, and swap, count as free.
+    """
+    if device.startswith("cuda"):
+        import torch
+
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
+    if device != "cpu":
+        return None
+    try:
+        lines = [line.split() for line in MEMINFO.read_text().splitlines()]
+        system = {words[0]: int(words[1]) * 1024 for words in lines if len(words) > 1}
+        swap = system["SwapFree:"]
+        rooms = [system["MemAvailable:"] + swap]
+    except (OSError, ValueError, KeyError):  # a system that does not tell
+        return None
+    for file, usage, cache in zip(CGROUP_LIMITS, CGROUP_USAGE, CGROUP_CACHE, strict=True):
+        try:
+            used = int(file.with_name(usage).read_text())
+            stat = dict(line.split() for line in file.with_name("memory.stat").read_text().splitlines())
+            rooms.append(int(file.read_text()) - used + int(stat[cache]) + swap)
+        except (OSError, ValueError, KeyError):  # no limit, or `max`
+            continue
+    return min(rooms)
 
 
 def memory_there(device: str) -> list[tuple[str, int]]:

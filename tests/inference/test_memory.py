@@ -1,19 +1,19 @@
 """Memory that does not do for a model: what is needed, what there is, and never a traceback."""
 
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import transformers
 
 from helpers import public_models
 from nota_cli.errors import NotaError
+from nota_cli.models import memory
 from nota_cli.models.build import build
-from nota_cli.models.memory import memory_explained, memory_there, out_of_memory
+from nota_cli.models.memory import memory_explained, memory_room, memory_there, out_of_memory
 from nota_cli.models.parts import Part
 from nota_cli.recipe.load import load_any_recipe
-from nota_cli.recipe.public import PublicRecipe
 
 
 @pytest.mark.parametrize(
@@ -67,32 +67,59 @@ def test_an_allocator_that_fails_is_explained_after_what_was_built_is_freed() ->
 
 
 @pytest.fixture
-def little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine with 100 kB free, where any file of weights is worth a look."""
-    (tmp_path / "meminfo").write_text("MemTotal: 1000 kB\nMemAvailable: 100 kB\n")
-    monkeypatch.setattr("nota_cli.models.memory.MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr("nota_cli.models.families.public.LARGE", 0)
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets the memory that the system tells of, in bytes, and a container's limit with what is used of it."""
+    folder = tmp_path / "machine"
+    folder.mkdir()
+    monkeypatch.setattr(memory, "MEMINFO", folder / "meminfo")
+    monkeypatch.setattr(memory, "CGROUP_LIMITS", (folder / "memory.max", folder / "v1" / "memory.limit_in_bytes"))
+
+    def tell(free: int, limit: str = "max", used: int = 0, cache: int = 0) -> None:
+        (folder / "meminfo").write_text(f"MemTotal: 1 kB\nMemAvailable: {free // 1024} kB\nSwapFree: 0 kB\n")
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text(f"anon 1\nfile {cache}\n")
+
+    return tell
 
 
-@pytest.mark.usefixtures("little_memory")
-def test_weights_larger_than_free_memory_are_refused_before_they_are_read(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_room_is_the_systems_or_what_the_container_leaves(machine: Callable[..., None]) -> None:
+    machine(free=2**30)
+    assert memory_room("cpu") == 2**30
+    machine(free=2**30, limit=str(2**20), used=2**19, cache=2**18)
+    assert memory_room("cpu") == 2**19 + 2**18  # what is cached of files can be given back
+    machine(free=2**16, limit=str(2**20))
+    assert memory_room("cpu") == 2**16
+
+
+@pytest.mark.parametrize("family", ["transformers", "salmonn"])
+def test_a_model_larger_than_the_memory_is_refused_before_its_weights_are_read(
+    family: str,
+    nota: Callable[..., int],
+    machine: Callable[..., None],
+    clips: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    recipe = load_any_recipe(str(tiny_checkpoint))
-    needed = sum(part.bytes for part in build(recipe, "meta", load_format="dummy").parts())
-    monkeypatch.setattr("nota_cli.models.families.salmonn_build.load_checkpoint", never)
-    with pytest.raises(NotaError, match=rf"all weights +{needed / 1e6:.1f} MB\n +free memory +0.1 MB"):
-        build(recipe, purpose="run")
-
-
-@pytest.mark.usefixtures("little_memory")
-def test_a_public_model_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = public_models.make("whisper", tmp_path / "whisper")
-    recipe = PublicRecipe(name="mine", model={"path": str(folder)})
-    monkeypatch.setattr(transformers.WhisperForConditionalGeneration, "from_pretrained", never)
-    with pytest.raises(NotaError, match="(?s)out of memory on cpu while loading recipe mine.*free memory +0.1 MB"):
-        build(recipe, purpose="run")
-
-
-def never(*arguments: object, **settings: object) -> None:
-    raise AssertionError("weights were read")
+    recipe = "tiny"
+    if family == "transformers":
+        folder = public_models.make("whisper", tmp_path / "model")
+        recipe = str(tmp_path / "mine.yaml")
+        Path(recipe).write_text(f"family: transformers\nmodel: {{path: {folder}}}\n")
+    needed = sum(part.bytes for part in build(load_any_recipe(recipe), "meta", "convert", load_format="dummy").parts())
+    if family == "transformers":
+        whole = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(b"these would not load".ljust(len(whole)))
+    arguments = ["infer", "--recipe", recipe, "--annotation", clips / "asr.json", "--audio-root", clips]
+    machine(free=needed - 2**12)
+    assert nota(*arguments, "--out", tmp_path / "o.csv") == 1
+    message = " ".join(capsys.readouterr().err.split())
+    figures = re.search(r"its weights alone need ([\d.]+) MB, and ([\d.]+) MB are free. Nothing was loaded", message)
+    assert figures is not None, message
+    assert abs(float(figures[1]) - needed / 1e6) < 0.1
+    assert "Give it a smaller dtype or quantize it" in message
+    assert "--device" in message
+    if family == "transformers":
+        (folder / "model.safetensors").write_bytes(whole)
+    machine(free=needed + 2**12)
+    assert nota(*arguments, "--out", tmp_path / "o.csv") == 0

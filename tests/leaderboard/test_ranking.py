@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nota_cli.errors import DataError, UsageError
-from nota_cli.leaderboard.ranking import METRICS, pareto, parse_weights, rank, rank_runs, reference_runs
+from nota_cli.leaderboard.ranking import METRICS, cautions, pareto, parse_weights, rank, rank_runs, reference_runs
 from nota_cli.leaderboard.reports import FIGURES, Run, read_runs
 
 Nota = Callable[..., int]
@@ -220,6 +220,14 @@ def test_scores_of_other_profiles_are_not_passed_off_as_the_organisers(
     assert [one["cider_d_x100"] for one in found["runs"] if not one["reference"]] == [None]
     assert "scores come from different profiles: standard; organisers" in found["cautions"]
     assert any("--profile organisers" in line for line in found["cautions"])
+
+
+def test_scores_of_different_test_sets_are_not_passed_off_as_one(tmp_path: Path) -> None:
+    words = "WER was scored on different numbers of clips: digits 300, speech 50"
+    sets = [score(tmp_path / f"{name}-asr.json", "asr", rows=rows) for name, rows in (("digits", 300), ("speech", 50))]
+    assert words in cautions(read_runs([str(path) for path in sets]))
+    score(sets[0], "asr", rows=50)
+    assert cautions(read_runs([str(path) for path in sets])) == []
 
 
 def test_what_nota_score_and_nota_efficiency_write_is_read(

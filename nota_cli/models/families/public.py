@@ -15,18 +15,15 @@ from nota_cli.generation.drawn_tokens import DrawnTokens
 from nota_cli.generation.draws import Sampling, row_seeds
 from nota_cli.generation.loop_guard import guarded
 from nota_cli.models.families.public_inputs import processor_inputs
-from nota_cli.models.families.public_load import load_model, load_processor, weights_bytes
+from nota_cli.models.families.public_load import load_model, load_processor
 from nota_cli.models.families.public_runtime import ENCODERS, PublicRuntime
 from nota_cli.models.inventory import count_parts
-from nota_cli.models.memory import refuse_larger
 from nota_cli.models.parts import Part
 from nota_cli.models.purpose import Purpose
 from nota_cli.prompts import Query, wrap
 from nota_cli.recipe.public import PublicRecipe
 from nota_cli.recipe.schema import Generate
 from nota_cli.recipe.section import LoadFormat
-
-LARGE = 2**30  # bytes of weights from which on it is worth a second to count what a model takes before it is read
 
 
 @dataclass(frozen=True)
@@ -211,14 +208,10 @@ def build(
     Raises:
         CheckpointError: there is no such model, or it is damaged.
         RecipeError: transformers has not its type, it takes no audio, it needs remote code, or it is to be trained.
-        NotaError: its weights are larger than the memory that is free.
     """
     if purpose == "train":
         raise RecipeError(f"recipe {recipe.name!r} is a public model, which nota runs and measures and does not train")
-    dummy = load_format == "dummy"
-    if not dummy and weights_bytes(recipe) > LARGE:
-        refuse_larger(PublicModel(recipe, load_model(recipe, "meta", dummy=True), None).parts(), device, recipe.name)
-    model = load_model(recipe, device, dummy=dummy)
+    model = load_model(recipe, device, dummy=load_format == "dummy")
     return PublicModel(recipe, model, None if device == "meta" else load_processor(recipe))
 
 

@@ -84,12 +84,6 @@ def load_model(recipe: PublicRecipe, device: str, *, dummy: bool = False) -> Any
     return (model if spec.quantization == "nf4" else model.to(device)).eval()
 
 
-def weights_bytes(recipe: PublicRecipe) -> int:
-    """Bytes of a model's files of weights."""
-    folder = local_path(recipe.model.path)
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-
-
 def load_processor(recipe: PublicRecipe) -> Any:
     """The model's processor, set to pad on the left.
 

@@ -296,6 +296,18 @@ class TestRefusals:
         with pytest.raises(RecipeError, match="its processor"):
             build(recipe_of(tmp_path / "m"))
 
+    def test_a_processor_that_takes_no_audio(self, tmp_path: Path) -> None:
+        """A folder whose own tokenizer is all that it has for a processor."""
+        folder = public_models.make("whisper", tmp_path / "m")
+        (folder / "processor_config.json").unlink()
+        tokenizer = folder / "tokenizer_config.json"
+        values = json.loads(tokenizer.read_text()) | {"processor_class": "CLIPTokenizer"}
+        tokenizer.write_text(json.dumps(values))
+        with pytest.raises(
+            RecipeError, match="its processor, a CLIPTokenizer, takes no audio; name a model that hears"
+        ):
+            build(recipe_of(folder))
+
     def test_weights_that_are_missing(self, tmp_path: Path) -> None:
         from safetensors.torch import load_file, save_file
 
