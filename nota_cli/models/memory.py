@@ -135,6 +135,8 @@ def memory_room(device: str) -> int | None:
     if device.startswith("cuda"):
         import torch
 
+        if not torch.cuda.is_available():
+            return None
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + kept
     if device != "cpu":

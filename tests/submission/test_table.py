@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from helpers.submissions import BOM, OK, H, found
 from nota_cli.errors import DataError, UsageError
-from nota_cli.prompts import AUDIO_PLACE
-from nota_cli.recipe.prompts import Prompts
+from nota_cli.recipe.prompts import SPEECH_PLACE, Prompts
 from nota_cli.submission import KINDS, LIMIT, READ_AS_NAN, examine, repair, validate, write_submission
 from nota_cli.submission.problems import ERROR
 from nota_cli.submission.texts import PROMPTS, suspicions
@@ -279,7 +278,7 @@ def test_thousands_are_counted(csv):
 
 def test_the_competitions_prompts_are_leaks():
     prompts = Prompts()
-    texts = [prompts.template.replace("{}", "hi"), AUDIO_PLACE, *(p for p in prompts.tasks.values() if len(p) > 40)]
+    texts = [prompts.template.replace("{}", "hi"), SPEECH_PLACE, *(p for p in prompts.tasks.values() if len(p) > 40)]
     texts += [text.split("> ")[-1] for text in texts[2:]]
     for text in texts:
         assert "prompt-leak" in dict(suspicions(text.lower())), text
