@@ -21,6 +21,7 @@ Array = np.ndarray[Any, Any]
 LOWEST = np.float32(np.finfo(np.float32).min)  # added to the score of a place that may not be seen
 ENCODERS = ("speech_encoder", "audio_encoder")
 M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
+LARGE = 64 * 2**20  # bytes of a graph
 
 
 class TokenTable:
@@ -58,7 +59,7 @@ class Graphs:
         self.manifest, self.embed = manifest, table
         names = [name for name in (*ENCODERS, "connector", "decoder") if f"{name}.onnx" in manifest.files]
         self._sessions = {name: _session(folder / f"{name}.onnx", manifest) for name in names}
-        self._returning = _returning_memory()
+        self._options = {name: _returning_memory() for name in names if _has_arena(folder / f"{name}.onnx")}
         self.on_part: Callable[[str, Callable[[], Any]], Any] = lambda name, run: run()
 
     def states(self, part: str, features: Array) -> Array:
@@ -95,7 +96,7 @@ class Graphs:
         return self._run("decoder", inputs)
 
     def _run(self, part: str, inputs: dict[str, Array]) -> list[Array]:
-        options = None if part == "decoder" else self._returning
+        options = self._options.get(part)
         outputs: list[Array] = self.on_part(part, lambda: self._sessions[part].run(None, inputs, options))
         return outputs
 
@@ -244,6 +245,20 @@ def return_large_blocks() -> None:
         mallopt(M_MMAP_THRESHOLD, 2**20)
 
 
+def _is_large(file: Path) -> bool:
+    """Whether a graph's memory is worth time; one that is not there is not, and opening it says so."""
+    return file.is_file() and file.stat().st_size >= LARGE
+
+
+def _has_arena(file: Path) -> bool:
+    """Whether a graph is run with onnxruntime's arena, which keeps the largest of every size that it has seen.
+
+    A large encoder's is emptied after each clip. That would cost a small one more than it saves, and a decoder's would
+    have to be emptied after each token.
+    """
+    return file.stem != "decoder" and _is_large(file)
+
+
 def _returning_memory() -> Any:
     """Options of a run after which the arena is emptied."""
     from onnxruntime import RunOptions
@@ -264,12 +279,11 @@ def _session(file: Path, manifest: Manifest) -> Any:
         import onnxruntime
     except ImportError as error:
         raise NotaError("onnxruntime is not installed; exports need it: pip install 'nota-cli[onnx]'") from error
-    return_large_blocks()
+    if _is_large(file):
+        return_large_blocks()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()
-    # The arena keeps the largest of every size that it has seen. An encoder's is emptied after each run; a decoder's
-    # would have to be after each token.
-    options.enable_cpu_mem_arena = file.stem != "decoder"
+    options.enable_cpu_mem_arena = _has_arena(file)
     options.enable_mem_pattern = False  # of use where all shapes stay the same
     options.log_severity_level = 3
     # Threads that spin while they wait slow whatever else runs on the machine, tenfold where cores are few.
