@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -228,8 +228,7 @@ def load_checkpoint(model: "Salmonn", path: Path, *, allow_missing: bool = False
 
 def has_summary(folder: Path) -> bool:
     """Whether a checkpoint folder holds a connector's summary."""
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        return any(name.startswith("connector.summary.") for name in file.keys())  # noqa: SIM118 - no dictionary
+    return any(name.startswith("connector.summary.") for name in read_safetensors(folder / WEIGHTS))
 
 
 def _check_stated(content: Any, recipe: Recipe, path: Path, allow_missing: bool) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from nota_cli.data.batches import TrainingBatch, TrainingBatches
 from nota_cli.errors import RecipeError
 from nota_cli.models.build import build
-from nota_cli.models.checkpoint import has_summary, load_checkpoint
+from nota_cli.models.checkpoint import WEIGHTS, has_summary, load_checkpoint
 from nota_cli.models.compute import multiplies
 from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.load import own_decoder
@@ -280,7 +280,7 @@ def _start_from(model: Salmonn, path: Path) -> None:
     recipe, summary = model.recipe, model.connector.summary
     if recipe.lora is not None and path.is_dir() and not (path / "adapter").is_dir():
         model.recipe = recipe.model_copy(update={"lora": None})
-    if summary is not None and path.is_dir() and not has_summary(path):
+    if summary is not None and (path / WEIGHTS).is_file() and not has_summary(path):
         model.connector.summary = None
     try:
         load_checkpoint(model, path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nota_cli.errors import RecipeError
+from nota_cli.errors import CheckpointError, RecipeError
 from nota_cli.models.build import build
 from nota_cli.models.connectors.base import Summary, build_connector
 from nota_cli.models.sizes import part_sizes
@@ -110,6 +110,10 @@ def test_it_is_trained_alone_from_a_checkpoint_without_one(
     settings += [f"data.train={json.dumps([source])}", f"train.init={first}"]
     second = tmp_path / "second"
     train(load_recipe(str(tiny_recipe), [*settings, "train.steps=3"]), second)
+
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="no model.safetensors there"):
+        train(load_recipe(str(tiny_recipe), [*settings[:-1], f"train.init={tmp_path / 'empty'}"]), tmp_path / "third")
 
     before = build(load_recipe(str(first)).with_checkpoint(first), purpose="convert").state_dict()
     after = build(load_recipe(str(second)).with_checkpoint(second), purpose="convert").state_dict()
