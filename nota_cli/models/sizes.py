@@ -214,7 +214,8 @@ def _feed_forward(part: PartSize, width: int, hidden: int) -> None:
 
 
 def _connector(recipe: Recipe, speech: int, audio: int, decoder: int) -> PartSize:
-    spec, part = recipe.connector, PartSize("connector")
+    spec = recipe.connector
+    part = PartSize("connector", quantization=spec.quantization)
     if spec.summary:
         part.norm(speech + audio)
         part.norm(speech + audio)

@@ -132,6 +132,8 @@ class Connector(Section):
     summary: int = Field(0, ge=0)
     """How many more embeddings tell of the clip as a whole: of the mean and deviation of the encoders' states over
     time. Prompts with `<SummaryHere>` take these in place of the windows."""
+    quantization: Literal["none", "int8", "int4"] = "none"
+    """How its linear layers' weights are held when nothing trains: in float32, or in 8 or 4 bits by groups."""
     train: bool | Literal["summary"] = True
     """`summary`: that part alone."""
 

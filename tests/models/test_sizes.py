@@ -40,6 +40,8 @@ def test_every_shipped_recipe(name):
         ["audio_encoder={kind: eat, config: null, path: worstchan/EAT-base_epoch30_finetune_AS2M, dtype: float16}"],
         ["decoder={path: meta-llama/Llama-3.2-1B-Instruct, config: null, dtype: bfloat16}", "lora.targets=[up_proj]"],
         ["decoder.dtype=bfloat16", "lora.rank=3", "connector={queries: 3, layers: 1}"],
+        ["connector={summary: 2, quantization: int8}"],
+        ["connector={kind: stack_mlp, stack: 4, hidden_size: 256, quantization: int4}"],
     ],
 )
 def test_changed_recipes(settings):

@@ -190,6 +190,43 @@ def test_training_keeps_frozen_encoders_whole_and_refuses_to_train_packed_ones(t
     assert not any(isinstance(module, PackedLinear) for module in frozen.modules())
 
 
+def with_connector(path: Path, **changes: object) -> Recipe:
+    recipe = load_recipe(str(path))
+    return recipe.model_copy(update={"connector": recipe.connector.model_copy(update=changes)})
+
+
+def prompt(model: Salmonn) -> Tensor:
+    spec = model.preprocessor()
+    features = extract(clips(), spec.mel_bins, front_end=spec.front_end, pad=spec.pad)
+    with torch.inference_mode():
+        embeds, mask = model.prompt_embeds(features, [Query("asr")] * 3)
+    return embeds[mask.bool()]
+
+
+@pytest.mark.parametrize(("quantization", "bound"), [("int8", 0.02), ("int4", 0.2)])
+@pytest.mark.parametrize("summary", [0, 2])
+def test_a_packed_connector_tells_nearly_the_same(
+    quantization: str, bound: float, summary: int, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    plain = build(with_connector(tiny_recipe, summary=summary))
+    plain.save_pretrained(tmp_path / "plain")
+    recipe = with_connector(tiny_recipe, summary=summary, quantization=quantization)
+    packed = build(recipe.model_copy(update={"checkpoint": str(tmp_path / "plain")}), purpose="run")
+    assert not [module for module in packed.connector.modules() if isinstance(module, nn.Linear)]
+    assert 0 < relative(prompt(packed), prompt(plain)) < bound
+    packed.save_pretrained(tmp_path / "again")
+    again = load_network(tmp_path / "again")
+    assert again.recipe.connector.quantization == quantization
+    assert relative(prompt(again), prompt(packed)) < bound / 2  # rounded again, from what was rounded
+
+
+def test_training_refuses_a_packed_connector_and_keeps_a_frozen_one_whole(tiny_recipe: Path) -> None:
+    with pytest.raises(RecipeError, match="connector: int8 weights cannot be trained"):
+        build(with_connector(tiny_recipe, quantization="int8"), purpose="train")
+    frozen = build(with_connector(tiny_recipe, quantization="int8", train=False), purpose="train")
+    assert not any(isinstance(module, PackedLinear) for module in frozen.connector.modules())
+
+
 def gptq_model(group: int, dtype: torch.dtype = torch.float32, shuffled: bool = False) -> nn.Module:
     sizes = dict(vocab_size=64, hidden_size=256, intermediate_size=512, num_hidden_layers=1, head_dim=64)
     config = Gemma2Config(**sizes, num_attention_heads=4, num_key_value_heads=2)

@@ -71,6 +71,8 @@ def build(
         quantize_linears(model.speech_encoder, recipe.speech_encoder.quantization)
         if model.audio_encoder is not None:
             quantize_linears(model.audio_encoder, recipe.audio_encoder.quantization)
+    if pack:
+        quantize_linears(model.connector, recipe.connector.quantization)
     if cpu_kernel is not None and repacked and repack_gptq(decoder.model, cpu_kernel):
         decoder.kernel = cpu_kernel
     if purpose == "run":
@@ -93,7 +95,8 @@ def _cpu_kernel(spec: Decoder, device: str) -> str | None:
 def _set_trainable(model: Salmonn) -> None:
     """Turn gradients on for what the recipe trains, off for the rest."""
     recipe = model.recipe
-    for name, spec in (("speech_encoder", recipe.speech_encoder), ("audio_encoder", recipe.audio_encoder)):
+    specs = {"speech_encoder": recipe.speech_encoder, "audio_encoder": recipe.audio_encoder}
+    for name, spec in {**specs, "connector": recipe.connector}.items():
         if spec.train and spec.quantization != "none":
             raise RecipeError(f"{name}: {spec.quantization} weights cannot be trained; set its quantization to none")
     switches = [
