@@ -31,7 +31,8 @@ PACKED_MULTIPLE = 32
 class LayerReport:
     """What quantizing did to one linear layer.
 
-    Errors are |XW - XQ| / |XW| over all calibration positions; X went through the quantized layers before this one.
+    Errors are |XW - XQ| / |XW| over all calibration positions, weighted such that each clip counts the same; X went
+    through the quantized layers before this one.
     """
 
     name: str
@@ -75,6 +76,8 @@ class _Batch:
     """What each block is called with besides."""
     keep: Tensor
     """True where there is no padding [B, T]."""
+    factors: Tensor
+    """What the inputs of each position that is kept are multiplied by for the statistics [positions, 1]."""
 
     def run(self, block: nn.Module, index: int) -> Tensor:
         output = block(self.hidden, **self.calls[index])
@@ -97,7 +100,8 @@ def quantize_to_folder(
     """Quantize the linear layers of all decoder blocks and save an AutoGPTQ folder; `model` is left as it was.
 
     Blocks are quantized in order, and within a block the layers in the order in which they run, so each sees what the
-    quantized ones before it give. Embedding, norms and output head stay as they are.
+    quantized ones before it give. All clips count the same in the statistics, however long they are. Embedding, norms
+    and output head stay as they are.
 
     Args:
         model: a transformers causal language model without adapters.
@@ -200,6 +204,7 @@ def _check_layers(blocks: nn.ModuleList, prefix: str, bits: int, group_size: int
 
 def _capture(model: Any, blocks: nn.ModuleList, batches: Sequence[Mapping[str, Tensor]]) -> list[_Batch]:
     """Run every batch once, unquantized, and note what each block is called with."""
+    factors = _factors([batch["attention_mask"].bool() for batch in batches])
     calibration = []
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
@@ -226,13 +231,25 @@ def _capture(model: Any, blocks: nn.ModuleList, batches: Sequence[Mapping[str, T
             )
             if len(calls) != len(blocks) or any(len(args) != 1 for args, _ in calls):
                 raise UsageError(f"{type(model).__name__} calls its blocks in a way that GPTQ here does not know")
-            calibration.append(_Batch(calls[0][0][0], [kwargs for _, kwargs in calls], keep.to(model.device)))
+            weights = factors[index].to(model.device)
+            calibration.append(_Batch(calls[0][0][0], [kwargs for _, kwargs in calls], keep.to(model.device), weights))
     finally:
         for handle in handles:
             handle.remove()
     if not any(batch.keep.any() for batch in calibration):
         raise DataError("GPTQ needs calibration data: no batch has a position that is not padding")
     return calibration
+
+
+def _factors(masks: Sequence[Tensor]) -> list[Tensor]:
+    """Of each mask [B, T], the factors of its kept positions [positions, 1] by which all clips count the same.
+
+    A sentence has dozens of positions, a sound's name a few: counted by positions, the statistics would be those of
+    the task with the longest prompts and answers alone. The squares are 1 on average.
+    """
+    weights = [(1 / mask.sum(dim=1, keepdim=True)).expand(mask.shape)[mask] for mask in masks]
+    mean = torch.cat(weights).mean()
+    return [(weight / mean).sqrt().unsqueeze(1) for weight in weights]
 
 
 def _stages(block: nn.Module, index: int, batch: _Batch) -> list[list[str]]:
@@ -270,8 +287,9 @@ def _observe(
     first = solvers[names[0]]
     for batch in calibration:
 
-        def collect(_: nn.Module, inputs: tuple[Any, ...], output: Tensor, keep: Tensor = batch.keep) -> None:
-            first.add_batch(inputs[0][keep], output)
+        def collect(_: nn.Module, inputs: tuple[Any, ...], output: Tensor, batch: _Batch = batch) -> None:
+            kept = inputs[0][batch.keep]
+            first.add_batch(kept * batch.factors.to(kept), output)
 
         handle = block.get_submodule(names[0]).register_forward_hook(collect)
         try:

@@ -42,7 +42,7 @@ def quantize_checkpoint(
     in `decoder.dtype`.
 
     Args:
-        recipe: with a checkpoint, and training data to draw clips from.
+        recipe: with a checkpoint, and `data.calibration` or `data.train` to draw clips from.
         out: checkpoint folder to write.
         bits: bits a weight, 2, 3, 4 or 8.
         group_size: input features that share a scale, or -1 for all.
@@ -56,7 +56,10 @@ def quantize_checkpoint(
         DataError: the same, or a clip that cannot be read.
         CheckpointError: weights that GPTQ cannot handle.
     """
-    recipe = without_absent_sources(recipe)
+    sources = recipe.data.calibration or recipe.data.train
+    recipe = without_absent_sources(
+        recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": sources})})
+    )
     if not recipe.data.train:
         raise RecipeError("calibration needs audio: name a recipe with training data by --recipe")
     if recipe.decoder.quantization != "none":

@@ -29,7 +29,7 @@ def recipe_inputs(recipe: BaseRecipe) -> Iterator[Input]:
         if path is not None and Path(path).expanduser().exists():  # else a name on the hub
             yield Input(label, Path(path).expanduser(), whole=True)
     data = recipe.data
-    for source in (*data.train, *data.validation, *data.test.values()):
+    for source in (*data.train, *data.validation, *data.test.values(), *data.calibration):
         for annotation in shard_files(source.annotation):
             yield Input("an annotation of the recipe", Path(annotation))
         background = getattr(source, "background", None)

@@ -54,6 +54,8 @@ class Data(Section):
     train: list[Source] = []
     validation: list[Source] = []
     test: dict[str, Source] = {}
+    calibration: list[Source] = []
+    """What `nota quantize` draws its clips from, every task that shall survive among them; `train` if empty."""
 
 
 class Distill(Section):

@@ -65,6 +65,17 @@ def test_what_cannot_be_quantized_is_refused(adapted: Recipe, tmp_path: Path) ->
     assert json.dumps([str(path) for path in tmp_path.iterdir()]) == "[]"
 
 
+def test_the_recipe_s_own_calibration_data_is_what_counts(adapted: Recipe, tmp_path: Path) -> None:
+    """What it trains on is not looked at then."""
+    absent = adapted.data.train[0].model_copy(update={"annotation": str(tmp_path / "absent.json")})
+    data = adapted.data.model_copy(update={"train": [absent], "calibration": adapted.data.train})
+    recipe = adapted.model_copy(update={"data": data})
+    quantize_checkpoint(recipe, tmp_path / "own", bits=8, group_size=GROUP, clips=16)
+    quantize_checkpoint(adapted, tmp_path / "train", bits=8, group_size=GROUP, clips=16)
+    own, train = (load_file(tmp_path / name / "decoder" / "model.safetensors") for name in ("own", "train"))
+    assert all(torch.equal(own[name], value) for name, value in train.items())
+
+
 def test_an_optional_source_that_is_not_there_is_left_out(adapted: Recipe, tmp_path: Path) -> None:
     absent = adapted.data.train[0].model_copy(update={"annotation": str(tmp_path / "absent.json"), "optional": True})
     data = adapted.data.model_copy(update={"train": [*adapted.data.train, absent]})

@@ -120,11 +120,12 @@ def test_reported_errors_are_those_on_what_each_quantized_layer_sees(model, quan
     batches = make_batches()
     for batch in batches:
         logits(loaded, batch)
-    keep = torch.cat([batch["attention_mask"] for batch in batches]).bool()
+    mask = torch.cat([batch["attention_mask"] for batch in batches])
+    weights = (mask / mask.sum(dim=1, keepdim=True)).sqrt()[mask.bool()].unsqueeze(1)
     for layer in quantized.layers:
-        inputs = torch.cat(seen[layer.name])[keep]
-        target = model.get_submodule(layer.name)(inputs)
-        error = (plain.get_submodule(layer.name)(inputs) - target).norm() / target.norm()
+        inputs = torch.cat(seen[layer.name])[mask.bool()]
+        target = weights * model.get_submodule(layer.name)(inputs)
+        error = (weights * plain.get_submodule(layer.name)(inputs) - target).norm() / target.norm()
         assert layer.error == pytest.approx(error.item(), rel=1e-3), layer.name
 
 
@@ -134,6 +135,23 @@ def test_padding_is_left_out(quantized, model, tmp_path):
     other = quantize_to_folder(model, None, make_batches(padding=0.0), tmp_path / "other")
     for one, two in zip(quantized.layers, other.layers, strict=True):
         assert one.error == pytest.approx(two.error, rel=1e-3)
+
+
+def test_a_long_clip_counts_no_more_than_a_short_one(tmp_path):
+    """What enters the first block's q, k and v does not depend on what is before it."""
+    model = make_model(num_hidden_layers=1, intermediate_size=32)
+    embeds = make_batches(1, padding=0.0)[0]["inputs_embeds"]
+    short, long = embeds[:2, -6:], embeds[2:4].repeat(1, 4, 1)
+
+    def codes(name: str, *clips: Tensor) -> Tensor:
+        batches = [{"inputs_embeds": clip, "attention_mask": torch.ones(clip.shape[:2]).long()} for clip in clips]
+        quantize_to_folder(model, None, batches, tmp_path / name)
+        tensors = load_file(tmp_path / name / "model.safetensors")
+        return torch.cat([tensors[f"model.layers.0.self_attn.{part}_proj.qweight"] for part in "qkv"], dim=1)
+
+    once = codes("once", short, long[:, :40])
+    assert torch.equal(codes("repeated", short, long), once)
+    assert not torch.equal(codes("twice", short, long[:, :40], long[:, :40]), once)  # two clips do
 
 
 def test_the_model_stays_as_it_was(tmp_path):
