@@ -19,7 +19,7 @@ def quantize(
     bits: Annotated[int, typer.Option(metavar="<2|3|4|8>", help="Number of bits per weight.")] = 4,
     group_size: Annotated[int, typer.Option(help="Number of weights that share a scale; -1: a whole column.")] = 32,
     clips: Annotated[
-        int, typer.Option(min=1, help="Number of calibration clips, drawn from the recipe's data.calibration, or data.train.")
+        int, typer.Option(min=1, help="Number of calibration clips, from the recipe's data.calibration or data.train.")
     ] = 256,
     calibration: Annotated[
         Literal["audio", "text"],
