@@ -118,17 +118,20 @@ def weights_of(recipe: BaseRecipe) -> Iterator[None]:
         raise (error.of_recipe(recipe.name) if recipe.name in recipe_names() else error) from error
 
 
-def recipe_parts(recipe: BaseRecipe) -> list[tuple[str, str]]:
+def _sources(recipe: BaseRecipe) -> list[tuple[str, str]]:
     """Key and value of every path of weights in a recipe; what it builds from a `config` has none."""
-    checkpoint = recipe.checkpoint if recipe.checkpoint and hub_name(recipe.checkpoint) else None
-    return [*recipe.weight_paths().items(), *([] if checkpoint is None else [("checkpoint", checkpoint)])]
+    return [*recipe.weight_paths().items(), *([("checkpoint", recipe.checkpoint)] if recipe.checkpoint else [])]
+
+
+def recipe_parts(recipe: BaseRecipe) -> list[tuple[str, str]]:
+    """Those that somebody else has made: all but a checkpoint that is trained here."""
+    return [(part, source) for part, source in _sources(recipe) if part != "checkpoint" or hub_name(source)]
 
 
 def stored_bytes(recipe: BaseRecipe) -> int | None:
     """Bytes of all files that a recipe names; None where some are not here yet. Asks nobody."""
-    sources = {**recipe.weight_paths(), **({"checkpoint": recipe.checkpoint} if recipe.checkpoint else {})}
     total = 0
-    for part, source in sources.items():
+    for part, source in _sources(recipe):
         local, name = Path(source).expanduser(), hub_name(source)
         if not local.exists():
             cached = None if name is None else _stand_in(name) or _cached(name, _kind(part))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NAME_WIDTH = 40  # characters of a weights' name that a table has room for
 NOT_STATED = "not stated"  # a public model is not built for its size: its recipe says it, or nobody does
+HOW_STATED = "the recipe does not say how many parameters the model has (`model.parameters`)."
 
 app = typer.Typer(
     help="Recipes: one YAML file is one system. List them, show their sizes, import other systems' configs.",
@@ -52,7 +53,7 @@ def recipes_list(
         say("The first ones run with what ships with nota. Each of the others needs weights from elsewhere:")
         say("`nota download NAME` gets them, or says what is missing.")
         if any(row["parameters"] == NOT_STATED for row in rows):
-            say(f"{NOT_STATED}: the recipe does not say how many parameters the model has (`model.parameters`).")
+            say(f"{NOT_STATED}: {HOW_STATED}")
 
 
 @app.command("show", epilog="Example: `nota recipes show gemma2-2b-gptq`")
@@ -61,21 +62,38 @@ def recipes_show(
     settings: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show how big each part of a recipe is: parameters, and bytes by type of number. Nothing is downloaded."""
+    """Show how big each part of a recipe is: parameters, and bytes by type of number. Nothing is downloaded.
+
+    Of a public model, also what its publishers report, where they do, and its license.
+    """
     from nota_cli.recipe.load import load_any_recipe
+    from nota_cli.recipe.public import PublicRecipe
 
     loaded = load_any_recipe(recipe, settings)
     parts = _parts(loaded)
+    terms, reported = (loaded.license, loaded.reported) if isinstance(loaded, PublicRecipe) else ("", {})
     if as_json:
-        print_json({"recipe": loaded.name, "description": loaded.description, "parts": parts})
+        described = {"recipe": loaded.name, "description": loaded.description, "license": terms}
+        print_json({**described, "parts": parts, "reported": reported})
         return
+    say(loaded.description)
+    if terms:
+        say(f"license: {terms}")
     rows = []
     for part in parts:
         large = {name: size for name, size in part["by_type"].items() if size > part["bytes"] / 1000}
         kinds = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in large.items())
         rows.append([part["part"], part["from"], f"{part['parameters']:,}", f"{part['bytes'] / 1e6:,.1f}", kinds])
-    say(loaded.description)
+    if not rows:
+        rows = [["model", ", ".join(loaded.weight_paths().values()), NOT_STATED, NOT_STATED, ""]]
+        say(f"{NOT_STATED}: {HOW_STATED}")
     table(loaded.name, ["part", "from", "parameters", "MB", "MB by type"], rows)
+    if reported:
+        table(
+            "Reported by others, not measured here",
+            ["of", "figure (source)"],
+            [list(each) for each in reported.items()],
+        )
 
 
 @app.command("import", epilog="Example: `nota recipes import train_config.yaml --out mine.yaml`")
@@ -109,11 +127,12 @@ def list_recipes(family: str | None = None) -> list[dict[str, object]]:
         size: dict[str, object] = {"parameters": unknown, "GB": unknown}
         try:
             parts = _part_sizes(recipe)
+        except UsageError as error:  # one that lacks a file of the user's own does not hide the others
+            warn(f"{name}: {error}")
+            parts = []
+        if parts:
             size["parameters"] = f"{sum(part.parameters for part in parts) / 1e6:,.1f} M"
             size["GB"] = round(sum(part.bytes for part in parts) / 1e9, 3)
-        except UsageError as error:  # one that lacks a file of the user's own does not hide the others
-            if unknown != NOT_STATED:
-                warn(f"{name}: {error}")
         rows.append({"recipe": name, **_summary(recipe), **size})
     return rows
 
@@ -156,7 +175,10 @@ def _part_sizes(recipe: "BaseRecipe") -> "Sequence[Part]":
 
 
 def _parts(recipe: "BaseRecipe") -> list[dict[str, Any]]:
-    """One row a part: where its weights come from, parameters, bytes, bytes by type of number; then their sum."""
+    """One row a part: where its weights come from, parameters, bytes, bytes by type of number; then their sum.
+
+    None where the recipe does not state its size.
+    """
     from nota_cli.recipe.schema import Recipe
 
     sources: dict[str, str] = {}
@@ -169,6 +191,8 @@ def _parts(recipe: "BaseRecipe") -> list[dict[str, Any]]:
             "decoder": _source_of(recipe.decoder),
         }
     parts = _part_sizes(recipe)
+    if not parts:
+        return []
     rows: list[dict[str, Any]] = [
         {
             "part": part.name,

@@ -158,7 +158,16 @@ def parse_annotation(
     Raises:
         DataError: `data` is not JSON of an annotation, or has rows that cannot be used; each is named.
     """
-    items = _items(data, printable(str(path)))
+    items = parse_items(data, printable(str(path)))
+    items.reverse()
+    taken = (items.pop() for _ in range(len(items)))  # so that a long file's objects make room for its rows
+    return rows_of(taken, path, default_task=default_task, audio_root=audio_root)
+
+
+def rows_of(
+    items: Iterable[Any], path: Path | str, *, default_task: str | None = None, audio_root: Path | str | None = None
+) -> list[Row]:
+    """The rows of `path` from the values that it has for them; otherwise as `parse_annotation`."""
     rows: list[Row] = []
     problems: list[tuple[int, str]] = []
     for index, item in enumerate(items):
@@ -167,7 +176,6 @@ def parse_annotation(
             problems += [(index, problem) for problem in row_problems]
         else:
             rows.append(make_row(index, item, default_task))
-        items[index] = None  # so that a long file's objects make room for its rows
     problems += repeated_ids(rows)
     if audio_root is not None:
         problems += missing(rows, audio_root)
@@ -182,8 +190,8 @@ def refuse(path: Path | str, problems: list[tuple[int, str]]) -> None:
         raise DataError(f"{printable(str(path))}: {count} (rows counted from 0):\n{listing_by_row(problems)}")
 
 
-def _items(data: bytes, label: str) -> list[Any]:
-    """The list under `annotation`."""
+def parse_items(data: bytes, label: str) -> list[Any]:
+    """The list under `annotation`, its items not checked; a DataError says why there is none."""
     refuse_lfs_pointer(label, data, DataError)
     try:
         text = decode(data)

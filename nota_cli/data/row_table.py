@@ -1,6 +1,5 @@
 """Annotation rows as Arrow columns, in memory or mapped from a file, each row made when it is asked for."""
 
-import mmap
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -31,8 +30,6 @@ SCHEMA = pa.schema(
 """The columns, named as a row's keys; `text` and `texts` are apart where a row has them in one list."""
 PLAIN = [name for name in SCHEMA.names if name not in ("text", "texts")]
 ROWS_AT_ONCE = 8192
-RELEASE_EVERY = 2**15
-"""Rows that are read before the mapped pages are given back; they stay in the system's cache of the file."""
 
 
 class RowTable(Sequence[Row]):
@@ -41,15 +38,13 @@ class RowTable(Sequence[Row]):
     Args:
         table: the columns of `SCHEMA`, every row checked.
         key: what changes with the rows, where they are mapped from a file.
-        mapped: the memory that they lie in there.
     """
 
-    def __init__(self, table: pa.Table, key: str | None = None, mapped: mmap.mmap | None = None) -> None:
+    def __init__(self, table: pa.Table, key: str | None = None) -> None:
         self.key = key
-        self._table, self._mapped = table, mapped
+        self._table = table
         self._batches = [batch.columns for batch in table.to_batches()]
         self._starts = np.cumsum([0, *(len(columns[0]) for columns in self._batches)]).tolist()
-        self._read = 0
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> "RowTable":
@@ -79,12 +74,11 @@ class RowTable(Sequence[Row]):
             OSError: the file cannot be read.
             pyarrow.ArrowInvalid: it is damaged.
         """
-        with file.open("rb") as opened:
-            memory = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        table = pa.ipc.open_file(pa.py_buffer(memory)).read_all()
+        with pa.memory_map(str(file)) as opened:
+            table = pa.ipc.open_file(opened).read_all()
         if table.schema != SCHEMA:
             raise pa.ArrowInvalid(f"{file} has other columns")
-        return cls(table, key, memory)
+        return cls(table, key)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -103,9 +97,6 @@ class RowTable(Sequence[Row]):
             raise IndexError(index)
         batch = bisect_right(self._starts, number) - 1
         values = [column[number - self._starts[batch]].as_py() for column in self._batches[batch]]
-        self._read += 1
-        if self._read % RELEASE_EVERY == 0:
-            self.release()
         path, task, text, question, name, expand, label, speaker, texts, choices = values
         return Row(
             number,
@@ -127,18 +118,14 @@ class RowTable(Sequence[Row]):
         for batch in columns.to_batches(max_chunksize=ROWS_AT_ONCE):
             for path, expand in zip(batch[0].to_pylist(), batch[1].to_pylist(), strict=True):
                 yield _text(path), *_texts(expand)
-        self.release()
 
     def lacking(self, column: str) -> "np.ndarray[Any, np.dtype[np.int64]]":
         """Numbers of the rows that have nothing in a column."""
-        mask = pc.is_null(self._table[column]).to_numpy()
-        self.release()
-        return np.flatnonzero(mask)
+        return np.flatnonzero(pc.is_null(self._table[column]).to_numpy())
 
     def values(self, column: str) -> list[str]:
         """Every value of a column of texts, once, sorted."""
         unique: list[str | None] = pc.unique(self._table[column]).to_pylist()
-        self.release()
         return sorted(value for value in unique if value is not None)
 
     def groups(self, column: str) -> "Groups":
@@ -146,14 +133,7 @@ class RowTable(Sequence[Row]):
         coded = pc.dictionary_encode(self._table[column].combine_chunks())
         if isinstance(coded, pa.ChunkedArray):
             coded = coded.combine_chunks()
-        codes = coded.indices.to_numpy(zero_copy_only=False)
-        self.release()
-        return Groups(coded.dictionary.to_pylist(), codes)
-
-    def release(self) -> None:
-        """Give mapped pages back, so that what was read once does not count as memory of this process."""
-        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            self._mapped.madvise(mmap.MADV_DONTNEED)
+        return Groups(coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False))
 
 
 class Groups:

@@ -155,16 +155,17 @@ class Round:
         parts: dict[str, float] = {}
         for name, before, after in spans:
             parts[name] = parts.get(name, 0.0) + clock.between(before, after)
+        processor = parts.pop("features", 0.0)
         for name, seconds in parts.items():
             times.add(name, seconds)
-        times.add("prefill", clock.between(first_mark, last_mark) - sum(parts.values()))
+        times.add("prefill", clock.between(first_mark, last_mark) - sum(parts.values()) - processor)
         if self.organisers:
             times.add("filter_bank", clock.between(start_mark, first_mark))
             times.add("ttft", end - start)
             times.add("tpot", *lasting)
         else:
-            times.add("features", ready - start)
-            times.add("ttft_from_features", end - ready)
+            times.add("features", ready - start + processor)
+            times.add("ttft_from_features", end - ready - processor)
             times.add("ttft_from_waveform", end - start)
             times.add("first_step", lasting[0])
             times.add("tpot", *lasting[1:])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from nota_cli.generation.kv_cache import cache_name
 from nota_cli.models.families.salmonn import Salmonn
 
 FRAMES_OF_30_S = 3_000
@@ -89,11 +90,11 @@ class _Decoder(nn.Module):
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{cache_name(): cache},
         )
-        present = [tensor for layer in output.past_key_values.layers for tensor in (layer.keys, layer.values)]
+        present = [tensor for layer in getattr(output, cache_name()).layers for tensor in (layer.keys, layer.values)]
         return [output.logits[:, -1], *present]
 
 

@@ -1,6 +1,21 @@
 """Keys and values of what was read and written so far, at addresses that a CUDA graph can rely on."""
 
+import inspect
+from functools import cache
+
 from torch import Tensor
+
+
+@cache
+def cache_name() -> str:
+    """What models of this version of transformers call their cache, as an argument and in what they return.
+
+    It is `cache`, and was `past_key_values` before.
+    """
+    from transformers import GenerationMixin
+
+    known = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
+    return "cache" if "cache" in known else "past_key_values"
 
 
 class FixedCache:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nota_cli.console import warn
-from nota_cli.generation.kv_cache import FixedCache
+from nota_cli.generation.kv_cache import FixedCache, cache_name
 from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.sampling import perturb
 
@@ -264,9 +264,9 @@ class StaticCacheDecoder:
             **inputs,
             attention_mask=masks,
             position_ids=positions,
-            past_key_values=self._state.cache,
             use_cache=True,
             logits_to_keep=1,
+            **{cache_name(): self._state.cache},
         ).logits[:, -1]
 
     def _choose(self, logits: Tensor) -> None:

@@ -17,7 +17,7 @@ from nota_cli.recipe.inputs import recipe_inputs
 from nota_cli.recipe.schema import BaseRecipe
 from nota_cli.submission import KINDS, examine
 from nota_cli.submission.problems import ERROR, WARNING
-from nota_cli.version import versions
+from nota_cli.version import source_hash, versions
 
 ODD_AUDIO = {
     "silent": "what is heard is silent, and still the model answers.",
@@ -82,7 +82,8 @@ def finished_report(out: Path, provenance: dict[str, Any]) -> dict[str, Any] | N
     """The report of a finished run whose CSV stands for what the run at hand would compute, or None.
 
     It is None, too, where a recording or a large file of weights has changed since, where other versions of the
-    packages would compute, and where the audio of some rows could not be used: those are tried again.
+    packages or other code of this one would compute, and where the audio of some rows could not be used: those are
+    tried again.
 
     Args:
         out: the CSV.
@@ -95,6 +96,7 @@ def finished_report(out: Path, provenance: dict[str, Any]) -> dict[str, Any] | N
         report.get("run_key") == provenance["run_key"]
         and report.get("csv_hash") == file_hash(out)
         and report.get("versions") == versions(PACKAGES)
+        and report.get("code") == source_hash()
         and all(
             (report.get(section) or {}).get(key) == provenance[section][key]
             for section, key in (("test_set", "recordings"), ("checkpoint", "large_files"))

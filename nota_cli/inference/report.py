@@ -11,7 +11,7 @@ from nota_cli.data.audio.clip import NOTE_KINDS
 from nota_cli.inference.journal import BLANK, DONE, SKIPPED, Entry
 from nota_cli.inference.results import Outcomes, Tally
 from nota_cli.models.device import gpu_name
-from nota_cli.version import versions
+from nota_cli.version import source_hash, versions
 
 PACKAGES = ("torch", "transformers", "peft", "gptqmodel", "soundfile", "soxr", "numpy")
 
@@ -104,6 +104,7 @@ def run_report(
         "long": facts.long,
         **facts.provenance,
         "versions": versions(PACKAGES),
+        "code": source_hash(),
     }
 
 

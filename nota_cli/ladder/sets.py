@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nota_cli.console import say
-from nota_cli.data.annotation import FAMILY_TASK, family, read_annotation, row_id
+from nota_cli.data.annotation import FAMILY_TASK, family, row_id
 from nota_cli.data.tasks import FAMILIES
-from nota_cli.data.tools.items import annotation_items
+from nota_cli.data.tools.items import items_and_rows
 from nota_cli.errors import DataError, UsageError, row_numbers
 from nota_cli.files import write_text
 from nota_cli.recipe.schema import BaseRecipe
@@ -98,8 +98,7 @@ def check_prompts(sets: Sequence[EvaluationSet], recipe: BaseRecipe) -> None:
 
 def _sets_of(annotation: Path, root: Path, tasks: Sequence[str], limit: int | None) -> list[EvaluationSet]:
     default = FAMILY_TASK[tasks[0]] if len(tasks) == 1 else None
-    rows = read_annotation(annotation, default_task=default)
-    items = annotation_items(annotation, default_task=default)
+    items, rows = items_and_rows(annotation, default_task=default)
     sets = []
     for task in FAMILIES:
         own = [row for row in rows if family(row.task) == task and (not tasks or task in tasks)][:limit]

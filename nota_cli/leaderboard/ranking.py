@@ -29,7 +29,7 @@ METRICS = {
     "spider": Metric("CIDEr-D x 100", "captions", "", 2, lower=False),
     "memory": Metric("memory", "memory", "GiB", 2),
     "latency": Metric("latency", "latency", "s", 3),
-    "qa": Metric("QA exact match", "QA", "%", 2, lower=False),
+    "qa": Metric("QA", "QA", "%", 2, lower=False),
 }
 WEIGHTS = {"wer": 1.0, "spider": 1.0, "memory": 2.0, "latency": 2.0, "qa": 1.0}
 """The competition's. The organisers print CIDEr-D x 100 under the name SPIDEr, hence the key."""
@@ -174,6 +174,7 @@ def cautions(runs: list[Run]) -> list[str]:
         ("device", "memory and latency were measured on different devices"),
         ("protocol", "memory and latency were measured by different protocols"),
         ("profile", "scores come from different profiles"),
+        ("answers", "answers were judged in different ways"),
     ):
         values = list(dict.fromkeys(getattr(run, key) for run in runs if getattr(run, key)))
         if len(values) > 1:
@@ -205,6 +206,8 @@ def explain(table: list[RankedRun], weights: dict[str, float], missing: str) -> 
     lines.append(f"*: Pareto-best: none is as good in {error}, memory and latency, and better in one of them")
     if any(run.reference for run in runs):
         lines.append("†: as reported by the teams, not measured again")
+    if judged := sorted({run.answers for run in runs} - {""}):
+        lines.append(f"QA: percent of answers by {' or '.join(judged)}")
     lines.append("latency: TTFT + TPOT; memory in GiB of 2^30 bytes; captions: CIDEr-D x 100, no SPIDEr")
     return lines
 
@@ -281,7 +284,7 @@ def record(ranked: RankedRun) -> dict[str, Any]:
         "spider": "cider_d_x100",
         "memory": "memory_gib",
         "latency": "latency_s",
-        "qa": "exact_match",
+        "qa": "qa",
     }
     figures = {names[name]: run.figures[name] for name in METRICS}
     return {
@@ -297,6 +300,7 @@ def record(ranked: RankedRun) -> dict[str, Any]:
         "device": run.device,
         "protocol": run.protocol,
         "profile": run.profile,
+        "answers": run.answers,
         "load_format": run.load_format,
         "note": run.note,
         "files": [str(path) for path in run.files],

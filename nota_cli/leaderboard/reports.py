@@ -28,10 +28,11 @@ class Run:
     Attributes:
         name: how the table calls it.
         figures: `wer` (percent), `spider` (CIDEr-D x 100), `memory` (GiB), `latency` (s, TTFT + TPOT), `qa` (percent
-            of exact matches), `ttft` and `tpot` (s); None where missing.
+            of `answers`), `ttft` and `tpot` (s); None where missing.
         device: what memory and latency were measured on.
         protocol: how they were measured.
         profile: how texts were scored.
+        answers: how answers to questions were judged: `accuracy` where every row has choices, else `exact match`.
         rows: number of clips that a figure was scored on.
         load_format: `dummy` if they were measured with random weights.
         reference: reported by others.
@@ -44,6 +45,7 @@ class Run:
     device: str = ""
     protocol: str = ""
     profile: str = ""
+    answers: str = ""
     load_format: str = ""
     reference: bool = False
     note: str = ""
@@ -243,6 +245,10 @@ def _run(name: str, group: list[Report]) -> Run:
             about |= {key: str(values.get(key) or "") for key in ("device", "protocol", "load_format")}
         else:
             figure, key = SCORES[report.kind]
+            if report.kind == "qa":
+                choices = _figure(report, "choice_rows")
+                key = "accuracy" if choices is not None and choices == _figure(report, "rows") else key
+                about["answers"] = key.replace("_", " ")
             figures[figure] = _figure(report, key)
             if (count := _figure(report, "rows")) is not None:
                 rows[figure] = int(count)

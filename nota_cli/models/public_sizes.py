@@ -1,6 +1,5 @@
 """The size of a public model as its recipe states it; nothing heavy is imported."""
 
-from nota_cli.errors import RecipeError
 from nota_cli.models.parts import Part
 from nota_cli.recipe.public import PublicRecipe
 
@@ -9,14 +8,13 @@ STORED_BITS = {"int8": 8, "int4": 4, "nf4": 4}
 
 
 def part_sizes(recipe: PublicRecipe) -> list[Part]:
-    """One part, by `model.parameters`; scales, and layers that are never quantized, are left out of a quantized one.
+    """One part, by `model.parameters`; none where the recipe does not state it.
 
-    Raises:
-        RecipeError: the recipe does not state it.
+    Scales, and layers that are never quantized, are left out of a quantized one.
     """
     count = recipe.model.parameters
     if count is None:
-        raise RecipeError(f"recipe {recipe.name!r}: how large the model is, model.parameters would say")
+        return []
     stored = recipe.model.quantization
     bits = STORED_BITS.get(stored, BITS[recipe.model.dtype])
     kind = recipe.model.dtype if stored == "none" else f"{bits}-bit"

@@ -183,7 +183,7 @@ def test_a_second_interrupt_ends_at_once_without_a_traceback(tmp_path: Path) -> 
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == b"cleaning\n"
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert b"Traceback" not in err
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 import yaml
 
-from nota_cli.recipe.load import load_recipe
+from nota_cli.recipe.load import load_any_recipe, load_recipe, recipe_names
+from nota_cli.recipe.public import PublicRecipe
 
 Nota = Callable[..., int]
 Golden = Callable[..., Path]
@@ -45,6 +46,26 @@ def test_the_list_begins_with_what_needs_nothing_and_says_why_a_size_is_unknown(
     assert "not stated: the recipe does not say how many parameters" in " ".join(capsys.readouterr().err.split())
     assert nota("recipes", "list", "--family", "salmonn") == 0
     assert "not stated" not in capsys.readouterr().err
+
+
+def test_a_public_model_is_shown_with_what_others_report_and_without_a_size_if_none_is_stated(
+    nota: Nota, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert nota("recipes", "show", "whisper-tiny.en", "--json") == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["reported"]["LibriSpeech test-clean, WER"] == "5.6 (Radford et al. 2022, table 8)"
+    assert values["license"].startswith("MIT")
+    for name in recipe_names():
+        recipe = load_any_recipe(name)
+        if not isinstance(recipe, PublicRecipe):
+            continue
+        assert nota("recipes", "show", name) == 0
+        shown = capsys.readouterr()
+        assert f"license: {recipe.license}" in shown.err
+        assert ("not stated" in shown.out) == (recipe.model.parameters is None)
+        assert ("Reported by others" in shown.out) == bool(recipe.reported)
+        for figure in recipe.reported.values():
+            assert figure.split()[0] in shown.out
 
 
 def test_dummy_weights_run_with_nothing_downloaded(

@@ -64,14 +64,14 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert any(temporary.iterdir())
     yield page
     page.process.terminate()
-    assert page.process.wait(20) == 0
+    assert page.process.wait(START_SECONDS) == 0
     assert not temporary.exists()  # recordings go with the page
 
 
 def fetched(url: str, data: bytes | None = None, content_type: str = "") -> tuple[int, str]:
     request = urllib.request.Request(url, data, {"Content-Type": content_type} if content_type else {})
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=START_SECONDS) as answer:
             return answer.status, answer.read().decode(errors="replace")
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode(errors="replace")

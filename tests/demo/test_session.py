@@ -70,7 +70,7 @@ def test_who_leaves_ends_the_search() -> None:
     def work(give: Callable[[Answer], None]) -> None:
         try:
             give(Answer("a"))
-            given.wait(5)
+            given.wait(60)
             give(Answer("b"))
         finally:
             ended.set()
@@ -79,7 +79,7 @@ def test_who_leaves_ends_the_search() -> None:
     assert next(answers) == Answer("a")
     answers.close()
     given.set()
-    assert ended.wait(5)
+    assert ended.wait(60)
 
 
 def test_a_model_that_does_not_go_by_the_token() -> None:

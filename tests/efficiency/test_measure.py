@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from helpers import sleepy_model
 from helpers.paths import REPOSITORY
 from helpers.sleepy_model import CPU, QUICK, SleepyModel
+from nota_cli.efficiency import timing
 from nota_cli.efficiency.floor import bytes_per_token, operations
 from nota_cli.efficiency.measure import Settings, measure_model
 from nota_cli.efficiency.memory import ResidentMeter
@@ -30,21 +31,32 @@ def quick_floors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nota_cli.efficiency.floor.LARGEST_MATRIX", {"cpu": 256})
 
 
-def test_known_sleeps_are_reported_within_five_percent() -> None:
-    model = SleepyModel(speech=0.06, audio=0.04, connector=0.03, prefill=0.05, step=0.04)
-    report = measure_model(model, QUICK)
-    decoder = model.decoder.model
-    slept = {name: getattr(model, name).slept for name in ("speech_encoder", "audio_encoder", "connector")}
-    slept |= {"prefill": decoder.prefills, "tpot": decoder.steps, "first_step": decoder.steps}
-    expected = {name: np.median(times[-5:]) for name, times in slept.items()}
-    prefix = [sum(slept[name][turn] for name in slept if name not in ("tpot", "first_step")) for turn in range(-5, 0)]
-    expected["ttft_from_features"] = np.median(prefix)
-    expected["tpot"] = np.median(decoder.steps[-25:])
-    expected["first_step"] = np.median(decoder.steps[-25::5])
-    medians = {name: report["seconds"][name]["median"] for name in expected}
-    assert medians == pytest.approx(expected, rel=0.05)
-    assert 0.04 <= report["tpot_s"] < 0.05
-    assert 0.18 <= report["ttft_from_features_s"] < report["ttft_from_waveform_s"]
+@pytest.fixture
+def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time that little but a model's sleeps moves on: on a busy machine, sleepers wake late."""
+
+    class Time:
+        now = 0.0
+
+        def sleep(self, seconds: float) -> None:
+            self.now += seconds
+
+        def perf_counter(self) -> float:
+            self.now += 1e-10  # rates are measured, too, by dividing
+            return self.now
+
+    moving = Time()
+    monkeypatch.setattr(sleepy_model, "time", moving)
+    monkeypatch.setattr(timing, "time", moving)
+
+
+@pytest.mark.usefixtures("still_clock")
+def test_known_sleeps_are_reported_as_what_they_are() -> None:
+    report = measure_model(SleepyModel(speech=0.06, audio=0.04, connector=0.03, prefill=0.05, step=0.02), QUICK)
+    expected = {"speech_encoder": 0.06, "audio_encoder": 0.04, "connector": 0.03, "prefill": 0.05}
+    expected |= {"ttft_from_features": 0.18, "ttft_from_waveform": 0.18, "first_step": 0.02, "tpot": 0.02}
+    assert {name: report["seconds"][name]["median"] for name in expected} == pytest.approx(expected)
+    assert (report["ttft_from_features_s"], report["tpot_s"]) == (pytest.approx(0.18), pytest.approx(0.02))
     assert {name: report["seconds"][name]["count"] for name in ("prefill", "first_step", "tpot")} == {
         "prefill": 5,
         "first_step": 5,
@@ -52,14 +64,22 @@ def test_known_sleeps_are_reported_within_five_percent() -> None:
     }
 
 
+def test_the_clock_is_that_of_the_wall() -> None:
+    report = measure_model(SleepyModel(speech=0.02, prefill=0.03, step=0.01), QUICK)
+    assert report["seconds"]["speech_encoder"]["p10"] >= 0.02
+    assert report["seconds"]["prefill"]["p10"] >= 0.03
+    assert report["tpot_s"] >= 0.01
+    assert report["ttft_from_waveform_s"] > report["ttft_from_features_s"] >= 0.05
+
+
+@pytest.mark.usefixtures("still_clock")
 def test_the_organisers_protocol_takes_one_step_and_leaves_the_log_mel_out() -> None:
-    model = SleepyModel(speech=0.06, prefill=0.06, step=0.04)
+    model = SleepyModel(speech=0.06, prefill=0.05, step=0.04)
     report = measure_model(model, Settings("organisers", 1.0, tokens=30, rounds=4, warm_up=1))
     assert report["seconds"]["tpot"]["count"] == report["rounds"] == 4
-    assert report["tpot_s"] == pytest.approx(np.median(model.decoder.model.steps[-4:]), rel=0.05)
-    sums = zip(model.speech_encoder.slept[-4:], model.decoder.model.prefills[-4:], strict=True)
-    bank = report["seconds"]["filter_bank"]["median"]
-    assert report["ttft_s"] == pytest.approx(np.median([a + b for a, b in sums]) + bank, rel=0.05)
+    assert report["tpot_s"] == pytest.approx(0.04)
+    assert report["ttft_s"] == pytest.approx(0.11)
+    assert report["seconds"]["filter_bank"]["count"] == 4
     assert "features" not in report["seconds"]
     assert "loading included" in report["peak_memory_is"]
 
@@ -84,7 +104,7 @@ reports = []
 for clear_refs in (memory.CLEAR_REFS, memory.Path("/nowhere/clear_refs")):
     memory.CLEAR_REFS = clear_refs
     before = memory.meter(CPU).now()
-    model = SleepyModel(prefill=0.02, weights=500.0, activations=1000.0)
+    model = SleepyModel(prefill=0.2, weights=500.0, activations=1000.0)
     report = measure_model(model, QUICK)
     reports.append(dict(report, before=before / 1e6))
     del model

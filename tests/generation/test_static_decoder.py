@@ -16,6 +16,7 @@ from helpers.networks import load_network
 from helpers.paths import SHIPPED
 from nota_cli.data.annotation import read_annotation
 from nota_cli.efficiency.measure import Settings, measure_model
+from nota_cli.generation.kv_cache import cache_name
 from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.static_decoder import StaticCacheDecoder
 from nota_cli.inference.predict import predict
@@ -228,6 +229,7 @@ def test_what_it_does_not_take_goes_the_plain_way(tiny_recipe: Path, clips: Path
     assert model.greedy.cache_bytes() == 0
 
 
+@pytest.mark.filterwarnings("error:`past_key_values`:FutureWarning")  # of models, of a name that is no more
 @pytest.mark.parametrize(("decoding", "named"), [("auto", "static cache"), ("plain", "plain")])
 def test_efficiency_measures_the_loop_that_runs(
     tiny_recipe: Path, decoding: str, named: str, monkeypatch: pytest.MonkeyPatch
@@ -241,11 +243,7 @@ def test_efficiency_measures_the_loop_that_runs(
     report = measure_model(model, Settings(audio_seconds=1.0, tokens=3, rounds=2, warm_up=0))
     hook.remove()
     assert report["decoding"] == named
-    caches = {
-        type(step.get("cache", step.get("past_key_values"))).__name__
-        for step in steps
-        if step.get("input_ids") is not None
-    }
+    caches = {type(step[cache_name()]).__name__ for step in steps if step.get("input_ids") is not None}
     assert caches == {"FixedCache" if decoding == "auto" else "DynamicCache"}
     assert report["seconds"]["tpot"]["count"] == 2 * 3
 

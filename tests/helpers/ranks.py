@@ -1,4 +1,4 @@
-"""The environment of one of several processes that share a run, and how soon they give each other up."""
+"""The environment of one of several processes that share a run, and how soon they give up one that is lost."""
 
 from nota_cli.inference import distributed
 
@@ -9,4 +9,4 @@ def environment(rank: int, world: int, port: int) -> dict[str, str]:
 
 
 def impatient() -> None:
-    distributed.LOST_SECONDS, distributed.BEAT_SECONDS, distributed.LINGER_SECONDS = 1.5, 0.1, 1.0
+    distributed.LOST_SECONDS, distributed.BEAT_SECONDS = 5.0, 0.1

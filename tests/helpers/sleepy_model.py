@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from nota_cli.efficiency.measure import Settings
 from nota_cli.features.batch import FeatureSpec
+from nota_cli.generation.kv_cache import cache_name
 from nota_cli.generation.runtimes.torch import TorchRuntime
 from nota_cli.models.inventory import count_parts
 from nota_cli.models.parts import Part
@@ -17,25 +18,18 @@ CPU = torch.device("cpu")
 QUICK = Settings(audio_seconds=1.0, tokens=4, rounds=5, warm_up=1)
 
 
-def sleep(seconds: float, slept: list[float]) -> None:
-    """Sleep, and note how long it came to: a busy machine wakes late, which is no fault of a timer's."""
-    start = time.perf_counter()
-    time.sleep(seconds)
-    slept.append(time.perf_counter() - start)
-
-
 class Sleepy(nn.Module):
     """A part that takes a known time."""
 
     def __init__(self, seconds: float, megabytes: float = 0.0) -> None:
         super().__init__()
-        self.seconds, self.slept = seconds, []
+        self.seconds = seconds
         self.weight = nn.Parameter(torch.ones(int(megabytes * 1e6 / 4)))
         self.config = SimpleNamespace(num_mel_bins=80)
         self.front_end = "beats"
 
     def forward(self) -> None:
-        sleep(self.seconds, self.slept)
+        time.sleep(self.seconds)
 
 
 class SleepyLM(nn.Module):
@@ -45,7 +39,6 @@ class SleepyLM(nn.Module):
         super().__init__()
         self.prefill, self.step, self.megabytes, self.fails = prefill, step, megabytes, fails
         self.config = SimpleNamespace()
-        self.prefills, self.steps = [], []
         self.table, self.head = nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -57,13 +50,10 @@ class SleepyLM(nn.Module):
     def forward(self, inputs_embeds: Tensor | None = None, **_: object) -> SimpleNamespace:
         if self.fails == ("step" if inputs_embeds is None else "prefill"):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        if inputs_embeds is not None and self.megabytes:
-            torch.ones(int(self.megabytes * 1e6 / 4))
-        if inputs_embeds is None:
-            sleep(self.step, self.steps)
-        else:
-            sleep(self.prefill, self.prefills)
-        return SimpleNamespace(logits=torch.zeros(1, 1, 10), past_key_values=None)
+        block = torch.ones(0 if inputs_embeds is None else int(self.megabytes * 1e6 / 4))
+        time.sleep(self.step if inputs_embeds is None else self.prefill)
+        del block  # held while it sleeps, so that who samples the memory sees it
+        return SimpleNamespace(logits=torch.zeros(1, 1, 10), **{cache_name(): None})
 
 
 class SleepyModel(nn.Module):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 60.0  # seconds
+PATIENCE = 180.0  # seconds after which a run hangs, however slow the machine is
 
 
 class Process:
@@ -70,6 +70,11 @@ class Process:
                 pytest.fail(f"ended with {self._code} too early:\n{self.said()}")
             assert time.monotonic() < end, self.said()
             time.sleep(0.001)
+
+    def until_stopped(self) -> None:
+        """Wait until the process has sent itself SIGSTOP."""
+        status = Path(f"/proc/{self.pid}/stat")
+        self.until(lambda: status.read_text().rsplit(")", 1)[1].split()[0] == "T")
 
     def kill(self) -> None:
         """`kill -9`, this process alone; its workers notice by themselves."""

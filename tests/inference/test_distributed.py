@@ -2,15 +2,17 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from helpers.ranks import environment, impatient
-from helpers.runs import finished_rows, report
+from helpers.runs import finished_rows, report, signal_itself
 from nota_cli.errors import NotaError, UsageError
 from nota_cli.inference import distributed as module
 from nota_cli.inference.distributed import Ranks
@@ -23,8 +25,11 @@ Run = Callable[..., int]
 def pair(start: Callable, port: int) -> Callable[..., list]:
     """Start so many processes of one run."""
 
-    def begin(*arguments: object, world: int = 2) -> list:
-        return [start(*arguments, env=environment(rank, world, port), prepare=impatient) for rank in range(world)]
+    def begin(*arguments: object, world: int = 2, prepare: Callable[[int], None] = lambda rank: None) -> list:
+        return [
+            start(*arguments, env=environment(rank, world, port), prepare=partial(prepare, rank))
+            for rank in range(world)
+        ]
 
     return begin
 
@@ -62,10 +67,15 @@ def test_a_lost_ranks_rows_are_kept_and_finished_by_any_number_of_processes(
     alone, out = tmp_path / "alone.csv", tmp_path / "o.csv"
     arguments = ["infer", "--checkpoint", tiny_checkpoint, "--annotation", many(50), "--batch-size", 1]
     assert nota(*arguments, "--out", alone) == 0
-    runs = pair(*arguments, "--out", out)
+
+    def prepare(rank: int) -> None:
+        impatient()
+        if rank == lost:
+            signal_itself(3, signal.SIGKILL)()
+
+    runs = pair(*arguments, "--out", out, prepare=prepare)
     journals = [journal_path(out), journal_path(out, 1)]
-    runs[lost].until(lambda: finished_rows(journals[lost]) >= 3)
-    runs[lost].kill()
+    assert runs[lost].wait() == -signal.SIGKILL
     assert runs[1 - lost].wait() == 1
     assert "the same command goes on" in runs[1 - lost].said()
     assert "Traceback" not in runs[1 - lost].said()
@@ -114,7 +124,6 @@ def test_a_rank_with_other_files_is_refused(
         start(
             *("infer", "--checkpoint", checkpoint, "--annotation", rows, "--out", tmp_path / "o.csv", *settings),
             env=environment(rank, 2, port),
-            prepare=impatient,
         )
         for rank, (checkpoint, rows, settings) in enumerate(places)
     ]
@@ -137,7 +146,6 @@ def test_machines_may_keep_the_same_files_elsewhere(
         start(
             *("infer", "--checkpoint", checkpoint, "--annotation", rows, "--out", out),
             env=environment(rank, 2, port),
-            prepare=impatient,
         )
         for rank, (checkpoint, rows) in enumerate([(tiny_checkpoint, annotation), (own, mirror)])
     ]

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from helpers.runs import finished_rows, report
+from helpers.runs import report, signal_itself
 from nota_cli.features.batch import Features
-from nota_cli.inference.journal import journal_path
 from nota_cli.models.families.salmonn import Salmonn
 
 Run = Callable[..., int]
@@ -30,10 +30,8 @@ def cut(start: Callable, many: Callable, tiny_checkpoint: Path, tmp_path: Path) 
     """The checkpoint of a run over `data/rows.json` into `o.csv` that was killed; some rows are finished."""
     own = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, own)
-    out = tmp_path / "o.csv"
-    run = start("infer", "--checkpoint", own, "--annotation", many(30), "--batch-size", 1, "--out", out)
-    run.until(lambda: finished_rows(journal_path(out)) >= 2)
-    run.kill()
+    arguments = ["infer", "--checkpoint", own, "--annotation", many(30), "--batch-size", 1, "--out", tmp_path / "o.csv"]
+    assert start(*arguments, prepare=signal_itself(2, signal.SIGKILL)).wait() == -signal.SIGKILL
     return own
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.runs import finished_rows, report, texts
+from helpers.runs import finished_rows, report, signal_itself, texts
 from nota_cli.inference.journal import journal_path
 from nota_cli.submission import validate
 
@@ -44,8 +44,9 @@ def test_a_killed_run_goes_on_with_what_is_missing(
     rng = random.Random(4)
     kept, journal = 0, journal_path(out)
     for _ in range(4):
-        run = start(*arguments, "--out", out)
-        goal = kept + rng.randrange(2, 12)
+        goal = kept + rng.randrange(2, 8)
+        # Killed at any moment from then on, but not behind the last row, wherever this process is kept waiting.
+        run = start(*arguments, "--out", out, prepare=signal_itself(goal + 4, signal.SIGSTOP))
         run.until(lambda goal=goal: finished_rows(journal) >= goal)
         run.kill()
         assert not out.exists()
@@ -90,9 +91,7 @@ def unfinished(start: Callable, many: Callable, tiny_checkpoint: Path, tmp_path:
     own = tmp_path / "checkpoint"
     shutil.copytree(tiny_checkpoint, own)
     arguments = ["infer", "--checkpoint", own, "--annotation", many(30), "--batch-size", 1, "--out", tmp_path / "o.csv"]
-    run = start(*arguments)
-    run.until(lambda: finished_rows(journal_path(tmp_path / "o.csv")) >= 2)
-    run.kill()
+    assert start(*arguments, prepare=signal_itself(2, signal.SIGKILL)).wait() == -signal.SIGKILL
     return arguments
 
 
@@ -143,9 +142,8 @@ def test_two_runs_do_not_write_to_one_file(
 ) -> None:
     out = tmp_path / "o.csv"
     arguments = ["infer", "--checkpoint", tiny_checkpoint, "--annotation", many(60), "--batch-size", 1, "--out", out]
-    run = start(*arguments)
-    run.until(lambda: finished_rows(journal_path(out)) >= 1)
-    os.kill(run.pid, signal.SIGSTOP)
+    run = start(*arguments, prepare=signal_itself(1, signal.SIGSTOP))
+    run.until_stopped()
     assert nota(*arguments) == 2
     assert "another nota infer is writing there" in capsys.readouterr().err
     os.kill(run.pid, signal.SIGCONT)
@@ -278,10 +276,11 @@ def test_a_dead_worker_is_an_error_with_a_remedy_and_loses_nothing(
 ) -> None:
     out = tmp_path / "o.csv"
     arguments = ["infer", "--checkpoint", tiny_checkpoint, "--annotation", many(80), "--batch-size", 1, "--out", out]
-    run = start(*arguments, "--workers", 2)
-    run.until(lambda: finished_rows(journal_path(out)) >= 3)
+    run = start(*arguments, "--workers", 2, prepare=signal_itself(3, signal.SIGSTOP))
+    run.until_stopped()
     for worker in run.children():
         os.kill(worker, signal.SIGKILL)
+    os.kill(run.pid, signal.SIGCONT)
     assert run.wait() == 1
     assert "a process that decodes audio died" in run.said()
     assert "--workers" in run.said()

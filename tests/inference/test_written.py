@@ -3,14 +3,14 @@
 import json
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from helpers.ranks import environment, impatient
-from helpers.runs import finished_rows, report, texts
-from nota_cli.inference.journal import journal_path
+from helpers.ranks import environment
+from helpers.runs import report, signal_itself, texts
 from nota_cli.inference.outputs import check_submission
 from nota_cli.submission import READ_AS_NAN, write_submission
 
@@ -96,12 +96,11 @@ def test_processes_and_resumed_runs_keep_to_the_task(
     run = ["infer", "--checkpoint", tiny_checkpoint, "--annotation", mixed, "--task", "asr", "--batch-size", 1]
     alone, out, cut = (tmp_path / name for name in ("alone.csv", "o.csv", "cut.csv"))
     assert nota(*run, "--out", alone) == 0
-    both = [start(*run, "--out", out, env=environment(rank, 2, port), prepare=impatient) for rank in range(2)]
+    both = [start(*run, "--out", out, env=environment(rank, 2, port)) for rank in range(2)]
     assert [each.wait() for each in both] == [0, 0]
     assert out.read_bytes() == alone.read_bytes()
-    killed = start(*run, "--out", cut)
-    killed.until(lambda: finished_rows(journal_path(cut)) >= 2)
-    killed.kill()
+    killed = start(*run, "--out", cut, prepare=signal_itself(2, signal.SIGKILL))
+    assert killed.wait() == -signal.SIGKILL
     assert nota(*run, "--out", cut) == 0
     assert cut.read_bytes() == alone.read_bytes()
     assert report(cut)["resumed_rows"] >= 2
@@ -179,10 +178,9 @@ def moved(start: Callable, many: Callable, tiny_checkpoint: Path, tmp_path: Path
     folder = many(30).parent
     run = start(
         "infer", "--checkpoint", tiny_checkpoint, "--annotation", folder / "rows.json", "--batch-size", 1,
-        "--out", folder / "o.csv",
+        "--out", folder / "o.csv", prepare=signal_itself(2, signal.SIGKILL),
     )  # fmt: skip
-    run.until(lambda: finished_rows(journal_path(folder / "o.csv")) >= 2)
-    run.kill()
+    assert run.wait() == -signal.SIGKILL
     return folder.rename(tmp_path / "renamed")
 
 
@@ -212,9 +210,8 @@ def test_a_recording_that_was_mended_where_it_lies_changes_nothing(
 ) -> None:
     annotation, out = many(30), tmp_path / "o.csv"
     run = ["infer", "--checkpoint", tiny_checkpoint, "--annotation", annotation, "--batch-size", 1, "--out", out]
-    cut = start(*run)
-    cut.until(lambda: finished_rows(journal_path(out)) >= 2)
-    cut.kill()
+    cut = start(*run, prepare=signal_itself(2, signal.SIGKILL))
+    assert cut.wait() == -signal.SIGKILL
     os.utime(annotation.parent / "audio" / "29.wav")
     assert nota(*run) == 0
     assert report(out)["resumed_rows"] >= 2
@@ -247,6 +244,9 @@ def test_a_finished_run_given_again_loads_no_model(
         for flag in ("--overwrite", "--restart"):
             with pytest.raises(AssertionError, match="a model is loaded"):
                 nota(*run, flag)
+        patch.setattr("nota_cli.inference.outputs.source_hash", lambda: "that of a later commit")
+        with pytest.raises(AssertionError, match="a model is loaded"):
+            nota(*run)
     assert sorted(path.name for path in out.parent.iterdir()) == ["o.csv", "o.run.json"]
     recording = folder / "audio" / "0.wav"
     sound = recording.read_bytes()

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -38,6 +37,8 @@ class Service:
     calls: list[str] = field(default_factory=list)
     uploaded: bytes = b""
     submitted: dict[str, Any] = field(default_factory=dict)
+    gone: threading.Event = field(default_factory=threading.Event)
+    """Set when the command has ended."""
 
     @property
     def looks(self) -> int:
@@ -91,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
             if mishap == "drop":
                 self.connection.close()
             elif mishap == "hang":
-                time.sleep(3)
+                self.service.gone.wait(60)
             elif mishap == "page":
                 self.answer("<html>sign in to this network</html>")
             else:
@@ -148,6 +149,7 @@ def submit(
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False
     )
+    service.gone.set()
     for secret in (TOKEN, KEY, "capability", "Authorization"):
         assert secret not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
@@ -255,8 +257,8 @@ def test_what_the_service_says_on_refusing_is_told(csv: Path, service: Service) 
 
 def test_a_network_that_comes_back_does_no_harm(csv: Path, service: Service) -> None:
     service.broken = ["drop", "503", "page", "hang"]
-    # A look that gets no answer is given up; a minute is too long for a test.
-    script = "import nota_cli.leaderboard.kaggle as kaggle\nkaggle.LIST_SECONDS = 0.5"
+    # A look that gets no answer is given up; a minute is too long for a test, and one that is answered takes a while.
+    script = "import nota_cli.leaderboard.kaggle as kaggle\nkaggle.LIST_SECONDS = 5.0"
     done = submit(csv, service, "--json", script=script)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["public_score"] == 6.34
@@ -266,12 +268,14 @@ def test_a_network_that_comes_back_does_no_harm(csv: Path, service: Service) -> 
 
 def test_a_network_that_is_gone_for_good_leaves_word_of_what_was_sent(csv: Path, service: Service) -> None:
     service.broken = ["drop"] * 1000
-    done = submit(csv, service, "--timeout", "1", "--json")
+    script = "import nota_cli.leaderboard.kaggle as kaggle\nclass time:\n    now = 0.0\n"
+    script += "    def monotonic(): return time.now\n    def sleep(seconds): time.now += seconds\nkaggle.time = time"
+    done = submit(csv, service, "--timeout", "1", "--json", script=script)
     assert done.returncode == 1
     assert done.stdout == ""
     assert f"was submitted (number {REF})" in done.stderr
     assert f"kaggle competitions submissions {NAME}" in done.stderr
-    assert 3 < service.looks < 8  # each wait is twice the one before
+    assert service.looks == 5  # after 0, 0.1, 0.3, 0.7 and 1 s
 
 
 def test_a_score_that_does_not_come_in_time_is_no_loss(csv: Path, service: Service) -> None:

@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from nota_cli.data.audio import ogg
 from nota_cli.data.audio.chunks import Samples, is_container, samples, sized
 from nota_cli.data.audio.layout_cache import remembered
-from nota_cli.data.audio.mpeg import JUNK, Mpeg, looks_like_mpeg, read_mpeg
+from nota_cli.data.audio.mpeg import JUNK, Mpeg, is_free_format, looks_like_mpeg, read_mpeg
+from nota_cli.data.audio.sphere import missing_bytes
 from nota_cli.data.audio.views import Piece, patched
 
 AGAIN = "Copy it again; if the recording itself was broken off, convert what there is to wav."
+FREE_FORMAT = (
+    "it is an MP3 of free format: its frames state no bit rate, so that nothing tells how long they are",
+    "Convert it to wav or flac.",
+)
 MPEG_TAGS = (0x50, 0x55)  # WAV formats: MP2, MP3
 MOST_JOINED = 10_000  # files in one
 FLAC_HEADS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")  # a marker and the head of the first block
@@ -40,13 +45,13 @@ class Layout:
 
     Attributes:
         streams: one, or those of a chain, or of files that were joined.
-        truncated: why the file is known to end too early, and what to do about it.
+        refusal: why the file cannot be read, or is known to end too early, and what to do about it.
         damage: what is odd and does not keep it from being read.
         whole: looked at to its end; else another sound may follow behind the first one.
     """
 
     streams: tuple[Stream, ...] = (Stream(),)
-    truncated: tuple[str, str] | None = None
+    refusal: tuple[str, str] | None = None
     damage: str = ""
     whole: bool = True
 
@@ -73,7 +78,13 @@ def layout(descriptor: int, start: bytes, *, whole: bool = True) -> Layout:
         return remembered(descriptor, _flac) if odd else OPEN
     if start[:4] == b"OggS":
         return remembered(descriptor, _ogg)
+    if missing := missing_bytes(descriptor, start):
+        return _cut(missing)
     return remembered(descriptor, _mpeg) if looks_like_mpeg(start) else PLAIN
+
+
+def _cut(missing: int) -> Layout:
+    return Layout(refusal=(f"truncated: the header promises {missing} bytes more than the file has", AGAIN))
 
 
 def _mpeg_in_wav(descriptor: int) -> Layout:
@@ -83,7 +94,7 @@ def _mpeg_in_wav(descriptor: int) -> Layout:
     size = os.fstat(descriptor).st_size
     stop = size if part.unstated else part.stop
     if stop > size:
-        return Layout(truncated=(f"truncated: the header promises {stop - size} bytes more than the file has", AGAIN))
+        return _cut(stop - size)
     mpeg = read_mpeg(descriptor, start=part.start, stop=stop)
     return PLAIN if mpeg is None else _mpeg_layout(mpeg)
 
@@ -114,8 +125,7 @@ def _joined_chunks(descriptor: int) -> Layout:
     if len(parts) == 1 and not missing and not last.unstated:
         return PLAIN
     if not last.unstated and missing > 0 and missing >= max(1, last.block):
-        reason = f"truncated: the header promises {missing} bytes more than the file has"
-        return Layout(truncated=(reason, AGAIN))
+        return _cut(missing)
     streams = []
     for part, next_part in zip(parts, (*parts[1:], None), strict=True):
         end: int = size if next_part is None else next_part.base
@@ -215,19 +225,21 @@ def _flac_metadata(descriptor: int) -> int:
 
 def _ogg(descriptor: int) -> Layout:
     if ogg.is_cut(descriptor):
-        return Layout(truncated=("truncated: the file ends before its stream does", AGAIN))
+        return Layout(refusal=("truncated: the file ends before its stream does", AGAIN))
     links = ogg.links(descriptor)
     return PLAIN if len(links) == 1 else Layout(tuple(Stream((link,)) for link in links))
 
 
 def _mpeg(descriptor: int) -> Layout:
     mpeg = read_mpeg(descriptor)
-    return _flac(descriptor) if mpeg is None else _mpeg_layout(mpeg)  # tags may stand before a FLAC file, too
+    if mpeg is not None:
+        return _mpeg_layout(mpeg)
+    return Layout(refusal=FREE_FORMAT) if is_free_format(descriptor) else _flac(descriptor)  # that may have tags, too
 
 
 def _mpeg_layout(mpeg: Mpeg) -> Layout:
     if mpeg.cut:
-        return Layout(truncated=("truncated: its last frame is not whole", AGAIN))
+        return Layout(refusal=("truncated: its last frame is not whole", AGAIN))
     damage = ""
     if short := next((stream for stream in mpeg.streams if stream.short), None):
         damage = f"its header promises {short.stated} frames, of which {short.frames} are there"

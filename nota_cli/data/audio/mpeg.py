@@ -10,6 +10,7 @@ from nota_cli.data.audio.views import Piece, patched
 BLOCK = 1 << 20  # bytes read at once
 JUNK = 1 << 16  # bytes before the first frame that are searched for it
 LONGEST_FRAME = 2_881  # bytes: layer II, 384 kbit/s at 32 kHz in MPEG-1, and 160 kbit/s at 8 kHz in MPEG-2.5
+LONGEST_FREE_FRAME = 1 << 13  # bytes: 640 kbit/s at 32 kHz, which LAME writes at most, and more
 OVERSTATED = 128  # the longest frame is shorter than so many of the shortest
 
 SAME_STREAM = 0xFFFE_0C00  # sync, version, layer, sample rate: alike in all frames of a stream
@@ -114,7 +115,32 @@ class Mpeg:
 
 def looks_like_mpeg(start: bytes) -> bool:
     """Whether a file's first bytes may be those of an MPEG frame, or of tags before one."""
-    return start[:3] in (b"ID3", b"TAG") or start[:8] == b"APETAGEX" or _frame_length(start, 0) > 0
+    tagged = start[:3] in (b"ID3", b"TAG") or start[:8] == b"APETAGEX"
+    return tagged or _frame_length(start, 0) > 0 or _states_no_bit_rate(int.from_bytes(start[:4], "big"))
+
+
+def is_free_format(descriptor: int) -> bool:
+    """Whether two frames alike begin a file, behind tags, that state no bit rate and may have any length."""
+    file = _File(descriptor, None)
+    offset = 0
+    while skipped := file.tag(offset):
+        offset += skipped
+    word = file.word(offset)
+    if not _states_no_bit_rate(word):
+        return False
+    rest = file.at(offset + 4, LONGEST_FREE_FRAME)
+    at = rest.find(b"\xff")
+    while at >= 0:
+        other = int.from_bytes(rest[at : at + 4], "big")
+        if _states_no_bit_rate(other) and _key(other) == _key(word):
+            return True
+        at = rest.find(b"\xff", at + 1)
+    return False
+
+
+def _states_no_bit_rate(word: int) -> bool:
+    version, layer, kilobits, rate = word >> 19 & 3, word >> 17 & 3, word >> 12 & 15, word >> 10 & 3
+    return word >> 21 == 0x7FF and version != 1 and layer != 0 and kilobits == 0 and rate != 3
 
 
 def read_mpeg(descriptor: int, *, junk: int = 0, start: int = 0, stop: int | None = None) -> Mpeg | None:

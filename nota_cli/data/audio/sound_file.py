@@ -72,13 +72,13 @@ def sounds(path: str | Path, *, row: int | str | None = None, whole: bool = True
     path = Path(path)
     with _descriptor(path, row) as (descriptor, start):
         plan = layout(descriptor, start, whole=whole)
-        if plan.truncated:
-            raise AudioError(_name(path), *plan.truncated, row)
+        if plan.refusal:
+            raise AudioError(_name(path), *plan.refusal, row)
         try:
             streams = [_examine(path, descriptor, stream, plan, row) for stream in plan.streams]
         except soundfile.SoundFileError as error:
             hidden = None if is_own(start) or foreign(start) or no_sound(start) else hidden_mpeg(descriptor)
-            if hidden is None or hidden.truncated:
+            if hidden is None or hidden.refusal:
                 return [_examine_foreign(path, descriptor, start, error, row)]
             streams = [_examine(path, descriptor, stream, hidden, row) for stream in hidden.streams]
     streams = [sound for sound in streams if sound.frames != 0]

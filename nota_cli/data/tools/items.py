@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from nota_cli.data.annotation import annotation_bytes, parse_annotation
-from nota_cli.parsing import decode, parse_json
+from nota_cli.data.annotation import Row, annotation_bytes, parse_items, rows_of
+from nota_cli.errors import printable
 
 Item = dict[str, Any]
 
@@ -20,8 +20,10 @@ def annotation_items(path: Path | str, *, default_task: str | None = None) -> li
         UsageError: the file is not there or cannot be opened.
         DataError: the file or rows of it cannot be used.
     """
-    data = annotation_bytes(path)
-    parse_annotation(data, path, default_task=default_task)
-    content: Any = parse_json(decode(data))
-    items: list[Item] = content["annotation"]
-    return items
+    return items_and_rows(path, default_task=default_task)[0]
+
+
+def items_and_rows(path: Path | str, *, default_task: str | None = None) -> tuple[list[Item], list[Row]]:
+    """What `annotation_items` and `read_annotation` give, from one reading of the file."""
+    items = parse_items(annotation_bytes(path), printable(str(path)))
+    return items, rows_of(items, path, default_task=default_task)

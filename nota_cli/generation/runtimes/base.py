@@ -41,6 +41,8 @@ class Runtime(Protocol):
     ) -> AbstractContextManager[list[Span]]:
         """Inside, what `read` gives is collected before and after an encoder or the connector runs.
 
+        So it is round a processor that makes the features together with the prompt, as the part `features`.
+
         Args:
             read: such as a clock.
             on_part: called with the name of the part that runs from now on, `decoder` after each.

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from nota_cli.generation.kv_cache import cache_name
 from nota_cli.generation.options import DecodingOptions
 from nota_cli.generation.runtimes.base import Span
 from nota_cli.generation.static_decoder import StaticCacheDecoder
@@ -76,7 +77,7 @@ class TorchRuntime:
             self._fixed.begin(embeds, mask, options, self._model.prompt_heads([query]))
             return
         output = self._decoder(inputs_embeds=embeds, attention_mask=mask, use_cache=True, logits_to_keep=1)
-        self._mask, self._cache = mask, output.past_key_values
+        self._mask, self._cache = mask, getattr(output, cache_name())
         self._token = output.logits[:, -1:].argmax(-1)
 
     @torch.inference_mode()
@@ -86,9 +87,9 @@ class TorchRuntime:
             return self._fixed.step()
         self._mask = torch.cat([self._mask, self._mask.new_ones(1, 1)], dim=1)
         output = self._decoder(
-            input_ids=self._token, attention_mask=self._mask, past_key_values=self._cache, use_cache=True
+            input_ids=self._token, attention_mask=self._mask, use_cache=True, **{cache_name(): self._cache}
         )
-        self._cache = output.past_key_values
+        self._cache = getattr(output, cache_name())
         self._token = output.logits[:, -1:].argmax(-1)
 
     def cache_bytes(self) -> int:

@@ -1,12 +1,13 @@
 """A public model stage by stage, for measuring: processor, audio encoder, prefill, decode steps."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nota_cli.generation.kv_cache import cache_name
 from nota_cli.generation.runtimes.base import Span
 from nota_cli.prompts import Query
 
@@ -34,10 +35,12 @@ class PublicRuntime:
         self._model, self._encoder, self._inputs = model, encoder, inputs
         self._state: dict[str, Any] = {}
         self._token = torch.empty(0)
+        self._processing: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def prompt(self, features: Any, query: Query) -> dict[str, Any]:
-        """What the processor makes; the audio is encoded in the prefill."""
-        return self._inputs(features, [query])
+        """What the processor makes: features and tokens. The audio is encoded in the prefill."""
+        with self._processing():
+            return self._inputs(features, [query])
 
     @torch.inference_mode()
     def prefill(self, prompt: dict[str, Any], query: Query) -> None:
@@ -60,12 +63,12 @@ class PublicRuntime:
             output = self._model(
                 encoder_outputs=self._state["encoder_outputs"],
                 decoder_input_ids=self._token,
-                past_key_values=self._state["cache"],
                 use_cache=True,
+                **{cache_name(): self._state["cache"]},
             )
         else:
             # One clip has no padding to mask, and with a mask Qwen2.5-Omni takes all of it for this token's place.
-            output = self._model(input_ids=self._token, past_key_values=self._state["cache"], use_cache=True)
+            output = self._model(input_ids=self._token, use_cache=True, **{cache_name(): self._state["cache"]})
         self._take(output)
 
     def cache_bytes(self) -> int:
@@ -82,8 +85,18 @@ class PublicRuntime:
     def watch(
         self, read: Callable[[], Any], on_part: Callable[[str], None] = lambda name: None
     ) -> Iterator[list[Span]]:
-        """Readings before and after the audio encoder."""
+        """Readings before and after the processor and the audio encoder."""
         spans: list[Span] = []
+
+        @contextmanager
+        def processing() -> Iterator[None]:
+            on_part("features")
+            start = read()
+            yield
+            spans.append(("features", start, read()))
+            on_part("decoder")
+
+        self._processing = processing
         begun: list[Any] = []
 
         def before(*_: object) -> None:
@@ -101,9 +114,10 @@ class PublicRuntime:
         try:
             yield spans
         finally:
+            self._processing = nullcontext
             for hook in hooks:
                 hook.remove()
 
     def _take(self, output: Any) -> None:
-        self._state["cache"] = output.past_key_values
+        self._state["cache"] = getattr(output, cache_name())
         self._token = output.logits[:, -1:].argmax(-1)

@@ -239,3 +239,25 @@ def test_a_vbri_header_is_no_sound_and_its_number_no_promise(tmp_path, stated):
     vbri = b"VBRI" + struct.pack(">HHHII", 1, 0, 75, 100_000, stated)
     first = (head + bytes(32) + vbri).ljust(length, b"\0")
     np.testing.assert_array_equal(everything(written(tmp_path / "vbri.mp3", first + b"".join(frames))), plain)
+
+
+@pytest.mark.parametrize("tag", [b"", ID3V2, APE], ids=["plain", "id3", "ape"])
+@pytest.mark.parametrize("kept", [1.0, 0.5])
+def test_free_format_is_refused_by_name(tag, kept, tmp_path):
+    """Its frames have any length: libsndfile guesses the file's, and takes a whole one for cut."""
+    frames = frames_of(encode(tmp_path / "a.mp3", speechlike(2, 48_000), 48_000, mode="CONSTANT", level=0.9))
+    free = b"".join(frame[:2] + bytes([frame[2] & 0x0F]) + frame[3:] for frame in frames)
+    path = tmp_path / "free.mp3"
+    path.write_bytes(tag + free[: int(len(free) * kept)])
+    for read in (load_audio, duration):
+        with pytest.raises(AudioError, match=r"free\.mp3: it is an MP3 of free format.* Convert it to wav or flac"):
+            read(path)
+    (bad,) = scan([Row(0, path.name, "asr", None, None, None, ())], path.parent)
+    assert "free format" in bad.reason
+
+
+def test_text_in_utf_16_is_no_free_format(tmp_path):
+    path = tmp_path / "a.mp3"
+    path.write_bytes(b"\xff\xfe" + "\rnothing here\r".encode("utf-16-le") * 900)
+    with pytest.raises(AudioError, match="not audio that can be decoded"):
+        load_audio(path)

@@ -166,6 +166,7 @@ def test_parts_add_up_and_dummy_weights_have_the_same_size(folder: Path) -> None
     assert {part.name: part.parameters for part in dummy.parts()} == sizes
 
 
+@pytest.mark.filterwarnings("error:`past_key_values`:FutureWarning")  # of models, of a name that is no more
 def test_efficiency(nota: Callable[..., int], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "tiny.yaml"
     file.write_text(f"family: transformers\nmodel: {{path: {folder}}}\n")
@@ -173,6 +174,9 @@ def test_efficiency(nota: Callable[..., int], folder: Path, tmp_path: Path, caps
     report = json.loads(capsys.readouterr().out)
     assert report["runtime"] == "transformers"
     assert {"speech_encoder", "prefill", "tpot"} <= set(report["seconds"])
+    medians = {name: figures["median"] for name, figures in report["seconds"].items()}
+    assert medians["features"] > 1e-4  # the processor's, and no part of the time from features on
+    assert report["seconds"]["features"]["count"] == report["seconds"]["prefill"]["count"]
     assert report["memory_mb"]["kv_cache"] > 0
 
 
