@@ -11,9 +11,11 @@ from torch.utils.data import Dataset
 
 from nota_cli.data.annotation import Row, clip_paths
 from nota_cli.data.audio.clip import MIN_SECONDS, load_clip
+from nota_cli.data.audio.shards import read_ahead
 from nota_cli.data.augment import augment_waveform, crop, mask_spectrogram, mix, roll, weaken
 from nota_cli.data.plan import BatchPlan, Draw
 from nota_cli.data.row_batches import Batch, query_of
+from nota_cli.data.row_order import RowOrder
 from nota_cli.data.row_table import Groups, RowTable
 from nota_cli.data.training_rows import TrainingRows
 from nota_cli.errors import DataError
@@ -61,9 +63,15 @@ class TrainingBatch(Batch):
 
 
 class Corpus:
-    """One training source: its rows, and a random training clip of them on demand."""
+    """One training source: its rows, and a random training clip of them on demand.
 
-    def __init__(self, source: Source, max_seconds: float) -> None:
+    Args:
+        source: what the recipe says of it.
+        max_seconds: longer clips are cut.
+        seed: of the order that rows are read in, where `source.shuffle_buffer` asks for one.
+    """
+
+    def __init__(self, source: Source, max_seconds: float, seed: tuple[int, ...]) -> None:
         self.source = source
         self.max_seconds = max_seconds
         self._training_rows = TrainingRows(source.annotation, source.audio_root)
@@ -75,6 +83,7 @@ class Corpus:
         self.same_label = _groups(self.rows, "label") if source.mix_same_label else None
         self.background_root = source.background_root or source.audio_root
         self.background = TrainingRows(source.background, self.background_root).table if source.background else None
+        self.order = RowOrder(self.rows, source.shuffle_buffer, seed) if source.shuffle_buffer else None
         self.durations: np.ndarray[Any, Any] = np.zeros(0)
         self._cache: dict[tuple[float, *tuple[Path, ...]], np.ndarray[Any, Any]] = {}
         self._cached_bytes = 0
@@ -84,8 +93,15 @@ class Corpus:
         seconds = self._training_rows.seconds()
         self.durations = np.where(np.isnan(seconds), self.max_seconds, seconds)
 
-    def pick(self, rng: Generator) -> tuple[int, ...]:
-        """A random row, and those of its speaker that are joined to it."""
+    @property
+    def in_order(self) -> bool:
+        """Whether rows are read one after another instead of drawn."""
+        return self.order is not None
+
+    def pick(self, rng: Generator, number: int) -> tuple[int, ...]:
+        """A random row, and those of its speaker that are joined to it; or the `number`-th that is read in order."""
+        if self.order is not None:
+            return (self.order[number],)
         row = int(rng.integers(len(self.rows)))
         if self.mates is None:
             return (row,)
@@ -147,6 +163,9 @@ class Corpus:
         key: tuple[float, *tuple[Path, ...]] = (min_seconds, *paths)
         if key in self._cache:
             return self._cache[key]
+        if self.order is not None:
+            for path in paths:
+                read_ahead(path)
         wave = load_clip(paths, row=row.index, max_seconds=self.max_seconds, min_seconds=min_seconds)
         if self._cached_bytes + wave.nbytes <= CACHE_BYTES:
             self._cache[key] = wave
@@ -188,7 +207,7 @@ class TrainingBatches(Dataset[Batch]):
         teacher: FeatureSpec | None = None,
         soft_targets: SoftTargetsOf | None = None,
     ) -> None:
-        self.corpora = [Corpus(source, spec.max_seconds) for source in sources]
+        self.corpora = [Corpus(source, spec.max_seconds, (seed, number)) for number, source in enumerate(sources)]
         if buckets or batch_seconds:
             for corpus in self.corpora:
                 corpus.measure()

@@ -24,10 +24,13 @@ class Draw:
 
 
 class Pool(Protocol):
-    """A source that draws are made from."""
+    """A source that draws are made from; its rows are drawn at random, or read `in_order`."""
 
-    def pick(self, rng: Generator) -> tuple[int, ...]:
-        """A random row, and those that are joined to it."""
+    @property
+    def in_order(self) -> bool: ...  # noqa: D102
+
+    def pick(self, rng: Generator, number: int) -> tuple[int, ...]:
+        """A row, and those that are joined to it: a random one, or that of its `number`-th draw if `in_order`."""
 
     def seconds(self, rows: tuple[int, ...]) -> float:
         """About how long the clip of these rows is."""
@@ -59,6 +62,7 @@ class BatchPlan:
         self.buckets, self.batch_seconds = max(1, buckets), batch_seconds
         self.shares = np.array(weights) / np.sum(weights)
         self._starts = [0]  # number of the first batch of each group, as far as known; with `batch_seconds` alone
+        self._drawn = [[0] * len(pools)]  # draws of each source before each group, as far as known
         self._last_group: tuple[int, list[list[Draw]]] = (-1, [])
 
     def __getitem__(self, index: int) -> list[Draw]:
@@ -81,11 +85,12 @@ class BatchPlan:
         return self._last_group[1]
 
     def _draw_group(self, number: int) -> list[list[Draw]]:
-        rng = np.random.default_rng([self.seed, number])  # the same as of [seed, number, 0]: clips count from 1
-        choices = rng.choice(len(self.pools), size=self.size * self.buckets, p=self.shares).tolist()
-        draws = [
-            Draw(choice, self.pools[choice].pick(rng), (number, index + 1)) for index, choice in enumerate(choices)
-        ]
+        rng, choices = self._choices(number)
+        drawn = [*self._drawn_before(number)]
+        draws = []
+        for index, choice in enumerate(choices):
+            draws.append(Draw(choice, self.pools[choice].pick(rng, drawn[choice]), (number, index + 1)))
+            drawn[choice] += 1
         if self.buckets == 1 and self.batch_seconds is None:
             return [draws]
         seconds = [self.pools[draw.source].seconds(draw.rows) for draw in draws]
@@ -99,3 +104,18 @@ class BatchPlan:
             batches[-1].append(draws[index])
             room -= 1
         return [batches[index] for index in rng.permutation(len(batches))]
+
+    def _choices(self, number: int) -> tuple[Generator, list[int]]:
+        """The source of each draw of a group, and what the draws themselves are drawn from."""
+        rng = np.random.default_rng([self.seed, number])  # the same as of [seed, number, 0]: clips count from 1
+        return rng, rng.choice(len(self.pools), size=self.size * self.buckets, p=self.shares).tolist()
+
+    def _drawn_before(self, number: int) -> list[int]:
+        """How many draws each source had before a group; not counted where no source is read in order."""
+        if not any(pool.in_order for pool in self.pools):
+            return self._drawn[0]
+        while len(self._drawn) <= number:
+            _, choices = self._choices(len(self._drawn) - 1)
+            more = np.bincount(choices, minlength=len(self.pools)).tolist()
+            self._drawn.append([before + count for before, count in zip(self._drawn[-1], more, strict=True)])
+        return self._drawn[number]

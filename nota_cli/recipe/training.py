@@ -28,6 +28,18 @@ class Source(Section):
     """Longer clips are cut to a random stretch of this length in training."""
     mix_same_label: Probability = 0.0
     """Chance that a second clip with the same `label` is added."""
+    shuffle_buffer: int = Field(0, ge=0)
+    """Rows are read as they lie, each once an epoch: shards (`.tar`) in random order, and of their rows so many at a
+    time shuffled, so that disks and network storage are read front to back. 0 draws any row at any time."""
+
+    @model_validator(mode="after")
+    def _reads_in_one_way(self) -> "Source":
+        if self.shuffle_buffer and (self.join > 1 or self.mix_same_label):
+            raise ValueError(
+                "`shuffle_buffer` reads rows as they lie, and `join` and `mix_same_label` add others from anywhere; "
+                "leave out one of the two"
+            )
+        return self
 
 
 class Augment(Section):

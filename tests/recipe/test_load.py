@@ -162,6 +162,13 @@ def test_settings_that_no_recipe_takes_are_named(write, setting, expected) -> No
         load_recipe(write(MINIMAL), [setting])
 
 
+def test_rows_that_are_read_in_order_are_not_joined_with_others(write) -> None:
+    source = "annotation: a.json, audio_root: a, shuffle_buffer: 8"
+    for other in ("join: 2", "mix_same_label: 0.5"):
+        with pytest.raises(RecipeError, match="`shuffle_buffer` reads rows as they lie.*leave out one"):
+            load_recipe(write(f"{MINIMAL}data: {{train: [{{{source}, {other}}}]}}"))
+
+
 def test_home_is_written_out_wherever_a_recipe_or_a_setting_names_a_path(write, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     source = "{annotation: ~/a.json, audio_root: ~/audio, background: ~/b.json, background_root: file:///c%20d}"

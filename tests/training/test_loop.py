@@ -1,4 +1,5 @@
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from safetensors.torch import load_file
 
 from nota_cli.errors import CheckpointError, DataError, RecipeError, UsageError
 from nota_cli.recipe.load import load_recipe, starting_from
+from nota_cli.recipe.schema import Recipe
 from nota_cli.training.loop import train
 from nota_cli.training.optim import learning_rate
 
@@ -179,3 +181,32 @@ def test_the_schedule_is_the_organisers() -> None:
     assert learning_rate(1500, spec) == pytest.approx((1e-6 + 3e-5) / 2)
     assert learning_rate(45000, spec) == pytest.approx((3e-5 + 1e-5) / 2)
     assert learning_rate(90000, spec) == pytest.approx(1e-5)
+
+
+def test_a_run_that_reads_shards_in_order_goes_on_in_the_middle_of_an_epoch(
+    tiny_recipe: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTA_CACHE", str(tmp_path / "kept"))
+    rows = json.loads((clips / "all.json").read_text())["annotation"]
+    for number, row in enumerate(rows):
+        with tarfile.open(tmp_path / f"shard-{number % 2}.tar", "a") as archive:
+            archive.add(clips / row["path"], f"{number}.wav")
+        row["path"] = f"shard-{number % 2}.tar/{number}.wav"
+    (tmp_path / "all.json").write_text(json.dumps({"annotation": rows}))
+    shards = f"{{annotation: {tmp_path / 'all.json'}, audio_root: {tmp_path}, shuffle_buffer: 2}}"
+    others = f"{{annotation: {clips / 'asr.json'}, audio_root: {clips}, join: 2}}"
+
+    def read(source: str) -> Recipe:
+        return load_recipe(str(tiny_recipe), [f"data.train=[{source}, {others}]", "data.validation=[]"])
+
+    recipe = read(shards)
+    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "cut", stop_after=1)  # three clips of an epoch of five
+    train(recipe, tmp_path / "cut", stop_after=3, resume=True)
+    train(recipe, tmp_path / "cut", resume=True)
+    expected, found = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    train(read(shards.replace("buffer: 2", "buffer: 0")), tmp_path / "drawn")
+    name = "connector.speech_llama_proj.weight"
+    assert not torch.equal(weights(tmp_path / "drawn")[name], expected[name])

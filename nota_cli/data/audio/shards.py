@@ -9,6 +9,7 @@ import hashlib
 import os
 import posixpath
 import tarfile
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,12 @@ import numpy as np
 from nota_cli.data.kept import kept_folder, writing
 from nota_cli.errors import DataError, printable
 from nota_cli.files import atomic_path
+from nota_cli.paths import tar_member
 
 INDEXES_KEPT = 512  # in memory; of a shard of 1000 members one takes some 50 kB
 SHARDS_OPEN = 64
 COPIED_AT_ONCE = 2**20
+READ_AHEAD_BYTES = 2**23
 
 
 def member_status(shard: str, name: str) -> tuple[int, int]:
@@ -49,6 +52,20 @@ def open_member(shard: str, name: str) -> int:
         os.close(copy)
         raise
     return copy
+
+
+def read_ahead(path: str | os.PathLike[str]) -> None:
+    """Have the system read a recording's shard from there on, in one piece; nothing of a file that lies in none.
+
+    Of rows that are read nearly as they lie, those that come next are then in memory. Where it cannot, nothing happens.
+    """
+    member = tar_member(path)
+    if member is None or not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError, DataError):  # who reads the member says what is wrong
+        start = int(_entry(*member)["offset"])
+        opened = _open_shard(member[0], *_state(member[0]))
+        os.posix_fadvise(opened.descriptor, start, READ_AHEAD_BYTES, os.POSIX_FADV_WILLNEED)
 
 
 def member_names(shard: str) -> list[str]:
