@@ -1,6 +1,5 @@
 """A system of SALMONN's family to a folder of ONNX graphs that runs without torch."""
 
-import io
 import json
 import logging
 import warnings
@@ -16,9 +15,9 @@ import torch
 from nota_cli.errors import NotaError, RecipeError
 from nota_cli.export.gguf import write_decoder
 from nota_cli.export.graphs import Graph, cache_shape, graphs_of, longest_bank, plain_linears, slides
-from nota_cli.export.quantize import quantized
 from nota_cli.features.arrays import FRONT_ENDS
 from nota_cli.files import file_sha256
+from nota_cli.generation.runtimes.onnx import ENCODERS
 from nota_cli.models.build import build
 from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.exported import (
@@ -207,7 +206,9 @@ def _parts(model: Salmonn, files: dict[str, FileEntry]) -> Iterator[PartEntry]:
 
 
 def _write_graph(graph: Graph, folder: Path, bits: int) -> None:
-    import onnx
+    import onnx_ir
+
+    from nota_cli.export.quantize import quantize
 
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -222,39 +223,26 @@ def _write_graph(graph: Graph, folder: Path, bits: int) -> None:
         )
     if program is None:
         raise NotaError(f"torch wrote no graph of the {graph.name}")
-    proto = program.model_proto
+    model = program.model  # its weights are torch's own memory
     del program
-    _strip(proto)
-    proto = quantized(proto, bits)
-    target = folder / f"{graph.name}.onnx"
-    if proto.ByteSize() < LARGEST_PROTOBUF:
-        buffer = io.BytesIO()
-        onnx.save_model(proto, buffer)
-        target.write_bytes(buffer.getvalue())
-    else:
-        onnx.save_model(proto, str(target), save_as_external_data=True, location=f"{graph.name}.{EXTERNAL}")
+    _strip(model)
+    quantize(model, bits, many_rows=graph.name in ENCODERS)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    beside = f"{graph.name}.{EXTERNAL}" if size > LARGEST_PROTOBUF else None
+    onnx_ir.save(model, folder / f"{graph.name}.onnx", external_data=beside)
 
 
-def _strip(proto: Any) -> None:
+def _strip(model: Any) -> None:
     """Take out what tells of the machine that made the graph: stack traces, paths, versions."""
-    proto.producer_name, proto.producer_version, proto.doc_string = "nota", "", ""
-    del proto.metadata_props[:]
-    for graph in (proto.graph, *proto.functions):
-        _strip_graph(graph)
+    from onnx_ir.traversal import RecursiveGraphIterator
 
-
-def _strip_graph(graph: Any) -> None:
-    graph.doc_string = ""
-    del graph.metadata_props[:]
-    for kind in ("node", "value_info", "input", "output", "initializer"):
-        for each in getattr(graph, kind, []):
-            if hasattr(each, "doc_string"):
-                each.doc_string = ""
-            if hasattr(each, "metadata_props"):
-                del each.metadata_props[:]
-            for attribute in getattr(each, "attribute", []):
-                if attribute.HasField("g") if hasattr(attribute, "HasField") else False:
-                    _strip_graph(attribute.g)
+    model.producer_name, model.producer_version = "nota", ""
+    parts = [model, model.graph, *model.graph.subgraphs(), *model.functions.values()]
+    nodes = [node for part in (model.graph, *model.functions.values()) for node in RecursiveGraphIterator(part)]
+    values = [value for node in nodes for value in (*node.inputs, *node.outputs) if value is not None]
+    for each in (*parts, *nodes, *values, *model.graph.inputs, *model.graph.initializers.values()):
+        each.doc_string = None
+        each.metadata_props.clear()
 
 
 @torch.no_grad()
