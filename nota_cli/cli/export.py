@@ -18,7 +18,7 @@ from nota_cli.console import print_json, say, table
 
 app = typer.Typer()
 
-Width = Literal["32", "16", "8"]
+Width = Literal["32", "16", "8", "4"]
 
 
 @app.command(
@@ -36,11 +36,12 @@ def export(
     ] = "onnx",
     checkpoint: CheckpointOption = None,
     encoder_bits: Annotated[Width, typer.Option(help="Number of bits per weight of the encoders.")] = "32",
-    decoder_bits: Annotated[
-        Literal["32", "16", "8", "4"], typer.Option(help="Number of bits per weight of the decoder.")
-    ] = "32",
+    decoder_bits: Annotated[Width, typer.Option(help="Number of bits per weight of the decoder.")] = "32",
     embedding_bits: Annotated[
-        Literal["32", "16", "8"], typer.Option(help="Number of bits per weight of the token embedding.")
+        Width,
+        typer.Option(
+            help="Number of bits per weight of the token embedding; 8 or 4 as the decoder's store a tied one once."
+        ),
     ] = "32",
     decoder_format: Annotated[
         Literal["f16", "q8_0", "q5_k_m", "q4_k_m"] | None,

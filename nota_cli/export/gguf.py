@@ -15,7 +15,7 @@ import torch
 
 from nota_cli.errors import NotaError, RecipeError
 from nota_cli.export.gguf_tokenizer import add_tokenizer
-from nota_cli.export.graphs import cache_shape, slides
+from nota_cli.export.graphs import cache_shape, slides, token_scale
 from nota_cli.generation.runtimes.llama_cpp import gguf_package, last_error, llama_cpp
 from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.exported import GGUF_FILE, GgufEntry, TableEntry
@@ -129,7 +129,7 @@ def write_decoder(model: Salmonn, folder: Path, kind: str) -> GgufEntry:
             _quantize(full, target, kind)
     else:
         tokenizer = _write(model, target, known, kind)
-    scale = float(getattr(model.decoder.base.get_input_embeddings(), "embed_scale", 1.0))
+    scale = token_scale(model.decoder)
     return GgufEntry(
         format=kind,
         architecture=known.name,

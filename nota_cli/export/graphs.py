@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from nota_cli.generation.kv_cache import cache_name
+from nota_cli.models.decoders.decoder import Decoder
 from nota_cli.models.families.salmonn import Salmonn
+from nota_cli.quantization.weight_only import PackedLinear
 
 FRAMES_OF_30_S = 3_000
 
@@ -99,7 +101,7 @@ class _Decoder(nn.Module):
 
 
 def graphs_of(model: Salmonn) -> list[Graph]:
-    """The parts of a model whose linear layers are plain and in float32 (`nota_cli.export.plain`)."""
+    """The parts of a model whose linear layers are plain and in float32 (`plain_linears`)."""
     clip = model.recipe.audio.pad == "clip"
     dim = torch.export.Dim
     frames = 200 if clip else FRAMES_OF_30_S
@@ -154,6 +156,17 @@ def cache_shape(config: Any) -> tuple[int, int, int]:
     return int(config.num_hidden_layers), int(getattr(config, "num_key_value_heads", None) or heads), int(width)
 
 
+def is_output_layer(decoder: Decoder) -> bool:
+    """Whether the decoder's output layer has the weights of its token table."""
+    table, head = decoder.base.get_input_embeddings(), decoder.base.get_output_embeddings()
+    return bool(head is not None and head.weight.data_ptr() == table.weight.data_ptr())
+
+
+def token_scale(decoder: Decoder) -> float:
+    """What the decoder multiplies the rows of its token table by."""
+    return float(getattr(decoder.base.get_input_embeddings(), "embed_scale", 1.0))
+
+
 def _decoder_graph(model: Salmonn) -> Graph:
     base = model.decoder.base
     layers, heads, width = cache_shape(base.config)
@@ -182,19 +195,27 @@ def _decoder_graph(model: Salmonn) -> Graph:
 
 @torch.no_grad()
 def plain_linears(module: nn.Module) -> None:
-    """Put a plain layer in the place of each quantized or adapted linear one: what it does to the unit vectors."""
+    """Put a plain layer in the place of each quantized or adapted linear one.
+
+    Its weights are what the layer does to the unit vectors; a packed one says its own, which takes no product of two
+    large matrices. Each layer that is replaced is let go at once, so that memory holds one of them twice, not all.
+    """
     replaced: list[str] = []
-    for name, layer in list(module.named_modules()):
-        if not _special(layer) or any(name.startswith(f"{outer}.") for outer in replaced):
+    for name in [name for name, layer in module.named_modules() if _special(layer)]:
+        if any(name.startswith(f"{outer}.") for outer in replaced):
             continue
         replaced.append(name)
-        inside = _inner(layer)
-        weights = layer(torch.eye(inside))
-        zero = layer(torch.zeros(1, inside))[0]
-        linear = nn.Linear(inside, weights.size(1), bias=bool(zero.any()))
-        linear.weight.copy_((weights - zero).T)
+        layer: Any = module.get_submodule(name)
+        if isinstance(layer, PackedLinear):
+            weight, zero = layer.dequantize(), layer.bias
+        else:
+            inside = _inner(layer)
+            zero = layer(torch.zeros(1, inside))[0]
+            weight = (layer(torch.eye(inside)) - zero).T.contiguous()
+        linear = nn.Linear(weight.size(1), weight.size(0), bias=zero is not None and bool(zero.any()), device="meta")
+        linear.weight = nn.Parameter(weight)
         if linear.bias is not None:
-            linear.bias.copy_(zero)
+            linear.bias = nn.Parameter(zero)
         module.set_submodule(name, linear.eval().requires_grad_(False))
 
 
@@ -210,11 +231,3 @@ def _inner(layer: Any) -> int:
     while not hasattr(layer, "in_features"):
         layer = layer.base_layer
     return int(layer.in_features)
-
-
-def detached(model: Salmonn) -> Salmonn:
-    """The model itself, its decoder without adapters or quantized layers."""
-    base = model.decoder.base
-    plain_linears(base)
-    model.decoder.model = base
-    return model

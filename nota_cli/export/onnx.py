@@ -1,6 +1,5 @@
 """A system of SALMONN's family to a folder of ONNX graphs that runs without torch."""
 
-import io
 import json
 import logging
 import warnings
@@ -10,15 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from nota_cli.errors import NotaError, RecipeError
 from nota_cli.export.gguf import write_decoder
-from nota_cli.export.graphs import Graph, cache_shape, graphs_of, longest_bank, plain_linears, slides
-from nota_cli.export.quantize import quantized
+from nota_cli.export.graphs import (
+    Graph,
+    cache_shape,
+    graphs_of,
+    is_output_layer,
+    longest_bank,
+    plain_linears,
+    slides,
+    token_scale,
+)
 from nota_cli.features.arrays import FRONT_ENDS
 from nota_cli.files import file_sha256
+from nota_cli.generation.runtimes.onnx import ENCODERS
 from nota_cli.models.build import build
 from nota_cli.models.families.salmonn import Salmonn
 from nota_cli.recipe.exported import (
@@ -45,7 +52,9 @@ EXTERNAL = "weights"  # suffix of their file
 
 @dataclass(frozen=True)
 class Bits:
-    """Bits of the weights of each part: 32, 16, 8, or 4 (the decoder alone).
+    """Bits of the weights of each part: 32, 16, 8, or 4. The connector has the encoders', but no fewer than 8.
+
+    A token table that is the decoder's output layer, too, lies on disk once where both have 8 bits, or 4.
 
     With `gguf`, decoder and embedding are one file of that format (`nota_cli.export.gguf.BITS`) for llama.cpp.
     """
@@ -113,13 +122,17 @@ def write_export(recipe: Recipe, model: Salmonn, folder: Path, bits: Bits) -> Ma
         RecipeError: llama.cpp has no such decoder.
     """
     _check_packages()
+    from nota_cli.export.embedding import write_table
+
     entry = None if bits.gguf is None else write_decoder(model, folder, bits.gguf)
+    shared = bits.decoder in (8, 4) and bits.embedding == bits.decoder and is_output_layer(model.decoder)
+    widths = {"connector": max(bits.encoder, 8), "decoder": bits.decoder}
     for graph in graphs_of(model):
         if entry is None or graph.name != "decoder":
-            wanted = bits.decoder if graph.name == "decoder" else 32 if graph.name == "connector" else bits.encoder
-            _write_graph(graph, folder, wanted)
-    if entry is None:
-        _write_embedding(model, folder, bits.embedding)
+            shares = shared and graph.name == "decoder"
+            _write_graph(graph, folder, widths.get(graph.name, bits.encoder), shares_table=shares)
+    if entry is None and not shared:
+        write_table(model.decoder, folder, bits.embedding)
     tokenizer: Any = model.decoder.tokenizer
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
@@ -188,6 +201,7 @@ def _manifest(recipe: Recipe, model: Salmonn, bits: Bits, files: dict[str, FileE
             pad_id=options.pad_id,
             end_symbol=model.end_symbol,
             cleans_up_spaces=bool(getattr(tokenizer, "clean_up_tokenization_spaces", False)),
+            token_scale=token_scale(model.decoder),
         ),
         parts=[
             PartEntry(name=part.name, parameters=part.parameters, by_type=dict(part.by_type))
@@ -206,8 +220,11 @@ def _parts(model: Salmonn, files: dict[str, FileEntry]) -> Iterator[PartEntry]:
             yield PartEntry(name=part.name, parameters=part.parameters, by_type={"file": size})
 
 
-def _write_graph(graph: Graph, folder: Path, bits: int) -> None:
-    import onnx
+def _write_graph(graph: Graph, folder: Path, bits: int, *, shares_table: bool) -> None:
+    import onnx_ir
+
+    from nota_cli.export.embedding import share_table
+    from nota_cli.export.quantize import quantize
 
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -222,51 +239,28 @@ def _write_graph(graph: Graph, folder: Path, bits: int) -> None:
         )
     if program is None:
         raise NotaError(f"torch wrote no graph of the {graph.name}")
-    proto = program.model_proto
+    model = program.model  # its weights are torch's own memory
     del program
-    _strip(proto)
-    proto = quantized(proto, bits)
-    target = folder / f"{graph.name}.onnx"
-    if proto.ByteSize() < LARGEST_PROTOBUF:
-        buffer = io.BytesIO()
-        onnx.save_model(proto, buffer)
-        target.write_bytes(buffer.getvalue())
-    else:
-        onnx.save_model(proto, str(target), save_as_external_data=True, location=f"{graph.name}.{EXTERNAL}")
+    _strip(model)
+    quantize(model, bits, many_rows=graph.name in ENCODERS)
+    if shares_table:
+        share_table(model, folder)
+    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    beside = f"{graph.name}.{EXTERNAL}" if size > LARGEST_PROTOBUF else None
+    onnx_ir.save(model, folder / f"{graph.name}.onnx", external_data=beside)
 
 
-def _strip(proto: Any) -> None:
+def _strip(model: Any) -> None:
     """Take out what tells of the machine that made the graph: stack traces, paths, versions."""
-    proto.producer_name, proto.producer_version, proto.doc_string = "nota", "", ""
-    del proto.metadata_props[:]
-    for graph in (proto.graph, *proto.functions):
-        _strip_graph(graph)
+    from onnx_ir.traversal import RecursiveGraphIterator
 
-
-def _strip_graph(graph: Any) -> None:
-    graph.doc_string = ""
-    del graph.metadata_props[:]
-    for kind in ("node", "value_info", "input", "output", "initializer"):
-        for each in getattr(graph, kind, []):
-            if hasattr(each, "doc_string"):
-                each.doc_string = ""
-            if hasattr(each, "metadata_props"):
-                del each.metadata_props[:]
-            for attribute in getattr(each, "attribute", []):
-                if attribute.HasField("g") if hasattr(attribute, "HasField") else False:
-                    _strip_graph(attribute.g)
-
-
-@torch.no_grad()
-def _write_embedding(model: Salmonn, folder: Path, bits: int) -> None:
-    """The token table `[vocabulary, width]`, scaled as the decoder expects it; 8 bits have a scale for each row."""
-    count = model.decoder.base.get_input_embeddings().weight.size(0)
-    table = model.decoder.embed(torch.arange(count)).float().numpy()
-    if bits == 8:
-        scale = np.maximum(np.abs(table).max(axis=1, keepdims=True), np.finfo(np.float32).tiny) / np.float32(127)
-        np.save(folder / "embedding_scale.npy", scale.astype(np.float32))
-        table = np.rint(table / scale).astype(np.int8)
-    np.save(folder / "embedding.npy", table.astype(np.float16) if bits == 16 else table)
+    model.producer_name, model.producer_version = "nota", ""
+    parts = [model, model.graph, *model.graph.subgraphs(), *model.functions.values()]
+    nodes = [node for part in (model.graph, *model.functions.values()) for node in RecursiveGraphIterator(part)]
+    values = [value for node in nodes for value in (*node.inputs, *node.outputs) if value is not None]
+    for each in (*parts, *nodes, *values, *model.graph.inputs, *model.graph.initializers.values()):
+        each.doc_string = None
+        each.metadata_props.clear()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from nota_cli.errors import UsageError
 
 RUNTIMES = ("torch", "onnx", "gguf")
-ENCODER_BITS, DECODER_BITS = (32, 16, 8), (32, 16, 8, 4)
+ENCODER_BITS, DECODER_BITS = (32, 16, 8, 4), (32, 16, 8, 4)
 GGUF_FORMATS = {32: "f16", 16: "f16", 8: "q8_0", 4: "q4_k_m"}
 """Bits of a decoder to its format in llama.cpp, which has no 32 bits here: `f16` stands for them."""
 

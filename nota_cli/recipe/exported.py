@@ -65,6 +65,8 @@ class DecoderEntry(Section):
     pad_id: int
     end_symbol: str
     cleans_up_spaces: bool
+    token_scale: float = 1.0
+    """What the rows of a token table are multiplied by that is packed as the graph's weights are."""
 
 
 class TableEntry(Section):

@@ -25,7 +25,7 @@ LARGE = 64 * 2**20  # bytes of a graph
 
 
 class TokenTable:
-    """The token table of an export, as `embedding.npy` has it.
+    """The token table of an export, as `embedding.npy` has it: numbers, or what a graph's weights are packed as.
 
     Args:
         folder: the export's.
@@ -35,12 +35,23 @@ class TokenTable:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._table = np.load(folder / "embedding.npy", mmap_mode="r")
         scale = folder / "embedding_scale.npy"
-        self._scale = np.load(scale) if scale.name in manifest.files else None
+        self._scale = np.load(scale, mmap_mode="r") if scale.name in manifest.files else None
+        self._manifest = manifest
 
     def __call__(self, ids: Array) -> Array:
         """Token ids of any shape to embeddings, float32."""
-        rows: Array = self._table[ids].astype(np.float32)
-        return rows if self._scale is None else rows * self._scale[ids]
+        rows: Array = self._table[ids]
+        if self._scale is None:
+            return rows.astype(np.float32)
+        if rows.dtype == np.int8:
+            return rows.astype(np.float32) * self._scale[ids]
+        bits, sizes = self._manifest.bits["embedding"], self._manifest.decoder
+        if bits == 4:  # two in a byte, the lower half first
+            rows = np.stack([rows & 15, rows >> 4], axis=-1).reshape(*rows.shape[:-1], -1)
+        levels = rows.astype(np.float32) - np.float32(2 ** (bits - 1))
+        blocks = levels * (self._scale[ids] * np.float32(sizes.token_scale))[..., None]
+        values: Array = blocks.reshape(*ids.shape, -1)[..., : sizes.width]
+        return values
 
 
 class Graphs:

@@ -1,0 +1,78 @@
+"""Weights of a graph in fewer bits, held against the same graph at full width in onnxruntime."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ir = pytest.importorskip("onnx_ir")
+onnxruntime = pytest.importorskip("onnxruntime")
+
+from nota_cli.errors import UsageError  # noqa: E402
+from nota_cli.export.quantize import quantize  # noqa: E402
+
+INSIDE, OUTSIDE = 96, 160
+
+
+def graph(seed: int = 0) -> Any:
+    """Two constant matrices over the same rows, and a product of what both give, which has no weights."""
+    rng = np.random.default_rng(seed)
+    x = ir.Value(name="x", shape=ir.Shape([2, "rows", INSIDE]), type=ir.TensorType(ir.DataType.FLOAT))
+    weights = []
+    for name in ("first", "second"):
+        values = rng.standard_normal((INSIDE, OUTSIDE)).astype(np.float32)
+        weights.append(ir.Value(name=name, const_value=ir.Tensor(values, name=name)))
+    nodes = [ir.node("MatMul", [x, weight], name=f"by_{weight.name}") for weight in weights]
+    nodes.append(ir.node("Transpose", [nodes[1].outputs[0]], {"perm": [0, 2, 1]}))
+    nodes.append(ir.node("MatMul", [nodes[0].outputs[0], nodes[2].outputs[0]]))
+    outputs = [nodes[0].outputs[0], nodes[3].outputs[0]]
+    for number, value in enumerate(outputs):
+        value.name, value.dtype = f"y{number}", ir.DataType.FLOAT
+    inner = ir.Graph([x], outputs, nodes=nodes, initializers=weights, opset_imports={"": 20}, name="graph")
+    return ir.Model(inner, ir_version=10)
+
+
+def run(model: Any, folder: Path, rows: np.ndarray) -> tuple[list[np.ndarray], int]:
+    """Outputs, and the size of the file."""
+    path = folder / "graph.onnx"
+    ir.save(model, path)
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": rows}), path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("bits", "many_rows", "error", "size"),
+    [(16, False, 1e-3, 0.6), (8, False, 0.02, 0.4), (8, True, 0.03, 0.4), (4, True, 0.2, 0.3), (4, False, 0.2, 0.3)],
+)
+def test_products_are_near_and_files_small(
+    bits: int, many_rows: bool, error: float, size: float, tmp_path: Path
+) -> None:
+    rows = np.random.default_rng(1).standard_normal((2, 7, INSIDE)).astype(np.float32)
+    rows[:, 3] *= 1000  # a loud row leaves the others as exact as they were
+    rows[1, 4] = 0
+    exact, full = run(graph(), tmp_path, rows)
+    model = graph()
+    quantize(model, bits, many_rows=many_rows)
+    rounded, few = run(model, tmp_path, rows)
+    assert few < size * full
+    for theirs, ours in zip(exact[0].reshape(14, -1), rounded[0].reshape(14, -1), strict=True):
+        assert np.linalg.norm(ours - theirs) <= error * np.linalg.norm(theirs)
+    assert 0 < np.linalg.norm(rounded[1] - exact[1]) <= 2 * error * np.linalg.norm(exact[1])
+
+
+def test_rows_that_two_matrices_multiply_are_rounded_once() -> None:
+    model = graph()
+    quantize(model, 8, many_rows=True)
+    kinds = [node.op_type for node in model.graph]
+    assert kinds.count("MatMulIntegerToFloat") == 2
+    assert kinds.count("ReduceMax") == 1
+    assert kinds.count("MatMul") == 1  # of two activations
+
+
+def test_full_width_changes_nothing_and_no_other_width_is_taken() -> None:
+    model = graph()
+    quantize(model, 32)
+    assert [node.op_type for node in model.graph] == ["MatMul", "MatMul", "Transpose", "MatMul"]
+    with pytest.raises(UsageError, match="5 bits"):
+        quantize(model, 5)
