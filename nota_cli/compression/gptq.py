@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from nota_cli.compression.calibration import CalibrationBatch, capture
 from nota_cli.compression.folders import refuse_used, write_json
-from nota_cli.errors import CheckpointError, DataError, UsageError, listing
+from nota_cli.console import progress
+from nota_cli.errors import CheckpointError, UsageError, listing
 from nota_cli.files import atomic_folder
 from nota_cli.quantization.gptq_format import OLD_CONFIG
 from nota_cli.quantization.gptq_runtime import exact_scales, import_gptqmodel, quantized_layers
@@ -64,25 +66,6 @@ class QuantizeReport:
     def rounding_error(self) -> float:
         """Mean of the layers' errors under plain rounding."""
         return sum(layer.rounding_error for layer in self.layers) / len(self.layers)
-
-
-@dataclass
-class _Batch:
-    """A calibration batch on its way through the decoder."""
-
-    hidden: Tensor
-    """What enters the next block [B, T, D]."""
-    calls: list[dict[str, Any]]
-    """What each block is called with besides."""
-    keep: Tensor
-    """True where there is no padding [B, T]."""
-    factors: Tensor
-    """What the inputs of each position that is kept are multiplied by for the statistics [positions, 1]."""
-
-    def run(self, block: nn.Module, index: int) -> Tensor:
-        output = block(self.hidden, **self.calls[index])
-        hidden: Tensor = output[0] if isinstance(output, tuple) else output
-        return hidden
 
 
 def quantize_to_folder(
@@ -145,18 +128,21 @@ def quantize_to_folder(
     model.eval()
     try:
         with torch.no_grad():
-            calibration = _capture(model, blocks, batches)
-            for index, block in enumerate(blocks):
-                for stage in _stages(block, index, calibration[0]):
-                    solvers = _observe(block, index, stage, calibration, settings)
-                    for name, solver in solvers.items():
-                        full = f"{prefix}.{index}.{name}"
-                        originals[full] = cast(nn.Linear, block.get_submodule(name))
-                        packed, report = _quantize_linear(full, originals[full], solver, settings)
-                        block.set_submodule(name, packed)
-                        layers.append(report)
-                for batch in calibration:
-                    batch.hidden = batch.run(block, index)
+            calibration = capture(model, blocks, batches)
+            with progress() as bar:
+                task = bar.add_task("quantize blocks", total=len(blocks), detail="")
+                for index, block in enumerate(blocks):
+                    for stage in _stages(block, index, calibration[0]):
+                        solvers = _observe(block, index, stage, calibration, settings)
+                        for name, solver in solvers.items():
+                            full = f"{prefix}.{index}.{name}"
+                            originals[full] = cast(nn.Linear, block.get_submodule(name))
+                            packed, report = _quantize_linear(full, originals[full], solver, settings)
+                            block.set_submodule(name, packed)
+                            layers.append(report)
+                    for batch in calibration:
+                        batch.hidden = batch.run(block, index)
+                    bar.advance(task)
             with atomic_folder(folder) as part:
                 _save(model, tokenizer, settings, part, dtype)
     finally:
@@ -202,57 +188,7 @@ def _check_layers(blocks: nn.ModuleList, prefix: str, bits: int, group_size: int
             raise CheckpointError(f"{name}.weight holds values that are not finite; the checkpoint is damaged")
 
 
-def _capture(model: Any, blocks: nn.ModuleList, batches: Sequence[Mapping[str, Tensor]]) -> list[_Batch]:
-    """Run every batch once, unquantized, and note what each block is called with."""
-    factors = _factors([batch["attention_mask"].bool() for batch in batches])
-    calibration = []
-    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-    def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append((args, dict(kwargs)))
-
-    handles = [block.register_forward_pre_hook(note, with_kwargs=True) for block in blocks]
-    try:
-        for index, batch in enumerate(batches):
-            embeds, mask = batch["inputs_embeds"], batch["attention_mask"]
-            if embeds.ndim != 3 or embeds.shape[:2] != mask.shape:
-                sizes = f"embeddings {tuple(embeds.shape)} and mask {tuple(mask.shape)}"
-                raise DataError(f"calibration batch {index}: {sizes} do not match")
-            keep = mask.bool()
-            if not torch.isfinite(embeds[keep]).all():
-                raise DataError(f"calibration batch {index}: embeddings hold values that are not finite")
-            calls.clear()
-            positions = {"position_ids": batch["position_ids"].to(model.device)} if "position_ids" in batch else {}
-            model.base_model(  # not `model` itself: logits of all positions would be large, and are not needed
-                inputs_embeds=embeds.to(model.device, model.dtype),
-                attention_mask=mask.to(model.device),
-                use_cache=False,
-                **positions,
-            )
-            if len(calls) != len(blocks) or any(len(args) != 1 for args, _ in calls):
-                raise UsageError(f"{type(model).__name__} calls its blocks in a way that GPTQ here does not know")
-            weights = factors[index].to(model.device)
-            calibration.append(_Batch(calls[0][0][0], [kwargs for _, kwargs in calls], keep.to(model.device), weights))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if not any(batch.keep.any() for batch in calibration):
-        raise DataError("GPTQ needs calibration data: no batch has a position that is not padding")
-    return calibration
-
-
-def _factors(masks: Sequence[Tensor]) -> list[Tensor]:
-    """Of each mask [B, T], the factors of its kept positions [positions, 1] by which all clips count the same.
-
-    A sentence has dozens of positions, a sound's name a few: counted by positions, the statistics would be those of
-    the task with the longest prompts and answers alone. The squares are 1 on average.
-    """
-    weights = [(1 / mask.sum(dim=1, keepdim=True)).expand(mask.shape)[mask] for mask in masks]
-    mean = torch.cat(weights).mean()
-    return [(weight / mean).sqrt().unsqueeze(1) for weight in weights]
-
-
-def _stages(block: nn.Module, index: int, batch: _Batch) -> list[list[str]]:
+def _stages(block: nn.Module, index: int, batch: CalibrationBatch) -> list[list[str]]:
     """Names of the block's linear layers in the order in which they run; those that share an input stand together."""
     seen: list[tuple[Tensor, list[str]]] = []
 
@@ -278,7 +214,7 @@ def _stages(block: nn.Module, index: int, batch: _Batch) -> list[list[str]]:
 
 
 def _observe(
-    block: nn.Module, index: int, names: Sequence[str], calibration: Sequence[_Batch], settings: Any
+    block: nn.Module, index: int, names: Sequence[str], calibration: Sequence[CalibrationBatch], settings: Any
 ) -> dict[str, Any]:
     """A gptqmodel solver for each of the layers `names`, which share their input, with its Hessian filled."""
     from gptqmodel.quantization import GPTQ
@@ -287,7 +223,7 @@ def _observe(
     first = solvers[names[0]]
     for batch in calibration:
 
-        def collect(_: nn.Module, inputs: tuple[Any, ...], output: Tensor, batch: _Batch = batch) -> None:
+        def collect(_: nn.Module, inputs: tuple[Any, ...], output: Tensor, batch: CalibrationBatch = batch) -> None:
             kept = inputs[0][batch.keep]
             first.add_batch(kept * batch.factors.to(kept), output)
 
