@@ -42,7 +42,10 @@ def capture(model: Any, blocks: nn.ModuleList, batches: Sequence[Mapping[str, Te
         UsageError: the decoder calls its blocks in a way that is not known here.
         DataError: no position is kept, shapes do not match, or values are not finite.
     """
-    factors = _factors([batch["attention_mask"].bool() for batch in batches])
+    masks = [batch["attention_mask"].bool() for batch in batches]
+    if not any(mask.any() for mask in masks):
+        raise DataError("GPTQ needs calibration data: no batch has a position that is not padding")
+    factors = _factors(masks)
     calibration = []
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
@@ -76,8 +79,6 @@ def capture(model: Any, blocks: nn.ModuleList, batches: Sequence[Mapping[str, Te
     finally:
         for handle in handles:
             handle.remove()
-    if not any(batch.keep.any() for batch in calibration):
-        raise DataError("GPTQ needs calibration data: no batch has a position that is not padding")
     return calibration
 
 
