@@ -19,6 +19,7 @@ EXACT = 1e-3  # largest relative error of a part at 32 bits
 ROUNDED = {16: 2e-2, 8: 0.1, 5: 0.3, 4: 0.5}
 """The same where weights are rounded, by their bits."""
 BATCHES = (1, 6)
+LEAST_CONNECTOR_BITS = 8  # whatever the encoders have: a window's few embeddings are all that the decoder hears of it
 
 
 @dataclass
@@ -75,8 +76,9 @@ def compare(
     """
     parity = Parity(clips=len(waves))
     names = ["speech_encoder", *(["audio_encoder"] if model.audio_encoder is not None else []), "connector", "decoder"]
-    encoder = _bound(bits["encoder"])
-    parity.bounds = dict.fromkeys(names, encoder) | {"decoder": _bound(min(bits["decoder"], bits["embedding"]))}
+    parity.bounds = dict.fromkeys(names, _bound(bits["encoder"]))
+    parity.bounds |= {"connector": _bound(max(bits["encoder"], LEAST_CONNECTOR_BITS))}
+    parity.bounds |= {"decoder": _bound(min(bits["decoder"], bits["embedding"]))}
     parity.errors = dict.fromkeys(names, 0.0)
     for wave, query in zip(waves, queries, strict=True):
         for part, error in _errors(model, export, wave, query).items():

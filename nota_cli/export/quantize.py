@@ -1,5 +1,6 @@
 """The weights of a graph in 16 bits, or those of its linear layers in 8 or 4 by onnxruntime's own kernel."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -151,9 +152,9 @@ def _halve(model: ir.Model) -> None:
             continue
         half = ir.Value(name=f"{name}_float16", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16))
         half.const_value = ir.LazyTensor(
-            lambda weight=weight, name=half.name: ir.Tensor(weight.numpy().astype(np.float16), name=name),
+            partial(_as_half, weight, half.name),
             dtype=ir.DataType.FLOAT16,
-            shape=weight.shape,
+            shape=ir.Shape(weight.numpy().shape),
             name=half.name,
         )
         cast = ir.node("Cast", [half], {"to": int(ir.DataType.FLOAT)}, name=f"widen_{name}")
@@ -162,3 +163,7 @@ def _halve(model: ir.Model) -> None:
         ir.convenience.replace_all_uses_with(value, cast.outputs[0])
         graph.register_initializer(half)
         graph.insert_before(graph[0], cast)
+
+
+def _as_half(weight: ir.TensorProtocol, name: str | None) -> ir.Tensor:
+    return ir.Tensor(weight.numpy().astype(np.float16), name=name)

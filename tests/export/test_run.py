@@ -179,30 +179,6 @@ def test_efficiency_measures_the_export_itself(
     assert report["recipe"] == "tiny"
 
 
-def test_in_16_bits_a_graph_is_half_as_large_and_as_exact_as_float16(exported: Path, tmp_path: Path) -> None:
-    import numpy as np
-    import onnx
-    import onnxruntime
-
-    from nota_cli.export.quantize import quantized
-
-    source = exported / "connector.onnx"
-    halved = quantized(onnx.load(source), 16).SerializeToString()
-    assert len(halved) < 0.6 * source.stat().st_size
-    sessions = [onnxruntime.InferenceSession(graph) for graph in (source.read_bytes(), halved)]
-    rng = np.random.default_rng(0)
-    entries = sessions[0].get_inputs()
-    shapes = {entry.name: [size if isinstance(size, int) else 200 for size in entry.shape] for entry in entries}
-    inputs = {
-        entry.name: np.ones(shapes[entry.name], bool)
-        if entry.type == "tensor(bool)"
-        else rng.standard_normal(shapes[entry.name]).astype(np.float32)
-        for entry in entries
-    }
-    exact, rounded = (session.run(None, inputs)[0] for session in sessions)
-    assert 0 < np.linalg.norm(exact - rounded) / np.linalg.norm(exact) < 2e-3
-
-
 def test_a_part_above_its_bound_fails_the_gate() -> None:
     from nota_cli.export.parity import Parity
 
