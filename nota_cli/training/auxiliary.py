@@ -120,9 +120,10 @@ class AlignmentHead(nn.Module):
             targets: token ids of the text of each of them.
         """
         outputs, mask = encoded.embeds[rows, self.summary :], encoded.mask[rows, self.summary :]
-        table = torch.cat([self._table[0].to(outputs.dtype), self.blank[None].to(outputs.dtype)])
-        scores = (self.scale * F.linear(outputs, table)).float().log_softmax(-1)
-        return _ctc(scores, mask.sum(-1), targets, table.size(0) - 1)
+        outputs = self.scale * outputs
+        # Blank is multiplied apart: in one table with it, the gradient of all the embeddings would be computed for it.
+        parts = [F.linear(outputs, weight.to(outputs.dtype)) for weight in (self._table[0], self.blank[None])]
+        return _ctc(torch.cat(parts, -1).float().log_softmax(-1), mask.sum(-1), targets, self._table[0].size(0))
 
 
 def _ctc(scores: Tensor, lengths: Tensor, targets: list[list[int]], blank: int) -> Tensor:

@@ -100,7 +100,7 @@ def test_trackio_is_given_the_figures(tiny_recipe: Path, tmp_path: Path) -> None
     command = [sys.executable, "-m", "nota_cli.cli", "train", str(tiny_recipe), "--out", str(tmp_path / "run")]
     command += ["--set", "data.validation=[]", "--set", "train.tracker=trackio"]
     variables = {**os.environ, "TRACKIO_DIR": str(tmp_path / "kept")}
-    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     with closing(sqlite3.connect(tmp_path / "kept" / "run.db")) as database:
         ((step, figures),) = database.execute("select step, metrics from metrics").fetchall()

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from helpers.training_ranks import finish, free_port, start
+from helpers.training_ranks import PATIENCE, finish, free_port, saved_step, start
 from nota_cli.data.annotation import read_annotation
 from nota_cli.inference.predict import predict
 from nota_cli.models.build import build
@@ -22,7 +21,6 @@ from nota_cli.recipe.load import load_recipe
 from nota_cli.training.loop import train
 
 EXACT = ["data.validation=[]", "train.batch_size=4", "connector.dropout=0", "train.autocast=false", "train.workers=0"]
-STATE = Path("trainer") / "state.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +51,6 @@ def assert_close(found: list[tuple[float, ...]], expected: list[tuple[float, ...
     assert len(found) == len(expected)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-5)
-
-
-def saved_step(folder: Path) -> int:
-    try:
-        with safe_open(folder / STATE, framework="pt") as opened:
-            return int(json.loads(opened.metadata()["nota"])["step"])
-    except (FileNotFoundError, SafetensorError):
-        return 0
 
 
 def test_two_processes_learn_what_one_does_and_one_goes_on_from_two(
@@ -119,19 +109,16 @@ def test_a_run_killed_at_five_random_moments_ends_with_the_same_weights(
     """One process is killed without a warning; another one that shares its run ends by itself and says why."""
     seed = random.randrange(10**6)
     draw, folder = random.Random(seed), tmp_path / "killed"
-    settings = [*EXACT, "train.steps=40", "train.save_every=1", "train.timeout_minutes=1"]
-    for kill in range(5):
-        ranks = start(tiny_recipe, folder, settings, processes, resume=kill > 0)
-        goal = saved_step(folder) + draw.randint(1, 3)
-        while ranks[0].is_alive() and saved_step(folder) < goal:
-            time.sleep(0.01)
-        time.sleep(draw.uniform(0, 0.05))
-        killed = ranks.pop(draw.randrange(processes))
-        killed.kill()
-        killed.join()
+    settings = [*EXACT, "train.steps=40", "train.save_every=1"]
+    for turn in range(5):
+        victim = draw.randrange(processes)
+        kill = (victim, draw.randint(1, 3), draw.uniform(0, 0.05))
+        ranks = start(tiny_recipe, folder, settings, processes, kill=kill, resume=turn > 0)
+        killed = ranks.pop(victim)
+        killed.join(PATIENCE)
         assert killed.exitcode == -signal.SIGKILL, f"seed {seed}"
         for other in ranks:
-            other.join(60)
+            other.join(PATIENCE)
             assert other.exitcode == 1, f"seed {seed}"
             said = "".join(file.read_text() for file in tmp_path.glob("killed.*"))
             assert "another process of this run is gone" in said
@@ -142,16 +129,16 @@ def test_a_run_killed_at_five_random_moments_ends_with_the_same_weights(
 
 
 def test_a_process_that_is_stuck_ends_the_run_of_the_other(tiny_recipe: Path, tmp_path: Path) -> None:
-    settings = [*EXACT, "train.steps=5000", "train.save_every=1", "train.timeout_minutes=0.05"]
+    settings = [*EXACT, "train.steps=5000", "train.save_every=1", "train.timeout_minutes=0.5"]
     ranks = start(tiny_recipe, tmp_path / "run", settings, 2)
     while ranks[0].is_alive() and saved_step(tmp_path / "run") < 2:
         time.sleep(0.01)
     assert ranks[1].pid is not None
     os.kill(ranks[1].pid, signal.SIGSTOP)
     try:
-        ranks[0].join(60)
+        ranks[0].join(PATIENCE)
         assert ranks[0].exitcode == 1
-        assert "has not answered for 0.05 minutes (train.timeout_minutes)" in (tmp_path / "run.0").read_text()
+        assert "has not answered for 0.5 minutes (train.timeout_minutes)" in (tmp_path / "run.0").read_text()
         assert saved_step(tmp_path / "run") >= 2
     finally:
         ranks[1].kill()
@@ -166,18 +153,18 @@ def test_two_machines_train_together(tiny_recipe: Path, tmp_path: Path) -> None:
     program = ["-m", "nota_cli.cli", "train", str(tiny_recipe), "--out", str(tmp_path / "run")]
     program += [flag for setting in given for flag in ("--set", setting)]
     plain = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    nodes = [
-        subprocess.Popen(
-            [*command, "--node-rank", str(rank), "--local-addr", "127.0.0.1", *program],
-            env={**plain, "ACCELERATE_USE_CPU": "true"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for node in nodes:
-        _, said = node.communicate(timeout=180)
-        assert node.returncode == 0, said
+    nodes, said = [], [tmp_path / f"node.{rank}" for rank in range(2)]
+    try:
+        for rank, file in enumerate(said):
+            with file.open("w") as out:
+                words = [*command, "--node-rank", str(rank), "--local-addr", "127.0.0.1", *program]
+                variables = {**plain, "ACCELERATE_USE_CPU": "true"}
+                nodes.append(subprocess.Popen(words, env=variables, stdout=subprocess.DEVNULL, stderr=out))
+        for node, file in zip(nodes, said, strict=True):
+            assert node.wait(PATIENCE) == 0, file.read_text()
+    finally:
+        for node in nodes:
+            node.kill()
+            node.wait()
     train(load_recipe(str(tiny_recipe), given), tmp_path / "alone")
     assert_close(losses(tmp_path / "run"), losses(tmp_path / "alone"))
