@@ -41,7 +41,7 @@ MAY = {
     "training": BASE | {"recipe", "prompts", "features", "models", "data", "score", "inference"},
     "checks": BASE | {"features", "data", "score", "submission", "models", "inference"},
     "compression": BASE | {"recipe", "hub", "prompts", "features", "weights", "quantization", "models", "data"},
-    "export": BASE | {"recipe", "prompts", "features", "generation", "models", "data"},
+    "export": BASE | {"recipe", "prompts", "features", "quantization", "generation", "models", "data"},
     "efficiency": BASE | {"recipe", "prompts", "features", "generation", "models", "data", "inference"},
     "leaderboard": BASE,
     "ladder": BASE | {"recipe", "generation", "data", "score", "inference", "efficiency", "leaderboard"},
