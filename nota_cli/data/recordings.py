@@ -32,7 +32,7 @@ STARTS = (
     re.compile(rb"(RIFF|RF64).{4}WAVE", re.DOTALL),
     re.compile(rb"FORM.{4}AIF[FC]", re.DOTALL),
     re.compile(rb".{4}ftyp(M4A|M4B)", re.DOTALL),
-    re.compile(rb"fLaC|OggS|ID3|caff|\.snd|#!AMR|wvpk|NIST_1A\n|Creative Voice File"),
+    re.compile(rb"fLaC|OggS|ID3|caff|\.snd|#!AMR|wvpk|NIST_1A\n|Creative Voice"),
 )
 """How sounds begin, for files in folders whose names do not tell."""
 
