@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ WRAP_LINES = (
     'Put the objects, with commas between them, into {"annotation": [...]}, for example by '
     "jq -s '{annotation: .}' ROWS.jsonl > ROWS.json"
 )
+PREPARE_TABLE = "Make one of it: nota data prepare TABLE.csv FOLDER --out ROWS.json --column text=COLUMN"
 PUNCTUATION = re.compile(r"[\W_]+")
 KEYS = {
     PUNCTUATION.sub("", key).lower(): key
@@ -202,6 +204,8 @@ def parse_items(data: bytes, label: str) -> list[Any]:
     except json.JSONDecodeError as error:
         if _is_json_lines(text):
             raise DataError(f"{label}: holds one JSON object a line (JSON lines). {WRAP_LINES}") from error
+        if Path(label).suffix.lower() in (".csv", ".tsv"):
+            raise DataError(f"{label}: is a table, and annotations are JSON. {PREPARE_TABLE}") from error
         where = f"line {error.lineno}, column {error.colno}"
         raise DataError(f"{label}: not JSON: {error.msg} at {where}. Mend the file there.") from error
     except ParseError as error:
@@ -227,7 +231,7 @@ def parse_items(data: bytes, label: str) -> list[Any]:
 def _is_json_lines(text: str) -> bool:
     """Whether a text that is not one JSON document is objects one after the other."""
     decoder, at, count = json.JSONDecoder(), 0, 0
-    try:
+    with suppress(ValueError, RecursionError):  # the rows are, and one of them is not whole
         while at < len(text):
             if text[at].isspace():
                 at += 1
@@ -236,9 +240,6 @@ def _is_json_lines(text: str) -> bool:
             if not isinstance(value, dict):
                 return False
             count += 1
-    except (ValueError, RecursionError):
-        # The rows are, and one of them is not whole.
-        return count > 1
     return count > 1
 
 

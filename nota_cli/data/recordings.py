@@ -20,7 +20,7 @@ STDIN = "-"
 SUFFIXES = frozenset(
     f".{name}"
     for names in (
-        "wav wave rf64 w64 aif aifc aiff au caf snd sph",
+        "wav wave rf64 w64 aif aifc aiff au caf nist snd sph voc",
         "flac ape wv mp2 mp3 mpga oga ogg opus",
         "3ga aac ac3 amr awb m4a m4b mka mp4 ra webm wma",
     )
@@ -32,7 +32,7 @@ STARTS = (
     re.compile(rb"(RIFF|RF64).{4}WAVE", re.DOTALL),
     re.compile(rb"FORM.{4}AIF[FC]", re.DOTALL),
     re.compile(rb".{4}ftyp(M4A|M4B)", re.DOTALL),
-    re.compile(rb"fLaC|OggS|ID3|caff|\.snd|#!AMR|wvpk"),
+    re.compile(rb"fLaC|OggS|ID3|caff|\.snd|#!AMR|wvpk|NIST_1A\n|Creative Voice"),
 )
 """How sounds begin, for files in folders whose names do not tell."""
 

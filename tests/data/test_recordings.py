@@ -67,6 +67,13 @@ def test_what_is_no_recording_in_a_folder_is_counted_and_passed_over(make: Make)
         assert "f/notes.txt" not in found.passed_over
 
 
+def test_formats_of_speech_corpora_are_recordings_by_name_and_by_content(make: Make) -> None:
+    folder = make("f/a.wav")
+    for name, form in (("b.voc", "VOC"), ("c", "VOC"), ("d.nist", "NIST"), ("e.old", "NIST")):
+        soundfile.write(folder / "f" / name, np.full(8_000, 0.1), 16_000, format=form, subtype="PCM_16")
+    assert names("f") == ["f/a.wav", "f/b.voc", "f/c", "f/d.nist", "f/e.old"]
+
+
 def test_links_are_followed_and_circles_end(make: Make) -> None:
     folder = make("f/a.wav", "other/b.wav")
     (folder / "f" / "elsewhere").symlink_to(folder / "other")

@@ -274,6 +274,26 @@ def test_the_table_is_written_as_markdown_csv_and_png(
     assert "different devices" in shown.err
 
 
+def test_answers_to_questions_with_choices_are_ranked_by_accuracy(
+    nota: Nota, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`B` is right and no exact match; where some rows have no choices, exact matches count for all of them."""
+    for name, accuracy in (("first", 75.0), ("second", 25.0)):
+        measurement(tmp_path / name / "efficiency.json", name)
+        score(tmp_path / name / "qa.json", "qa", exact_match=100 - accuracy, accuracy=accuracy, choice_rows=2)
+    assert nota("compare", tmp_path, "--no-references", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    ranked = {row["run"]: (row["qa"], row["qa_rank"], row["answers"]) for row in report["runs"]}
+    assert ranked == {"first": (75.0, 1, "accuracy"), "second": (25.0, 2, "accuracy")}
+    assert "QA: percent of answers by accuracy" in report["notes"]
+    assert not any("judged" in caution for caution in report["cautions"])
+    score(tmp_path / "second" / "qa.json", "qa", exact_match=80.0, accuracy=100.0, choice_rows=1)
+    assert nota("compare", tmp_path, "--no-references", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {row["run"]: row["qa"] for row in report["runs"]} == {"first": 75.0, "second": 80.0}
+    assert "answers were judged in different ways: accuracy; exact match" in report["cautions"]
+
+
 @pytest.mark.parametrize("columns", [80, 140])
 def test_no_figure_is_broken_over_two_lines(
     nota: Nota, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int

@@ -28,6 +28,7 @@ def reader_of(name: str) -> Reader:
     """
     if name not in READERS:
         raise UsageError(
-            f"no corpus {name!r}; there are: {', '.join(READERS)}, and fsdd and esc10 under `nota prepare`"
+            f"no corpus {name!r}; there are: {', '.join(READERS)}, and fsdd and esc10 under `nota prepare`. Nor is "
+            "there such a file: a table of your own is FILE.csv, .tsv, .jsonl or .parquet"
         )
     return READERS[name]

@@ -7,9 +7,10 @@ from typing import Any
 
 from nota_cli.data.corpora.clips import Embedded
 from nota_cli.data.corpora.prepare import Item, Reader, read_table
-from nota_cli.errors import UsageError
+from nota_cli.errors import DataError, UsageError
 
 COLUMNS = ("path", "text", "task", "Q", "speaker", "label", "testset_id")
+LINES = (".jsonl", ".ndjson")
 ROWS_AT_ONCE = 64  # of a Parquet file; each may hold a recording
 
 
@@ -33,13 +34,15 @@ def table_reader(table: Path, columns: Mapping[str, str], task: str | None) -> R
 
     def read(folder: Path, split: str) -> Iterator[Item]:
         for number, row in enumerate(_rows(table)):
+            if not number and table.suffix.lower() not in LINES:  # in these each row has its own keys
+                _check_columns(table, row, columns)
             values = {name: row.get(columns.get(name, name)) for name in COLUMNS}
             recording = _embedded(values["path"] or row.get("audio"), number)
             if recording is not None:
                 values["path"] = recording[0]
             item: Item = {name: str(value) for name, value in values.items() if value not in (None, "")}
             if "path" not in item:
-                raise KeyError(columns.get("path", "path"))
+                raise DataError(f"{table}: row {number} names no recording under {columns.get('path', 'path')!r}")
             if recording is not None:
                 item["clip"] = recording[1]
             item.setdefault("task", task or "asr")
@@ -49,11 +52,28 @@ def table_reader(table: Path, columns: Mapping[str, str], task: str | None) -> R
     return Reader("table", f"the table {table.name}", str(table), "that of the recordings", ("all",), read)
 
 
+def _check_columns(table: Path, row: dict[str, Any], columns: Mapping[str, str]) -> None:
+    """Raise a DataError that names the columns there are, if one that is to be read is not among them."""
+    wanted = [*columns.values(), *(["path"] if "path" not in columns and "audio" not in row else [])]
+    if lacking := [column for column in wanted if column not in row]:
+        there = ", ".join(str(column) for column in row if column is not None)
+        raise DataError(
+            f"{table}: there is no column {lacking[0]!r}; there are: {there}. Say which is which by --column "
+            "path=COLUMN, --column text=COLUMN and so on."
+        )
+
+
+def _separator(table: Path) -> str:
+    """What stands between the columns of a CSV: spreadsheets write semicolons where a comma is the decimal point."""
+    with table.open(encoding="utf-8-sig") as file:
+        return max(",;", key=file.readline().count)
+
+
 def _rows(table: Path) -> Iterator[dict[str, Any]]:
     kind = table.suffix.lower()
     if kind in (".csv", ".tsv"):
-        yield from read_table(table, "," if kind == ".csv" else "\t")
-    elif kind in (".jsonl", ".ndjson"):
+        yield from read_table(table, _separator(table) if kind == ".csv" else "\t")
+    elif kind in LINES:
         with table.open(encoding="utf-8") as lines:
             yield from (json.loads(line) for line in lines if line.strip())
     elif kind == ".parquet":

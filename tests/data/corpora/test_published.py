@@ -210,6 +210,27 @@ def test_tables_of_ones_own(suffix: str, tmp_path: Path, nota: Callable[..., int
     assert nota(*arguments, "--column", "pat=file") == 2
 
 
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_table_of_a_spreadsheet(
+    separator: str, tmp_path: Path, nota: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a mark of UTF-8 in front, and semicolons where the decimal point is a comma."""
+    table = tmp_path / "t.csv"
+    table.write_text(f'file{separator}words\na.wav{separator}"one, two"\n', "utf-8-sig")
+    tone(tmp_path / "a.wav")
+    arguments = ["data", "prepare", table, tmp_path, "--out", tmp_path / "o.json"]
+    assert nota(*arguments, "--column", "path=file", "--column", "text=words") == 0
+    assert [row.text for row in read_annotation(tmp_path / "o.json")] == ["one, two"]
+    for columns in (["path=file", "text=word"], ["text=words"]):
+        capsys.readouterr()
+        assert nota(*arguments, *(word for column in columns for word in ("--column", column))) == 1
+        assert "there are: file, words. Say which is which by --column" in " ".join(capsys.readouterr().err.split())
+    assert nota("infer", "--task", "asr", "--annotation", table, "--out", tmp_path / "o.csv") == 1
+    assert "is a table, and annotations are JSON" in " ".join(capsys.readouterr().err.split())
+    assert nota("data", "prepare", tmp_path / "gone.csv", tmp_path, "--out", tmp_path / "o.json") == 2
+    assert "Nor is there such a file" in " ".join(capsys.readouterr().err.split())
+
+
 KILLED_IN_ITS_SIXTH_CLIP = """
 import os, signal
 import soundfile
