@@ -43,14 +43,16 @@ class TokenTable:
         rows: Array = self._table[ids]
         if self._scale is None:
             return rows.astype(np.float32)
+        values: Array
         if rows.dtype == np.int8:
-            return rows.astype(np.float32) * self._scale[ids]
+            values = rows.astype(np.float32) * self._scale[ids]
+            return values
         bits, sizes = self._manifest.bits["embedding"], self._manifest.decoder
         if bits == 4:  # two in a byte, the lower half first
             rows = np.stack([rows & 15, rows >> 4], axis=-1).reshape(*rows.shape[:-1], -1)
         levels = rows.astype(np.float32) - np.float32(2 ** (bits - 1))
         blocks = levels * (self._scale[ids] * np.float32(sizes.token_scale))[..., None]
-        values: Array = blocks.reshape(*ids.shape, -1)[..., : sizes.width]
+        values = blocks.reshape(*ids.shape, -1)[..., : sizes.width]
         return values
 
 
