@@ -33,7 +33,7 @@ def table_reader(table: Path, columns: Mapping[str, str], task: str | None) -> R
         raise UsageError(f"--column {unknown[0]}=...: rows have {', '.join(COLUMNS)}")
 
     def read(folder: Path, split: str) -> Iterator[Item]:
-        for number, row in enumerate(_rows(table)):
+        for number, row in enumerate(_read(table)):
             if not number and table.suffix.lower() not in LINES:  # in these each row has its own keys
                 _check_columns(table, row, columns)
             values = {name: row.get(columns.get(name, name)) for name in COLUMNS}
@@ -67,6 +67,20 @@ def _separator(table: Path) -> str:
     """What stands between the columns of a CSV: spreadsheets write semicolons where a comma is the decimal point."""
     with table.open(encoding="utf-8-sig") as file:
         return max(",;", key=file.readline().count)
+
+
+def _read(table: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a table; a DataError says why there are none."""
+    number = -1
+    try:
+        for number, row in enumerate(_rows(table)):  # noqa: B007 - how many there were is asked behind the loop
+            yield row
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table}: is not UTF-8 ({error.reason}). Save it as CSV in UTF-8.") from error
+    except ValueError as error:
+        raise DataError(f"{table}: row {number + 1} cannot be read: {error}") from error
+    if number < 0:
+        raise DataError(f"{table}: holds no rows. Its first line names the columns, and each further one is a row.")
 
 
 def _rows(table: Path) -> Iterator[dict[str, Any]]:

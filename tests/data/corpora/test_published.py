@@ -225,6 +225,15 @@ def test_a_table_of_a_spreadsheet(
         capsys.readouterr()
         assert nota(*arguments, *(word for column in columns for word in ("--column", column))) == 1
         assert "there are: file, words. Say which is which by --column" in " ".join(capsys.readouterr().err.split())
+    for name, content, message in (
+        ("latin.csv", b"path,text\na.wav,Gr\xfc\xdfe\n", "latin.csv: is not UTF-8"),
+        ("none.csv", b"path,text\n", "none.csv: holds no rows"),
+        ("empty.csv", b"", "empty.csv: holds no rows"),
+        ("half.jsonl", b'{"path": "a.wav"}\n{"path":\n', "half.jsonl: row 1 cannot be read"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert nota("data", "prepare", tmp_path / name, tmp_path, "--out", tmp_path / "o.json") == 1
+        assert message in " ".join(capsys.readouterr().err.split())
     assert nota("infer", "--task", "asr", "--annotation", table, "--out", tmp_path / "o.csv") == 1
     assert "is a table, and annotations are JSON" in " ".join(capsys.readouterr().err.split())
     assert nota("data", "prepare", tmp_path / "gone.csv", tmp_path, "--out", tmp_path / "o.json") == 2
