@@ -112,7 +112,7 @@ def figures(reports: list[dict[str, Any]]) -> dict[str, Any]:
         "ttft_s": median(lambda r: r["ttft_from_waveform_s"]),
         "stages_s": times,
         "tpot_s": median(lambda r: r["tpot_s"]),
-        "tpot_floor_s": median(lambda r: r["floor"]["seconds"]["tpot"]),
+        "tpot_floor_s": median(lambda r: r["floor"] and r["floor"]["seconds"]["tpot"]),  # exports have none
         "kernel": last["kernel"],
         "decoding": last.get("decoding"),
         "rounds": len(reports),
