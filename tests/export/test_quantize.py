@@ -1,6 +1,7 @@
 """Weights of a graph in fewer bits, held against the same graph at full width in onnxruntime."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ ir = pytest.importorskip("onnx_ir")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from nota_cli.errors import UsageError  # noqa: E402
+from nota_cli.export.embedding import share_table  # noqa: E402
 from nota_cli.export.quantize import quantize  # noqa: E402
+from nota_cli.generation.runtimes.onnx import TokenTable  # noqa: E402
+from nota_cli.recipe.exported import FileEntry, Manifest  # noqa: E402
 
 INSIDE, OUTSIDE = 96, 160
 
@@ -76,3 +80,25 @@ def test_full_width_changes_nothing_and_no_other_width_is_taken() -> None:
     assert [node.op_type for node in model.graph] == ["MatMul", "MatMul", "Transpose", "MatMul"]
     with pytest.raises(UsageError, match="5 bits"):
         quantize(model, 5)
+
+
+@pytest.mark.parametrize(("bits", "error"), [(8, 0.01), (4, 0.12)])
+def test_a_graph_reads_its_output_layer_from_the_token_table(bits: int, error: float, tmp_path: Path) -> None:
+    """The same two files give the products of the graph and the rows of the table."""
+    model = graph()
+    quantize(model, bits)
+    whole = run(model, tmp_path, rows := np.random.default_rng(1).standard_normal((2, 7, INSIDE)).astype(np.float32))
+    share_table(model, tmp_path)
+    ir.save(model, tmp_path / "shared.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "shared.onnx", providers=["CPUExecutionProvider"])
+    for alone, shared in zip(whole[0], session.run(None, {"x": rows}), strict=True):
+        np.testing.assert_array_equal(shared, alone)
+    assert (tmp_path / "shared.onnx").stat().st_size < 0.7 * whole[1]
+    sizes = SimpleNamespace(width=INSIDE, token_scale=3.0)
+    files = {path.name: FileEntry(bytes=0, sha256="") for path in tmp_path.glob("*.npy")}
+    manifest = Manifest.model_construct(bits={"embedding": bits}, files=files, decoder=sizes)
+    table = graph().graph.initializers["second"].const_value.numpy().T
+    own = TokenTable(tmp_path, manifest)(np.array([[4, 0], [159, 7]]))
+    expected = 3 * table[[[4, 0], [159, 7]]]
+    assert own.shape == expected.shape
+    assert np.linalg.norm(own - expected) <= error * np.linalg.norm(expected)
