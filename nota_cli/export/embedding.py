@@ -31,7 +31,7 @@ def share_table(model: ir.Model, folder: Path) -> None:
             (folder / file).stat().st_size - array.nbytes,
             array.nbytes,
             value.const_value.dtype,
-            shape=value.const_value.shape,
+            shape=ir.Shape(array.shape),
             name=str(value.name),
             base_dir=folder,
         )

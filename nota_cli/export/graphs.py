@@ -212,10 +212,10 @@ def plain_linears(module: nn.Module) -> None:
             inside = _inner(layer)
             zero = layer(torch.zeros(1, inside))[0]
             weight = (layer(torch.eye(inside)) - zero).T.contiguous()
-        linear = nn.Linear(weight.size(1), weight.size(0), bias=zero is not None and bool(zero.any()), device="meta")
+        linear = nn.Linear(weight.size(1), weight.size(0), bias=False, device="meta")
         linear.weight = nn.Parameter(weight)
-        if linear.bias is not None:
-            linear.bias = nn.Parameter(zero)
+        if zero is not None and zero.any():
+            linear.register_parameter("bias", nn.Parameter(zero))
         module.set_submodule(name, linear.eval().requires_grad_(False))
 
 

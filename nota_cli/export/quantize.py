@@ -165,5 +165,5 @@ def _halve(model: ir.Model) -> None:
         graph.insert_before(graph[0], cast)
 
 
-def _as_half(weight: ir.TensorProtocol, name: str | None) -> ir.Tensor:
+def _as_half(weight: ir.TensorProtocol, name: str | None) -> "ir.Tensor[Any]":
     return ir.Tensor(weight.numpy().astype(np.float16), name=name)

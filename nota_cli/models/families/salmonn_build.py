@@ -17,7 +17,7 @@ from nota_cli.models.inference_lora import needs_peft, prepare_to_run, put_lora
 from nota_cli.models.purpose import Purpose
 from nota_cli.quantization.weight_only import CPU_KERNELS, fast_int4pack, quantize_linears, repack_gptq
 from nota_cli.recipe.load import own_decoder
-from nota_cli.recipe.schema import Decoder, Recipe
+from nota_cli.recipe.schema import Connector, Decoder, Encoder, Recipe
 from nota_cli.recipe.section import LoadFormat
 
 
@@ -95,8 +95,12 @@ def _cpu_kernel(spec: Decoder, device: str) -> str | None:
 def _set_trainable(model: Salmonn) -> None:
     """Turn gradients on for what the recipe trains, off for the rest."""
     recipe = model.recipe
-    specs = {"speech_encoder": recipe.speech_encoder, "audio_encoder": recipe.audio_encoder}
-    for name, spec in {**specs, "connector": recipe.connector}.items():
+    specs: dict[str, Encoder | Connector] = {
+        "speech_encoder": recipe.speech_encoder,
+        "audio_encoder": recipe.audio_encoder,
+        "connector": recipe.connector,
+    }
+    for name, spec in specs.items():
         if spec.train and spec.quantization != "none":
             raise RecipeError(f"{name}: {spec.quantization} weights cannot be trained; set its quantization to none")
     switches = [
