@@ -23,7 +23,7 @@ KINDS = {
 }
 
 
-def session(weight: np.ndarray, bits: int, many_rows: bool) -> onnxruntime.InferenceSession:
+def session(weight: np.ndarray, bits: int, integers: bool) -> onnxruntime.InferenceSession:
     """The product of `x` `[1, rows, K]` with a matrix `[K, N]`."""
     x = ir.Value(name="x", shape=ir.Shape([1, "rows", len(weight)]), type=ir.TensorType(ir.DataType.FLOAT))
     matrix = ir.Value(name="weight", const_value=ir.Tensor(weight, name="weight"))
@@ -32,7 +32,7 @@ def session(weight: np.ndarray, bits: int, many_rows: bool) -> onnxruntime.Infer
     y.name, y.type = "y", x.type
     graph = ir.Graph([x], [y], nodes=[product], initializers=[matrix], opset_imports={"": 20}, name="product")
     model = ir.Model(graph, ir_version=10)
-    quantize(model, bits, many_rows=many_rows)
+    quantize(model, bits, integers=integers)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(
@@ -53,8 +53,8 @@ def main() -> None:
     for rows in arguments.rows:
         x = rng.standard_normal((1, rows, inside)).astype(np.float32)
         exact = x @ weight
-        for kind, (bits, many_rows) in KINDS.items():
-            run = session(weight, bits, many_rows)
+        for kind, (bits, integers) in KINDS.items():
+            run = session(weight, bits, integers)
             times = []
             for _ in range(arguments.rounds):
                 begun = time.thread_time()

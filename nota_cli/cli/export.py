@@ -47,6 +47,12 @@ def export(
         Literal["f16", "q8_0", "q5_k_m", "q4_k_m"] | None,
         typer.Option(help="Format of the decoder's weights with --to gguf.", show_default="q8_0"),
     ] = None,
+    integer_encoders: Annotated[
+        bool,
+        typer.Option(
+            "--integer-encoders", help="Let encoders in 8 bits multiply integers: faster with AVX2 alone, less exact."
+        ),
+    ] = False,
     annotation: AnnotationOption = None,
     audio_root: AudioRootOption = None,
     clips: Annotated[
@@ -69,6 +75,8 @@ def export(
         raise UsageError("--decoder-format is for --to gguf; a graph's decoder takes --decoder-bits")
     if to == "gguf" and (decoder_bits, embedding_bits) != ("32", "32"):
         raise UsageError("--decoder-bits and --embedding-bits are for --to onnx; GGUF takes --decoder-format")
+    if integer_encoders and encoder_bits != "8":
+        raise UsageError("--integer-encoders is for --encoder-bits 8")
     recipe = salmonn_recipe(pick_recipe(source, checkpoint, settings))  # says that it is loading
 
     from nota_cli.cli.guards import check_new_folder
@@ -85,10 +93,10 @@ def export(
         from nota_cli.export.run import parity_clips
 
     chosen = parity_clips(recipe, annotation, audio_root, clips)
-    bits = Bits(int(encoder_bits), int(decoder_bits), int(embedding_bits))
+    bits = Bits(int(encoder_bits), int(decoder_bits), int(embedding_bits), integers=integer_encoders)
     if to == "gguf":
         kind = decoder_format or "q8_0"
-        bits = Bits(int(encoder_bits), BITS[kind], BITS[kind], gguf=kind)
+        bits = Bits(int(encoder_bits), BITS[kind], BITS[kind], gguf=kind, integers=integer_encoders)
     manifest, parity = write(recipe, out, bits, chosen, load_format)
     size = sum(entry.bytes for entry in manifest.files.values())
     if as_json:

@@ -57,6 +57,7 @@ class Bits:
 
     A token table that is the decoder's output layer, too, lies on disk once where both have 8 bits, or 4.
 
+    With `integers`, the encoders' products in 8 bits are of integers (`nota_cli.export.quantize.quantize`).
     With `gguf`, decoder and embedding are one file of that format (`nota_cli.export.gguf.BITS`) for llama.cpp.
     """
 
@@ -64,6 +65,7 @@ class Bits:
     decoder: int = 32
     embedding: int = 32
     gguf: str | None = None
+    integers: bool = False
 
 
 def exportable(recipe: Recipe) -> Recipe:
@@ -131,7 +133,8 @@ def write_export(recipe: Recipe, model: Salmonn, folder: Path, bits: Bits) -> Ma
     for graph in graphs_of(model):
         if entry is None or graph.name != "decoder":
             shares = shared and graph.name == "decoder"
-            _write_graph(graph, folder, widths.get(graph.name, bits.encoder), shares_table=shares)
+            integers = bits.integers and graph.name in ENCODERS
+            _write_graph(graph, folder, widths.get(graph.name, bits.encoder), shares_table=shares, integers=integers)
     if entry is None and not shared:
         write_table(model.decoder, folder, bits.embedding)
     tokenizer: Any = model.decoder.tokenizer
@@ -221,7 +224,7 @@ def _parts(model: Salmonn, files: dict[str, FileEntry]) -> Iterator[PartEntry]:
             yield PartEntry(name=part.name, parameters=part.parameters, by_type={"file": size})
 
 
-def _write_graph(graph: Graph, folder: Path, bits: int, *, shares_table: bool) -> None:
+def _write_graph(graph: Graph, folder: Path, bits: int, *, shares_table: bool, integers: bool) -> None:
     import onnx_ir
 
     from nota_cli.export.embedding import share_table
@@ -243,7 +246,7 @@ def _write_graph(graph: Graph, folder: Path, bits: int, *, shares_table: bool) -
     model = program.model  # its weights are torch's own memory
     del program
     _strip(model)
-    quantize(model, bits, many_rows=graph.name in ENCODERS)
+    quantize(model, bits, integers=integers)
     if shares_table:
         share_table(model, folder)
     size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)

@@ -17,7 +17,7 @@ TINY = np.float32(1e-20)  # in the place of the largest magnitude of a row or co
 WEIGHT_LEVELS, ROW_LEVELS, MIDDLE = 63, 127, 128  # of integers: largest weight, largest activation, where they lie
 
 
-def quantize(model: ir.Model, bits: int, *, many_rows: bool = False) -> None:
+def quantize(model: ir.Model, bits: int, *, integers: bool = False) -> None:
     """Put the weights of a graph into 16 bits, or those of its matrix products into 8 or 4; at 32 bits nothing is done.
 
     The graph is changed in place and matrix by matrix: the full-precision weights are torch's own memory, and a copy of
@@ -26,9 +26,9 @@ def quantize(model: ir.Model, bits: int, *, many_rows: bool = False) -> None:
     Args:
         model: the graph, its weights in float32.
         bits: 32, 16, 8 or 4.
-        many_rows: the products are of hundreds of rows, as an encoder's are, not of one, as a decoder's. At 8 bits they
-            are then multiplied as integers (`_Integers`), at 100 to 135 Gop/s on a core with AVX2 alone, where
-            onnxruntime's kernel for blocks does 40 and float32 60.
+        integers: at 8 bits, multiply integers (`_Integers`): 100 to 135 Gop/s on a core with AVX2 alone, where
+            onnxruntime's kernel for blocks does 40 and float32 60, and less exact. For products of many rows, as an
+            encoder's are.
 
     Raises:
         UsageError: there is no such width.
@@ -40,15 +40,15 @@ def quantize(model: ir.Model, bits: int, *, many_rows: bool = False) -> None:
         raise UsageError(f"{bits} bits: a graph's weights are written in 32, 16, 8 or 4")
     if bits == 32:
         return
-    integers = _Integers(model.graph)
+    products = _Integers(model.graph)
     for node in list(RecursiveGraphIterator(model.graph)):
         held = node.inputs[1] if node.op_type == "MatMul" and node.domain == "" else None
         weight = None if held is None else held.const_value
         if held is None or weight is None or weight.dtype != ir.DataType.FLOAT or len(weight.shape) != 2:
             continue
         matrix = np.ascontiguousarray(weight.numpy())
-        if bits == 8 and many_rows:
-            nodes = integers.product(node, held, matrix)
+        if bits == 8 and integers:
+            nodes = products.product(node, held, matrix)
         else:
             nodes = [_blocks(model.graph, node, held, matrix, bits)]
         old, new = node.outputs[0], nodes[-1].outputs[0]

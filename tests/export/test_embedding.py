@@ -39,13 +39,13 @@ def test_a_table_of_its_own(bits: int, error: float, tiny_recipe: Path, tmp_path
     assert np.linalg.norm(own - expected) <= error * np.linalg.norm(expected)
 
 
-@pytest.mark.parametrize("bits", ["8", "4"])
+@pytest.mark.parametrize(("bits", "products"), [("8", []), ("4", ["--integer-encoders"])])
 def test_a_table_that_is_the_output_layer_lies_on_disk_once(
-    bits: str, tmp_path: Path, nota: Callable[..., int]
+    bits: str, products: list[str], tmp_path: Path, nota: Callable[..., int]
 ) -> None:
     """The graph reads the matrix where the table has it, and both mean the same numbers."""
     out = tmp_path / "export"
-    widths = ["--encoder-bits", "8", "--decoder-bits", bits, "--embedding-bits", bits]
+    widths = ["--encoder-bits", "8", *products, "--decoder-bits", bits, "--embedding-bits", bits]
     samples = REPOSITORY / "checkpoints" / "tiny" / "samples"
     assert nota("export", "tiny", "--out", out, *widths, "--clips", "1") == 0
     manifest = read_manifest(out)
@@ -62,6 +62,8 @@ def test_a_table_that_is_the_output_layer_lies_on_disk_once(
     own = TokenTable(out, manifest)(ids)
     assert np.linalg.norm(own - expected) <= {"8": 0.01, "4": 0.12}[bits] * np.linalg.norm(expected)
     assert nota("infer", "--recipe", out, "--task", "asr", samples / "audio", "--out", tmp_path / "texts.csv") == 0
+    encoder = {node.op_type for node in onnx.load(out / "speech_encoder.onnx").graph.node}
+    assert ("MatMulIntegerToFloat" in encoder) == bool(products)
 
 
 def test_packed_layers_become_what_they_stand_for() -> None:

@@ -168,6 +168,8 @@ def test_options_of_the_other_format_are_wrong_use(
     assert "--decoder-format is for --to gguf" in " ".join(capsys.readouterr().err.split())
     assert nota("export", "tiny", "--out", tmp_path / "out", "--to", "gguf", "--decoder-bits", "4") == 2
     assert "GGUF takes --decoder-format" in " ".join(capsys.readouterr().err.split())
+    assert nota("export", "tiny", "--out", tmp_path / "out", "--integer-encoders") == 2
+    assert "--integer-encoders is for --encoder-bits 8" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 

@@ -46,18 +46,18 @@ def run(model: Any, folder: Path, rows: np.ndarray) -> tuple[list[np.ndarray], i
 
 
 @pytest.mark.parametrize(
-    ("bits", "many_rows", "error", "size"),
+    ("bits", "integers", "error", "size"),
     [(16, False, 1e-3, 0.6), (8, False, 0.02, 0.4), (8, True, 0.03, 0.4), (4, True, 0.2, 0.3), (4, False, 0.2, 0.3)],
 )
 def test_products_are_near_and_files_small(
-    bits: int, many_rows: bool, error: float, size: float, tmp_path: Path
+    bits: int, integers: bool, error: float, size: float, tmp_path: Path
 ) -> None:
     rows = np.random.default_rng(1).standard_normal((2, 7, INSIDE)).astype(np.float32)
     rows[:, 3] *= 1000  # a loud row leaves the others as exact as they were
     rows[1, 4] = 0
     exact, full = run(graph(), tmp_path, rows)
     model = graph()
-    quantize(model, bits, many_rows=many_rows)
+    quantize(model, bits, integers=integers)
     rounded, few = run(model, tmp_path, rows)
     assert few < size * full
     for theirs, ours in zip(exact[0].reshape(14, -1), rounded[0].reshape(14, -1), strict=True):
@@ -67,7 +67,7 @@ def test_products_are_near_and_files_small(
 
 def test_rows_that_two_matrices_multiply_are_rounded_once() -> None:
     model = graph()
-    quantize(model, 8, many_rows=True)
+    quantize(model, 8, integers=True)
     kinds = [node.op_type for node in model.graph]
     assert kinds.count("MatMulIntegerToFloat") == 2
     assert kinds.count("ReduceMax") == 1
