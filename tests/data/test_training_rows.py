@@ -240,6 +240,8 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_remedy(
 class ListPool:
     """What training drew from when its rows were a list: the reference for the order."""
 
+    in_order = False
+
     def __init__(self, source: Source) -> None:
         self.source, self.rows = source, read_annotation(source.annotation)
         durations = scan(self.rows, source.audio_root).durations
@@ -248,7 +250,7 @@ class ListPool:
         for number, row in enumerate(self.rows):
             self.mates.setdefault(row.speaker, []).append(number)
 
-    def pick(self, rng: Generator) -> tuple[int, ...]:
+    def pick(self, rng: Generator, number: int) -> tuple[int, ...]:
         row = int(rng.integers(len(self.rows)))
         if self.source.join == 1:
             return (row,)
