@@ -45,7 +45,6 @@ def capture(model: Any, blocks: nn.ModuleList, batches: Sequence[Mapping[str, Te
     masks = [batch["attention_mask"].bool() for batch in batches]
     if not any(mask.any() for mask in masks):
         raise DataError("GPTQ needs calibration data: no batch has a position that is not padding")
-    factors = _factors(masks)
     calibration = []
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
@@ -54,12 +53,11 @@ def capture(model: Any, blocks: nn.ModuleList, batches: Sequence[Mapping[str, Te
 
     handles = [block.register_forward_pre_hook(note, with_kwargs=True) for block in blocks]
     try:
-        for index, batch in enumerate(batches):
+        for index, (batch, keep, factors) in enumerate(zip(batches, masks, _factors(masks), strict=True)):
             embeds, mask = batch["inputs_embeds"], batch["attention_mask"]
             if embeds.ndim != 3 or embeds.shape[:2] != mask.shape:
                 sizes = f"embeddings {tuple(embeds.shape)} and mask {tuple(mask.shape)}"
                 raise DataError(f"calibration batch {index}: {sizes} do not match")
-            keep = mask.bool()
             if not torch.isfinite(embeds[keep]).all():
                 raise DataError(f"calibration batch {index}: embeddings hold values that are not finite")
             calls.clear()
@@ -72,10 +70,8 @@ def capture(model: Any, blocks: nn.ModuleList, batches: Sequence[Mapping[str, Te
             )
             if len(calls) != len(blocks) or any(len(args) != 1 for args, _ in calls):
                 raise UsageError(f"{type(model).__name__} calls its blocks in a way that GPTQ here does not know")
-            weights = factors[index].to(model.device)
-            calibration.append(
-                CalibrationBatch(calls[0][0][0], [kwargs for _, kwargs in calls], keep.to(model.device), weights)
-            )
+            keep, factors = keep.to(model.device), factors.to(model.device)
+            calibration.append(CalibrationBatch(calls[0][0][0], [kwargs for _, kwargs in calls], keep, factors))
     finally:
         for handle in handles:
             handle.remove()

@@ -127,22 +127,21 @@ def quantize_to_folder(
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), progress() as bar:
             calibration = capture(model, blocks, batches)
-            with progress() as bar:
-                task = bar.add_task("quantize blocks", total=len(blocks), detail="")
-                for index, block in enumerate(blocks):
-                    for stage in _stages(block, index, calibration[0]):
-                        solvers = _observe(block, index, stage, calibration, settings)
-                        for name, solver in solvers.items():
-                            full = f"{prefix}.{index}.{name}"
-                            originals[full] = cast(nn.Linear, block.get_submodule(name))
-                            packed, report = _quantize_linear(full, originals[full], solver, settings)
-                            block.set_submodule(name, packed)
-                            layers.append(report)
-                    for batch in calibration:
-                        batch.hidden = batch.run(block, index)
-                    bar.advance(task)
+            task = bar.add_task("quantize blocks", total=len(blocks), detail="")
+            for index, block in enumerate(blocks):
+                for stage in _stages(block, index, calibration[0]):
+                    solvers = _observe(block, index, stage, calibration, settings)
+                    for name, solver in solvers.items():
+                        full = f"{prefix}.{index}.{name}"
+                        originals[full] = cast(nn.Linear, block.get_submodule(name))
+                        packed, report = _quantize_linear(full, originals[full], solver, settings)
+                        block.set_submodule(name, packed)
+                        layers.append(report)
+                for batch in calibration:
+                    batch.hidden = batch.run(block, index)
+                bar.advance(task)
             with atomic_folder(folder) as part:
                 _save(model, tokenizer, settings, part, dtype)
     finally:

@@ -8,9 +8,8 @@ import onnx_ir as ir
 import torch
 
 from nota_cli.export.quantize import packed_blocks
+from nota_cli.generation.runtimes.onnx import SCALES, TABLE
 from nota_cli.models.decoders.decoder import Decoder
-
-TABLE, SCALES = "embedding.npy", "embedding_scale.npy"
 
 
 def share_table(model: ir.Model, folder: Path) -> None:

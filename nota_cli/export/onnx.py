@@ -23,7 +23,7 @@ from nota_cli.export.graphs import (
     slides,
     token_scale,
 )
-from nota_cli.export.parity import LEAST_CONNECTOR_BITS
+from nota_cli.export.parity import connector_bits
 from nota_cli.features.arrays import FRONT_ENDS
 from nota_cli.files import file_sha256
 from nota_cli.generation.runtimes.onnx import ENCODERS
@@ -129,7 +129,7 @@ def write_export(recipe: Recipe, model: Salmonn, folder: Path, bits: Bits) -> Ma
 
     entry = None if bits.gguf is None else write_decoder(model, folder, bits.gguf)
     shared = bits.decoder in (8, 4) and bits.embedding == bits.decoder and is_output_layer(model.decoder)
-    widths = {"connector": max(bits.encoder, LEAST_CONNECTOR_BITS), "decoder": bits.decoder}
+    widths = {"connector": connector_bits(bits.encoder), "decoder": bits.decoder}
     for graph in graphs_of(model):
         if entry is None or graph.name != "decoder":
             shares = shared and graph.name == "decoder"

@@ -20,6 +20,7 @@ Array = np.ndarray[Any, Any]
 
 LOWEST = np.float32(np.finfo(np.float32).min)  # added to the score of a place that may not be seen
 ENCODERS = ("speech_encoder", "audio_encoder")
+TABLE, SCALES = "embedding.npy", "embedding_scale.npy"
 M_MMAP_THRESHOLD = -3  # from glibc's malloc.h
 LARGE = 64 * 2**20  # bytes of a graph
 
@@ -33,9 +34,8 @@ class TokenTable:
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self._table = np.load(folder / "embedding.npy", mmap_mode="r")
-        scale = folder / "embedding_scale.npy"
-        self._scale = np.load(scale, mmap_mode="r") if scale.name in manifest.files else None
+        self._table = np.load(folder / TABLE, mmap_mode="r")
+        self._scale = np.load(folder / SCALES, mmap_mode="r") if SCALES in manifest.files else None
         self._manifest = manifest
 
     def __call__(self, ids: Array) -> Array:
